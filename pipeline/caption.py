@@ -1,0 +1,74 @@
+"""The caption stage: several captions of every distinct reference image."""
+
+from typing import Any
+
+from pipeline import captioners
+from pipeline.cache import RecordFile, fingerprint, model_identity
+from pipeline.config import resolve_device, resolve_precision
+from pipeline.errors import InputError
+from pipeline.images import open_image
+from pipeline.run import Run, StageReport, progress, stage
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything that changes the captions."""
+    config = run.config.captioner
+    device = resolve_device(run.config.runtime.device)
+    return {
+        "stage": "caption",
+        **config.model_dump(),
+        "model": model_identity(config.model),
+        "precision": resolve_precision(config.precision, device),
+        "gallery": run.dataset.gallery_fingerprint,
+    }
+
+
+def record_file(run: Run) -> RecordFile:
+    """Return the file of captions: records ``{"image": id, "captions": [text, …]}``."""
+    content = header(run)
+    file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
+
+
+def read(run: Run) -> dict[str, list[str]]:
+    """Return the captions by image id; raises MissingStageError where none were made."""
+    records = record_file(run)
+    captions = {record["image"]: record["captions"] for record in records.read()}
+    if not captions:
+        raise run.missing("caption", records.file, "There are no captions")
+    return captions
+
+
+def caption(run: Run) -> StageReport:
+    """Caption what is not cached yet; each batch is stored as soon as it is done."""
+    records = record_file(run)
+    with stage("caption", run, [run.dataset.root], records.file) as report, records:
+        done = {record["image"] for record in records.read()}
+        todo = [image for image in run.references if image not in done]
+        report.cached = len(run.references) - len(todo)
+        if not todo:
+            return report
+        captioner = captioners.load(run.config.captioner, run.config.runtime)
+        with progress(len(run.references), report.cached, "image", "caption") as bar:
+            size = run.config.runtime.caption_batch
+            for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
+                images = _open(run, batch, report)
+                if images:
+                    texts = captioner.caption(list(images), list(images.values()))
+                    for image, captions in zip(images, texts, strict=True):
+                        records.append({"image": image, "captions": captions})
+                    report.computed += len(images)
+                bar.update(len(batch))
+    return report
+
+
+def _open(run: Run, ids: list[str], report: StageReport) -> dict[str, Any]:
+    images = {}
+    for name in ids:
+        try:
+            images[name] = open_image(run.dataset.images[name])
+        except InputError as error:
+            if run.config.runtime.strict:
+                raise
+            report.failed[name] = str(error)
+    return images

@@ -1,0 +1,403 @@
+"""The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from pipeline import __version__, config, prompts
+from pipeline.errors import SeizeError
+
+log = logging.getLogger("seize")
+
+OVERRIDES: dict[str, tuple[str, Any, str]] = {
+    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint: hub name or folder"),
+    "--captions": ("captioner.samples", int, "captions a reference image"),
+    "--seed": ("captioner.seed", int, "seed of the captions"),
+    "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
+    "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
+    "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
+    "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
+    "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
+    "--method": ("search.method", str, "retrieval method"),
+    "--top-k": ("search.top_k", int, "images retrieved a query"),
+    "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
+    "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
+    "--workers": ("runtime.workers", int, "processes that decode images"),
+    "--concurrency": ("runtime.concurrency", int, "requests in flight to the LLM server"),
+    "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
+}
+"""Options that override one field of the preset: option to field, type and help."""
+
+
+def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that change a configuration, and hand them on as one ``overrides`` dict."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **values: Any) -> Any:
+        overrides: dict[str, Any] = {}
+        for option, (field, kind, _) in OVERRIDES.items():
+            value = values.pop(option[2:].replace("-", "_"))
+            if kind is bool:
+                if value:
+                    overrides[field] = option != "--keep-reference"
+            elif value is not None:
+                overrides[field] = value
+        overrides |= dict(_setting(text) for text in values.pop("settings"))
+        return function(*args, overrides=overrides, **values)
+
+    for option, (field, kind, text) in reversed(OVERRIDES.items()):
+        if kind is bool:
+            wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
+        else:
+            wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
+    return click.option(
+        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
+    )(wrapper)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
+    return field, yaml.safe_load(value)
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every stage and hand them on as a ready ``Run``."""
+
+    @functools.wraps(function)
+    def wrapper(
+        preset: str,
+        dataset: str,
+        split: str | None,
+        data_root: Path,
+        cache: Path,
+        submissions: Path,
+        limit: int | None,
+        alpha_pos: float | None,
+        alpha_neg: float | None,
+        overrides: dict[str, Any],
+        **values: Any,
+    ) -> Any:
+        from pipeline import datasets
+        from pipeline.run import Run
+
+        for sign, alpha in (("positive", alpha_pos), ("negative", alpha_neg)):
+            if alpha is not None:
+                overrides[f"search.increment.{dataset}.{sign}"] = alpha
+        settings = config.load(preset, overrides)
+        split = split or datasets.find(dataset).splits[0]
+        loaded = datasets.load(dataset, split, data_root)
+        run = Run(loaded, settings, cache, submissions, limit, _options_given())
+        return function(run, **values)
+
+    options = [
+        click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
+        click.option("--split", help="val or test (CIRR: test1); val by default"),
+        click.option(
+            "--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
+            help="the benchmark's folder, or the one that holds it",
+        ),
+        click.option(
+            "--config", "preset", metavar="PRESET|FILE", default="paper-l14", show_default=True,
+            help="preset (see `seize config list`) or YAML file",
+        ),
+        click.option("--limit", type=click.IntRange(1), help="first N queries only, for a trial"),
+        click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
+        click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), default=Path("cache"), show_default=True,
+            help="where stages keep their output",
+        ),
+        click.option(
+            "--submissions", type=click.Path(path_type=Path), default=Path("submissions"),
+            show_default=True, help="where submission files go",
+        ),
+    ]
+    wrapper = override_options(wrapper)
+    for option in reversed(options):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def _options_given() -> str:
+    """Return the user's own options, to repeat them in the command an error recommends."""
+    context = click.get_current_context()
+    arguments: list[str] = context.meta["arguments"]
+    return " ".join(f"'{a}'" if " " in a else a for a in arguments if a != "--json")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+
+
+class Commands(click.Group):
+    """Turns this project's errors into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except SeizeError as error:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped. What was computed is kept; the same command resumes.", err=True)
+            context.exit(130)
+
+
+class Stage(click.Command):
+    """Remembers the arguments as given."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta["arguments"] = list(args)
+        return super().parse_args(context, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seize")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.option("--quiet", is_flag=True, help="only warnings and errors on standard error")
+def main(debug: bool, quiet: bool) -> None:
+    """Training-free composed image retrieval: a reference image and a sentence saying what should
+    differ, in; the target images of a gallery, out.
+
+    \b
+    The stages, in order; each reads what the one before wrote into the cache:
+      seize caption → edit → embed → search → evaluate / submit
+    `seize run` does them all. Try everything on a small rendered world: seize demo
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+def caption(run: Any, as_json: bool) -> None:
+    """Describe each distinct reference image several times with BLIP-2.
+
+    Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
+    """
+    from pipeline.caption import caption as stage
+
+    _print_reports([stage(run)], as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+def edit(run: Any, as_json: bool) -> None:
+    """Let the LLM apply the relative caption to every caption.
+
+    Example: seize edit --dataset circo --split val --llm Qwen/Qwen2.5-7B-Instruct
+    --llm-url http://localhost:8000/v1
+    """
+    from pipeline.edit import edit as stage
+
+    _print_reports([stage(run)], as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+def embed(run: Any, as_json: bool) -> None:
+    """Compute CLIP features of the gallery's images, and of all texts once they exist.
+
+    Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
+    """
+    from pipeline.embed import embed as stage
+
+    _print_reports(stage(run), as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+def search(run: Any, as_json: bool) -> None:
+    """Rank the gallery for every query; needs features on disk, no model.
+
+    Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
+    """
+    from pipeline.search import search as stage
+
+    _print_reports([stage(run)], as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+@click.argument("predictions", nargs=-1, type=click.Path(path_type=Path))
+def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
+    """Print validation metrics in percent: of the ranking, or of submission-shaped PREDICTIONS.
+
+    Example: seize evaluate --dataset circo --split val predictions.json --json
+    """
+    from pipeline import evaluate as stage
+
+    if predictions:
+        metrics = stage.evaluate_files(run.dataset, predictions)
+    else:
+        metrics = stage.evaluate(run)
+    _print_metrics({run.name: metrics}, as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@json_option
+def submit(run: Any, as_json: bool) -> None:
+    """Write the files that the CIRCO and CIRR evaluation servers take.
+
+    Example: seize submit --dataset cirr --split test1 --config paper-l14
+    """
+    from pipeline.submit import submit as stage
+
+    _print_reports([stage(run)], as_json)
+
+
+@main.command("run", cls=Stage)
+@run_options
+@json_option
+def run_all(run: Any, as_json: bool) -> None:
+    """Run every stage; then print metrics where the ground truth is known, and write submissions.
+
+    Example: seize run --dataset circo --split val --data-root /data --limit 20
+    """
+    from pipeline.everything import run_stages
+
+    reports, metrics = run_stages(run)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({"stages": [r.as_json() for r in reports], "metrics": metrics}))
+    elif metrics:
+        _print_metrics({run.name: metrics}, False)
+
+
+@main.command()
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("."), show_default=True,
+    help="where data/demo, cache, submissions and outputs are made",
+)
+@override_options
+@json_option
+def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
+    """Run all stages on a small rendered world with the models of this repository.
+
+    The first run renders the world; a second one reuses the cache.
+    """
+    from pipeline.demo.run import run_demo
+
+    result = run_demo(folder, config.load("demo", overrides))
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump(result))
+        return
+    _print_metrics(result["metrics"], False)
+    click.echo("\nSubmission files:")
+    for file in result["submissions"]:
+        click.echo(f"  {file}")
+    click.echo(f"Contact sheet:\n  {result['contact_sheet']}")
+    click.echo(f"Next, for instance:\n  {result['next']}")
+
+
+@main.group("config")
+def config_group() -> None:
+    """List the presets, or print one in full."""
+
+
+@config_group.command("list")
+@json_option
+def config_list(as_json: bool) -> None:
+    """List the presets and what each needs."""
+    loaded = {name: config.load(name) for name in config.presets()}
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({n: {"description": c.description, "needs": c.needs} for n, c in loaded.items()}))
+        return
+    for name, preset in loaded.items():
+        click.echo(f"{name}\n    {preset.description}\n    Needs: {preset.needs.strip()}")
+
+
+@config_group.command("show")
+@click.argument("preset")
+@override_options
+@json_option
+def config_show(preset: str, overrides: dict[str, Any], as_json: bool) -> None:
+    """Print PRESET (or a YAML file) with every field, as YAML that --config takes."""
+    settings = config.load(preset, overrides)
+    if as_json:
+        click.echo(settings.model_dump_json())
+    else:
+        text = yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True)
+        click.echo(text.rstrip())
+
+
+@main.group("prompts")
+def prompts_group() -> None:
+    """List the prompts, or show one as the LLM sees it."""
+
+
+@prompts_group.command("list")
+@json_option
+def prompts_list(as_json: bool) -> None:
+    """List the prompts of the prompts/ folder."""
+    loaded = {name: prompts.load(name) for name in prompts.names()}
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({name: prompt.description for name, prompt in loaded.items()}))
+        return
+    for name, prompt in loaded.items():
+        click.echo(f"{name}\n    {prompt.description}\n    Source: {prompt.source.strip()}")
+
+
+@prompts_group.command("show")
+@click.argument("name")
+@click.option("--caption", default="a brown dog lying on a sofa", show_default=True)
+@click.option("--relative-caption", default="is running on a beach", show_default=True)
+@json_option
+def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) -> None:
+    """Render the prompt NAME (or a YAML file) with a sample caption and relative caption."""
+    messages = prompts.load(name).messages(caption, relative_caption)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump(messages))
+        return
+    for message in messages:
+        click.echo(f"[{message['role']}]\n{message['content']}\n")
+
+
+def _print_reports(reports: list[Any], as_json: bool) -> None:
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump([report.as_json() for report in reports]))
+
+
+def _print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
+    if as_json:
+        from pipeline.run import dump
+
+        only = next(iter(metrics.values()))
+        click.echo(dump(only))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, values in metrics.items():
+        table = Table(title=f"{name} (%)", title_justify="left")
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for metric, value in values.items():
+            table.add_row(metric, f"{value:.2f}")
+        Console().print(table)

@@ -1,0 +1,140 @@
+"""CLIP through open_clip: one door for any architecture, local folder or hub name."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from pipeline.config import ClipConfig, RuntimeConfig, resolve_device, resolve_precision
+from pipeline.errors import ModelError, nearest
+
+
+@dataclass(frozen=True)
+class TargetPad:
+    """Pad an image with black until its sides' ratio is at most ``ratio``.
+
+    Baldrati et al., "Effective conditioned and composed image retrieval combining CLIP-based
+    features", CVPR 2022; SEIZE uses 1.25.
+    """
+
+    ratio: float
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        longest = max(width, height)
+        if longest / min(width, height) < self.ratio:
+            return image
+        side = longest / self.ratio
+        horizontal = max(int((side - width) / 2), 0)
+        vertical = max(int((side - height) / 2), 0)
+        padded = Image.new("RGB", (width + 2 * horizontal, height + 2 * vertical))
+        padded.paste(image, (horizontal, vertical))
+        return padded
+
+
+class Preprocess(Protocol):
+    """RGB image to a float32 tensor (3, size, size), normalised as the model expects."""
+
+    def __call__(self, image: Image.Image) -> Tensor: ...
+
+
+class Clip:
+    """A CLIP model on a device. Features are returned raw (not normalised), float32, (n, d)."""
+
+    def __init__(self, config: ClipConfig, runtime: RuntimeConfig) -> None:
+        self.device = resolve_device(runtime.device)
+        self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
+        self.batch = runtime.embed_batch
+        self.model = _load(config, self.device, self.dtype)
+        self.tokenizer: Any = open_clip.get_tokenizer(config.model)
+        self.preprocess = _preprocess(self.model, config.target_pad)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> NDArray[np.float32]:
+        """Encode preprocessed images (n, 3, size, size) to features (n, d)."""
+        features = self.model.encode_image(images.to(self.device, self.dtype))
+        return features.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts to features (n, d); longer texts are cut at the model's context length."""
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return self.model.encode_text(tokens).float().cpu().numpy()
+
+
+def _load(config: ClipConfig, device: str, dtype: torch.dtype) -> Any:
+    tag = _check_names(config)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # open_clip reports on the root logger
+    try:
+        model = open_clip.create_model(
+            config.model,
+            pretrained=config.pretrained,
+            # OpenAI's weights were trained with QuickGELU; the tag knows, the plain name does not.
+            force_quick_gelu=bool(tag.get("quick_gelu", False)),
+            require_pretrained=True,
+            output_dict=False,
+        )
+    except Exception as error:
+        raise ModelError(
+            f"CLIP {config.model} ({config.pretrained or 'no tag'}) cannot be loaded: "
+            f"{' '.join(str(error).split())}. Check the name and the network, or give a local "
+            "folder with --clip local-dir:FOLDER, or a weights file with --pretrained FILE."
+        ) from error
+    finally:
+        root.setLevel(level)
+    return model.to(device, dtype).eval().requires_grad_(False)
+
+
+def _check_names(config: ClipConfig) -> dict[str, Any]:
+    """Return open_clip's facts on the pretrained tag ({} for files and folders)."""
+    if ":" in config.model:
+        return {}
+    known = open_clip.list_models()
+    if config.model not in known:
+        close = difflib.get_close_matches(config.model, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ModelError(
+            f"open_clip has no model {config.model!r}.{hint} A folder is given as "
+            "local-dir:FOLDER; `python -c 'import open_clip; print(open_clip.list_models())'` "
+            "lists all."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    if config.pretrained is None:
+        raise ModelError(
+            f"{config.model} needs weights: set --pretrained to one of {', '.join(tags)}, "
+            "or to a weights file."
+        )
+    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained)
+    if not tag and not Path(config.pretrained).is_file():
+        hint = nearest(config.pretrained, tags)
+        raise ModelError(f"{config.model} has no weights {config.pretrained!r}.{hint}")
+    return dict(tag or {})
+
+
+def _preprocess(model: Any, target_pad: float) -> Preprocess:
+    settings = open_clip.get_model_preprocess_cfg(model)
+    size = settings["size"][0] if isinstance(settings["size"], (tuple, list)) else settings["size"]
+    interpolation = v2.InterpolationMode(settings.get("interpolation") or "bicubic")
+    transform: Preprocess = v2.Compose(
+        [
+            TargetPad(target_pad),
+            v2.Resize(size, interpolation=interpolation),
+            v2.CenterCrop(size),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(settings["mean"], settings["std"]),
+        ]
+    )
+    return transform

@@ -1,0 +1,218 @@
+"""One run's configuration: what to compute (enters fingerprints) and how (``runtime``, does not).
+
+Presets are YAML files in ``pipeline/presets``; a user's file may start from one with ``preset:``.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError, nearest
+from pipeline.prompts import first_problem
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+PROJECT = Path(__file__).resolve().parent.parent
+
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class CaptionerConfig(_Section):
+    """Captions of the reference images by nucleus sampling (SEIZE, section 3.1)."""
+
+    model: str = Field(description="BLIP-2 checkpoint: hub name or folder")
+    revision: str | None = None
+    prompt: str = "a photo of"
+    samples: int = Field(default=15, ge=1, description="captions an image")
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=30, ge=1)
+    min_new_tokens: int = Field(default=1, ge=0)
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+class LlmConfig(_Section):
+    """The LLM that edits captions. ``transformers:PATH`` runs in process, else ``url`` serves."""
+
+    model: str = Field(description="served model name, or transformers:NAME_OR_PATH")
+    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    prompt: str = Field(default="seize", description="name in prompts/ or a YAML file")
+    temperature: float = Field(default=0.0, ge=0)
+    attempts: int = Field(default=3, ge=1, description="tries for an answer that is empty")
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+class ClipConfig(_Section):
+    """The CLIP model of open_clip that scores images and texts."""
+
+    model: str = Field(description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME")
+    pretrained: str | None = Field(default=None, description="open_clip tag or weights file")
+    target_pad: float = Field(default=1.25, ge=1, description="TargetPad ratio before resizing")
+    precision: Precision = "auto"
+
+
+class Increment(_Section):
+    """Weights of the semantic editing increment where it is positive and where it is negative."""
+
+    positive: float
+    negative: float
+
+
+class SearchConfig(_Section):
+    """How gallery images are scored."""
+
+    method: str = "seize"
+    increment: dict[str, Increment] = Field(description="α⁺ and α⁻ by dataset")
+    normalise_texts: bool = Field(
+        default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
+    )
+    exclude_reference: bool = Field(default=True, description="never retrieve the reference image")
+    top_k: int = Field(default=50, ge=1)
+
+
+class DatasetConfig(_Section):
+    """Choices about a benchmark that change its numbers."""
+
+    caption_separator: str = Field(
+        default=" and ", description="joins FashionIQ's two relative captions"
+    )
+
+
+class RuntimeConfig(_Section):
+    """What changes speed and place but no result."""
+
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    caption_batch: int = Field(default=8, ge=1, description="images a captioning batch")
+    edit_batch: int = Field(default=64, ge=1, description="prompts a batch in process")
+    concurrency: int = Field(default=64, ge=1, description="requests in flight to a server")
+    timeout: float = Field(default=120, gt=0, description="seconds a request may take")
+    retries: int = Field(default=6, ge=0, description="retries of a failed request, backing off")
+    api_key_variable: str = Field(
+        default="OPENAI_API_KEY", description="environment variable that holds the server's key"
+    )
+    embed_batch: int = Field(default=256, ge=1, description="images or texts a CLIP batch")
+    shard: int = Field(default=4096, ge=1, description="features written at a time")
+    workers: int = Field(default=2, ge=0, description="processes that decode images")
+    strict: bool = Field(default=False, description="a broken image ends the run")
+
+
+class Config(_Section):
+    """Everything one run needs besides the dataset, split and folders."""
+
+    description: str = ""
+    needs: str = ""
+    captioner: CaptionerConfig
+    llm: LlmConfig
+    clip: ClipConfig
+    search: SearchConfig
+    dataset: DatasetConfig = DatasetConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def increment_for(self, dataset: str) -> Increment:
+        """Return α⁺ and α⁻ of ``dataset``; raises ConfigError where none are set."""
+        try:
+            return self.search.increment[dataset]
+        except KeyError:
+            raise ConfigError(
+                f"The configuration has no α⁺ and α⁻ for {dataset}. Give --alpha-pos and "
+                "--alpha-neg, or set search.increment."
+            ) from None
+
+
+def presets() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
+    """Load a preset by name or a YAML file by path, then apply ``overrides`` (dotted keys).
+
+    Raises ConfigError naming the file and field that is wrong, or the nearest preset's name.
+    """
+    content, file = _read(name)
+    for key, value in (overrides or {}).items():
+        _set(content, key, value)
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {first_problem(error)}") from None
+    return _resolve(config)
+
+
+def _read(name: str) -> tuple[dict[str, Any], Path]:
+    file = Path(name)
+    if file.suffix not in {".yaml", ".yml"}:
+        file = PRESETS / f"{name}.yaml"
+        if not file.is_file():
+            raise ConfigError(f"There is no preset {name!r}.{nearest(name, presets())}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must hold settings as `key: value`.")
+    base = content.pop("preset", None)
+    if base is None:
+        return content, file
+    if Path(str(base)).suffix:
+        raise ConfigError(f"{file}: preset: must be one of {', '.join(presets())}.")
+    return _merge(_read(str(base))[0], content), file
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {key}: {parent} is not a section.")
+    content[last] = value
+
+
+def _resolve(config: Config) -> Config:
+    """Make the paths of shipped models work from any folder."""
+
+    def found(model: str, scheme: str = "") -> str:
+        bare = model.removeprefix(scheme)
+        inside = PROJECT / bare
+        return f"{scheme}{inside}" if not Path(bare).exists() and inside.exists() else model
+
+    config.captioner.model = found(config.captioner.model)
+    config.llm.model = found(config.llm.model, "transformers:")
+    config.clip.model = found(config.clip.model, "local-dir:")
+    return config
+
+
+def resolve_device(name: str) -> str:
+    """Return the device to use: ``auto`` takes CUDA, then Apple's MPS, then the CPU."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(precision: Precision, device: str) -> str:
+    """Return the dtype's name: ``auto`` is float16 on CUDA and float32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "float16" if device.startswith("cuda") else "float32"

@@ -1,0 +1,1 @@
+"""The embedded default: a rendered world and small models trained on it."""

@@ -1,0 +1,229 @@
+"""The embed stage: CLIP features of every gallery image and of every distinct text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline import caption, edit
+from pipeline.cache import FeatureFile, Features, fingerprint, lock, model_identity, write_features
+from pipeline.clip import Clip, Preprocess
+from pipeline.config import ClipConfig, resolve_device, resolve_precision
+from pipeline.errors import InputError, MissingStageError
+from pipeline.images import open_image
+from pipeline.run import Run, StageReport, log, progress, slug, stage
+
+Encoded = tuple[list[str], Features]
+"""Names (n) and their features (n, d)."""
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything about CLIP that changes a feature."""
+    config = run.config.clip
+    device = resolve_device(run.config.runtime.device)
+    return {
+        **config.model_dump(),
+        "model": model_identity(config.model.removeprefix("local-dir:")),
+        "pretrained": config.pretrained and model_identity(config.pretrained),
+        "precision": resolve_precision(config.precision, device),
+    }
+
+
+def image_file(run: Run) -> Path:
+    """Where the features of the gallery's images are; splits with one gallery share it."""
+    content = header(run) | {"gallery": run.dataset.gallery_fingerprint}
+    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
+    return run.cache / run.dataset.gallery_name / "images" / name
+
+
+def text_file(run: Run, texts: Sequence[str]) -> Path:
+    """Where the features of exactly these texts are."""
+    identity = fingerprint(header(run) | {"texts": list(texts)})
+    return run.file("texts", run.config.clip.model, identity, ".safetensors")
+
+
+def texts(run: Run) -> list[str]:
+    """Return the distinct texts of the run: captions, edited captions and relative captions.
+
+    Raises MissingStageError if captioning or editing is not complete.
+    """
+    captions = caption.read(run)
+    edits = edit.read(run)
+    wanted = edit.pairs(run, captions)
+    if any(pair not in edits for pair in wanted):
+        file = edit.record_file(run).file
+        raise run.missing("edit", file, "Some captions have not been edited")
+    relative = [run.relative_caption(query) for query in run.queries]
+    edited = [text for pair in wanted if (text := edits[pair]) is not None]
+    return list(dict.fromkeys([*relative, *(pair[0] for pair in wanted), *edited]))
+
+
+def embed(run: Run) -> list[StageReport]:
+    """Embed the gallery's images, then all texts once captions and edits exist."""
+    clip = _OnDemand(run)
+    reports = [_embed_images(run, clip)]
+    try:
+        wanted = texts(run)
+    except MissingStageError as error:
+        log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
+        return reports
+    return [*reports, _embed_texts(run, clip, wanted)]
+
+
+class _OnDemand:
+    """Loads the model when something is left to compute, not before."""
+
+    _loaded: tuple[ClipConfig, Clip] | None = None
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self) -> Clip:
+        config = self.run.config.clip
+        if _OnDemand._loaded is None or _OnDemand._loaded[0] != config:
+            _OnDemand._loaded = (config, Clip(config, self.run.config.runtime))
+        return _OnDemand._loaded[1]
+
+
+def _embed_images(run: Run, clip: Callable[[], Clip]) -> StageReport:
+    file = image_file(run)
+    with stage("embed", run, [run.dataset.root], file) as report:
+
+        def encode(todo: Sequence[str]) -> Iterator[Encoded]:
+            model = clip()
+            files = _ImageFiles(run, list(todo), model.preprocess)
+            loader: DataLoader[Any] = DataLoader(
+                files,  # type: ignore[arg-type]
+                batch_size=run.config.runtime.embed_batch,
+                num_workers=run.config.runtime.workers,
+                collate_fn=list,
+            )
+            for batch in loader:
+                good = [(name, pixels) for name, pixels, reason in batch if reason is None]
+                for name, _, reason in batch:
+                    if reason is not None:
+                        if run.config.runtime.strict:
+                            raise InputError(reason)
+                        report.failed[name] = reason
+                features = model.encode_images(torch.stack([p for _, p in good])) if good else None
+                if features is not None:
+                    yield [name for name, _ in good], features
+
+        kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
+        _encode_missing(run, file, list(run.dataset.images), encode, kind, report, "image")
+    return report
+
+
+def _embed_texts(run: Run, clip: Callable[[], Clip], wanted: list[str]) -> StageReport:
+    file = text_file(run, wanted)
+    reads = [caption.record_file(run).file, edit.record_file(run).file]
+    with stage("embed", run, reads, file) as report:
+
+        def encode(todo: Sequence[str]) -> Iterator[Encoded]:
+            size = run.config.runtime.embed_batch
+            for start in range(0, len(todo), size):
+                batch = list(todo[start : start + size])
+                yield batch, clip().encode_texts(batch)
+
+        kind = header(run) | {"stage": "embed texts"}
+        _encode_missing(run, file, wanted, encode, kind, report, "text")
+    return report
+
+
+def _encode_missing(
+    run: Run,
+    file: Path,
+    names: list[str],
+    encode: Callable[[Sequence[str]], Iterator[Encoded]],
+    kind: dict[str, Any],
+    report: StageReport,
+    unit: str,
+) -> None:
+    """Encode ``names`` into ``file`` by way of shards, so that a stopped run resumes.
+
+    Items that could not be read are left out, and tried again by the next run.
+    """
+    with lock(file):
+        existing = FeatureFile(file) if file.exists() else None
+        done = existing.names if existing else []
+        shards = sorted(_shard_folder(file).glob("*.safetensors"))
+        parts = [FeatureFile(shard) for shard in shards]
+        for part in parts:
+            done = done + part.names
+        known = set(done)
+        todo = [name for name in names if name not in known]
+        report.cached = len(known)
+        if todo:
+            with progress(len(names), report.cached, unit, f"embed {unit}s") as bar:
+                pending_names: list[str] = []
+                pending: list[Features] = []
+                number = len(shards)
+                for batch_names, features in encode(todo):
+                    pending_names += batch_names
+                    pending.append(features)
+                    report.computed += len(batch_names)
+                    bar.update(len(batch_names))
+                    if len(pending_names) >= run.config.runtime.shard:
+                        number = _write_shard(file, number, pending_names, pending, kind)
+                        pending_names, pending = [], []
+                if pending_names:
+                    _write_shard(file, number, pending_names, pending, kind)
+        _merge(file, names, existing, kind)
+    if not file.exists() and report.failed:
+        raise InputError(
+            f"None of {len(names)} {unit}s could be read. The first: "
+            f"{next(iter(report.failed.values()))} Is --data-root right?"
+        )
+
+
+def _shard_folder(file: Path) -> Path:
+    return file.with_name(file.name + ".parts")
+
+
+def _write_shard(
+    file: Path, number: int, names: list[str], features: list[Features], kind: dict[str, Any]
+) -> int:
+    shard = _shard_folder(file) / f"{number:05d}.safetensors"
+    write_features(shard, names, np.concatenate(features), kind)
+    return number + 1
+
+
+def _merge(
+    file: Path, names: list[str], existing: FeatureFile | None, kind: dict[str, Any]
+) -> None:
+    """Merge the shards and what ``file`` held into one file in the order of ``names``."""
+    folder = _shard_folder(file)
+    shards = sorted(folder.glob("*.safetensors"))
+    if shards:
+        parts = ([existing] if existing else []) + [FeatureFile(shard) for shard in shards]
+        rows = {name: (part, row) for part in parts for row, name in enumerate(part.names)}
+        kept = [name for name in names if name in rows]
+        loaded = {id(part): part.all() for part in parts}
+        features = np.stack([loaded[id(rows[name][0])][rows[name][1]] for name in kept])
+        write_features(file, kept, features, kind)
+    for shard in shards:
+        shard.unlink()
+    if folder.exists():
+        folder.rmdir()
+
+
+class _ImageFiles:
+    """Opens and preprocesses images in worker processes; a broken one yields its reason."""
+
+    def __init__(self, run: Run, names: list[str], preprocess: Preprocess) -> None:
+        self.files = [run.dataset.images[name] for name in names]
+        self.names = names
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | None, str | None]:
+        try:
+            return self.names[index], self.preprocess(open_image(self.files[index])), None
+        except InputError as error:
+            return self.names[index], None, str(error)

@@ -1,0 +1,54 @@
+"""LLMs: chat models that answer prompts. One file a kind."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.config import LlmConfig, RuntimeConfig
+
+IN_PROCESS = "transformers:"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat to answer. ``key`` is handed back with the answer."""
+
+    key: int
+    messages: list[dict[str, str]]
+    max_tokens: int
+    stop: tuple[str, ...]
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text for the request of ``key``, or None and the reason."""
+
+    key: int
+    text: str | None
+    reason: str | None = None
+
+
+class Llm(Protocol):
+    """Answers chats, in whatever order is fastest."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Yield an answer for each request as it comes; raises ModelError if none can come."""
+        ...
+
+
+def load(config: LlmConfig, runtime: RuntimeConfig) -> Llm:
+    """Load the LLM that ``config`` names, once a process; raises ModelError."""
+    return _load(config.model_dump_json(), runtime.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1)
+def _load(config: str, runtime: str) -> Llm:
+    from pipeline.llms.local import LocalLlm
+    from pipeline.llms.served import ServedLlm
+
+    llm = LlmConfig.model_validate_json(config)
+    kind = LocalLlm if llm.model.startswith(IN_PROCESS) else ServedLlm
+    return kind(llm, RuntimeConfig.model_validate_json(runtime))

@@ -1,0 +1,83 @@
+"""A chat model run in process by transformers, for machines with no server."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_precision
+from pipeline.errors import ModelError
+from pipeline.llms import IN_PROCESS, Answer, Request
+
+
+class LocalLlm:
+    """Batched generation with left padding; requests of similar length share a batch."""
+
+    def __init__(self, config: LlmConfig, runtime: RuntimeConfig) -> None:
+        name = config.model.removeprefix(IN_PROCESS)
+        self.device = resolve_device(runtime.device)
+        self.batch = runtime.edit_batch
+        dtype = getattr(torch, resolve_precision(config.precision, self.device))
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name, padding_side="left")
+            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        except Exception as error:
+            raise ModelError(
+                f"The LLM {name} cannot be loaded: {' '.join(str(error).split())[:300]} Check the "
+                "name and the network, or use a server with --llm NAME --llm-url URL."
+            ) from error
+        if self.tokenizer.chat_template is None:
+            raise ModelError(f"The LLM {name} has no chat template; use an instruction-tuned model.")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = model.to(self.device).eval()
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Yield answers batch by batch; those of one batch come together."""
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                request.messages, add_generation_prompt=True, tokenize=False
+            )
+            for request in requests
+        ]
+        order = sorted(range(len(requests)), key=lambda i: (_settings(requests[i]), len(prompts[i])))
+        for _, group in groupby(order, key=lambda i: _settings(requests[i])):
+            alike = list(group)
+            for start in range(0, len(alike), self.batch):
+                batch = alike[start : start + self.batch]
+                texts = self._generate([prompts[i] for i in batch], requests[batch[0]])
+                for i, text in zip(batch, texts, strict=True):
+                    yield Answer(requests[i].key, _cut(text, requests[i].stop))
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[str], like: Request) -> list[str]:
+        inputs = self.tokenizer(
+            prompts, return_tensors="pt", padding=True, add_special_tokens=False
+        ).to(self.device)
+        inputs.pop("token_type_ids", None)
+        if like.temperature > 0:
+            torch.manual_seed(like.seed)
+            sampling = {"do_sample": True, "temperature": like.temperature, "top_p": 1.0, "top_k": 0}
+        else:
+            sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        tokens = self.model.generate(
+            **inputs,
+            **sampling,
+            max_new_tokens=like.max_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        texts: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return texts
+
+
+def _settings(request: Request) -> tuple[float, int, int]:
+    return request.temperature, request.seed, request.max_tokens
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop, 1)[0]
+    return text

@@ -1,0 +1,116 @@
+"""What the stages of one run share: dataset, configuration, folders and the search for inputs."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.config import Config
+from pipeline.datasets.base import Dataset
+from pipeline.errors import MissingStageError
+from pipeline.records import Query
+
+log = logging.getLogger("seize")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One dataset split under one configuration. ``command`` repeats the user's options."""
+
+    dataset: Dataset
+    config: Config
+    cache: Path
+    submissions: Path
+    limit: int | None = None
+    command: str = ""
+
+    @property
+    def name(self) -> str:
+        """Dataset and split, as in ``circo-val``."""
+        return f"{self.dataset.name}-{self.dataset.split}"
+
+    @property
+    def queries(self) -> list[Query]:
+        """The queries to process: all, or the first ``limit``."""
+        return self.dataset.queries[: self.limit]
+
+    @property
+    def references(self) -> list[str]:
+        """Distinct reference images in query order."""
+        return list(dict.fromkeys(query.reference for query in self.queries))
+
+    def relative_caption(self, query: Query) -> str:
+        """The query's relative captions as one text (FashionIQ has two)."""
+        return self.config.dataset.caption_separator.join(query.relative_captions)
+
+    def file(self, stage: str, name: str, identity: str, ending: str) -> Path:
+        """Where a stage keeps its output."""
+        return self.cache / self.name / stage / f"{slug(name)}-{identity}{ending}"
+
+    def missing(self, stage: str, file: Path, what: str) -> MissingStageError:
+        """Return the error that names the command which makes ``file``."""
+        return MissingStageError(f"{what} ({file} is not complete). Run: seize {stage} {self.command}")
+
+
+@dataclass
+class StageReport:
+    """What a stage did, for people and for ``--json``."""
+
+    stage: str
+    run: str
+    reads: list[str]
+    writes: str
+    cached: int = 0
+    computed: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON-able data."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return one line: counts, time, and where the output is."""
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return (
+            f"{self.stage} {self.run}: {self.computed} computed, {self.cached} cached{failed} "
+            f"in {self.seconds:.1f} s -> {self.writes}"
+        )
+
+
+@contextmanager
+def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Iterator[StageReport]:
+    """Log what a stage reads and writes, time it, and log its summary and failures."""
+    report = StageReport(name, run.name, [str(path) for path in reads], str(writes))
+    log.info("[%s %s] reads %s", name, run.name, ", ".join(report.reads))
+    log.info("[%s %s] writes %s", name, run.name, writes)
+    start = time.monotonic()
+    yield report
+    report.seconds = round(time.monotonic() - start, 2)
+    for item, reason in list(report.failed.items())[:10]:
+        log.warning("[%s %s] skipped %s: %s", name, run.name, item, reason)
+    if len(report.failed) > 10:
+        log.warning("[%s %s] and %d more", name, run.name, len(report.failed) - 10)
+    log.info("%s", report.summary())
+
+
+def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
+    """Return a progress bar on standard error whose rate counts only what is computed now."""
+    return tqdm(total=total, initial=cached, unit=unit, desc=text, dynamic_ncols=True, leave=False)
+
+
+def slug(name: str) -> str:
+    """Return ``name`` as a file name's part: the last path component, safe characters only."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name.rstrip("/").split("/")[-1].split(":")[-1]).strip("-")
+
+
+def dump(content: Any) -> str:
+    """Return ``content`` as one line of JSON for standard output."""
+    return json.dumps(content, ensure_ascii=False)

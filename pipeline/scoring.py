@@ -1,0 +1,73 @@
+"""The formulas, as pure functions of tensors. Everything else about search is in ``search.py``."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Return rows of ``features`` (n, d) at length 1; zero rows stay zero."""
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+def mean_feature(embeddings: Tensor, normalise_first: bool = False) -> Tensor:
+    """Return the normalised mean (d) of text embeddings (texts, d).
+
+    SEIZE section 3.3 averages raw embeddings; ``normalise_first`` averages normalised ones.
+    """
+    rows = normalise(embeddings) if normalise_first else embeddings
+    return normalise(rows.mean(dim=0))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two query vectors every single-pass method comes down to, float32 (queries, d) each.
+
+    The score of gallery image x is ``min(positive·x, negative·x)``, or the max of the two where
+    ``take_max``. Without an increment both are the same vector.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    take_max: bool = False
+
+    def scores(self, gallery: Tensor) -> Tensor:
+        """Return scores (queries, images) of normalised ``gallery`` features (images, d)."""
+        positive = self.positive @ gallery.T
+        if self.positive is self.negative:
+            return positive
+        negative = self.negative @ gallery.T
+        return (torch.maximum if self.take_max else torch.minimum)(positive, negative)
+
+
+def increment_ends(content: Tensor, composed: Tensor, positive: float, negative: float) -> Ends:
+    """Return the ends of SEIZE's score (section 3.3) for normalised features (queries, d).
+
+    With s_after = composed·x, Δ = s_after − content·x, the score is
+    s_after + α⁺·max(Δ, 0) + α⁻·min(Δ, 0). Where α⁻ ≥ α⁺ that is the smaller of
+    s_after + α⁺Δ and s_after + α⁻Δ, else the larger; each of these is one inner product.
+    """
+    difference = composed - content
+    return Ends(
+        composed + positive * difference,
+        composed + negative * difference,
+        take_max=positive > negative,
+    )
+
+
+def top_k(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest of ``scores`` (queries, n), best first, and their ``rows`` (n).
+
+    Equal scores are ordered by row, at the cut too, so that the result does not depend on blocks.
+    ``rows`` must rise. Returns scores (queries, k) and rows int64 (queries, k).
+    """
+    k = min(k, scores.shape[1])
+    best = torch.topk(scores, k, dim=1)
+    order = best.indices.sort(dim=1).values
+    tied = (scores >= best.values[:, -1:]).sum(dim=1) > k
+    for query in tied.nonzero().flatten().tolist():
+        order[query] = scores[query].sort(descending=True, stable=True).indices[:k].sort().values
+    values = scores.gather(1, order)
+    ranked = values.sort(dim=1, descending=True, stable=True)
+    return ranked.values, rows[order.gather(1, ranked.indices)]

@@ -1,0 +1,223 @@
+"""The search stage: rank the gallery for every query, from features on disk and no model."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import caption, edit, embed, methods
+from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, provenance, storage_errors
+from pipeline.config import resolve_device
+from pipeline.methods import QueryFeatures
+from pipeline.records import Query, Ranking
+from pipeline.run import Run, StageReport, progress, stage
+from pipeline.scoring import Ends, mean_feature, normalise, top_k
+
+BLOCK = 16_384
+"""Gallery images scored at a time: bounds the extra memory whatever the gallery's size."""
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything that changes the ranking."""
+    search = run.config.search
+    return {
+        "stage": "search",
+        "method": search.method,
+        "increment": run.config.increment_for(run.dataset.name).model_dump(),
+        "normalise_texts": search.normalise_texts,
+        "exclude_reference": search.exclude_reference,
+        "caption_separator": run.config.dataset.caption_separator,
+        "top_k": search.top_k,
+        "limit": run.limit,
+        "clip": embed.header(run),
+        "captions": fingerprint(caption.header(run)),
+        "edits": fingerprint(edit.header(run)),
+        "queries": run.dataset.fingerprint,
+        "gallery": run.dataset.gallery_fingerprint,
+    }
+
+
+def ranking_file(run: Run) -> RecordFile:
+    """Return the file of rankings: ``{"query", "images", "scores", "subset"}`` a line."""
+    content = header(run)
+    file = run.file("search", run.config.search.method, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
+
+
+def read(run: Run) -> list[Ranking]:
+    """Return the rankings in query order; raises MissingStageError where there are none."""
+    records = ranking_file(run)
+    rankings = [
+        Ranking(r["query"], tuple(r["images"]), tuple(r["scores"]), tuple(r["subset"]))
+        for r in records.read()
+    ]
+    if not rankings:
+        raise run.missing("search", records.file, "There is no ranking")
+    return rankings
+
+
+def search(run: Run) -> StageReport:
+    """Rank every query's gallery and write the ranking, completely or not at all."""
+    method = methods.find(run.config.search.method)
+    output = ranking_file(run)
+    image_path = embed.image_file(run)
+    if not image_path.exists():
+        raise run.missing("embed", image_path, "The gallery has no features")
+    texts = embed.texts(run)
+    text_path = embed.text_file(run, texts)
+    if not text_path.exists():
+        raise run.missing("embed", text_path, "The captions and edits have no features")
+    with stage("search", run, [image_path, text_path], output.file) as report:
+        images = FeatureFile(image_path)
+        features = _query_features(run, images, FeatureFile(text_path), report)
+        ends = method(features, run.config.increment_for(run.dataset.name))
+        rankings = rank(run, ends, images)
+        lines = [{"header": output.header | provenance()}, *(asdict(r) for r in rankings)]
+        with atomic(output.file) as temporary, storage_errors(output.file):
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        report.computed = len(rankings)
+    return report
+
+
+def _query_features(
+    run: Run, images: FeatureFile, texts: FeatureFile, report: StageReport
+) -> QueryFeatures:
+    embeddings = torch.from_numpy(texts.all()).float()
+    row = {text: i for i, text in enumerate(texts.names)}
+    image_row = {name: i for i, name in enumerate(images.names)}
+    captions, edits = caption.read(run), edit.read(run)
+    first_normalise = run.config.search.normalise_texts
+
+    def mean(texts: Sequence[str]) -> Tensor:
+        return mean_feature(embeddings[[row[text] for text in texts]], first_normalise)
+
+    content, composed, first, relative, reference = [], [], [], [], []
+    for query in run.queries:
+        change = run.relative_caption(query)
+        described = captions.get(query.reference, [])
+        answers = [edits.get((text, change)) for text in described]
+        edited = [text for text in answers if text is not None]
+        missing = len(answers) - len(edited)
+        if not edited:
+            report.failed[f"query {query.id}"] = "no edited caption; its relative caption is used"
+        elif missing:
+            report.failed[f"query {query.id}"] = f"{missing} of {len(answers)} edits missing"
+        content.append(mean(described or [change]))
+        composed.append(mean(edited or [change]))
+        first.append(mean(edited[:1] or [change]))
+        relative.append(mean([change]))
+        place = image_row.get(query.reference)
+        if place is None:
+            reference.append(torch.zeros(images.shape[1]))
+        else:
+            pixels = images.rows(place, place + 1)[0]
+            reference.append(normalise(torch.from_numpy(pixels).float()))
+    return QueryFeatures(*map(torch.stack, (content, composed, first, relative, reference)))
+
+
+def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
+    """Score the gallery block by block and return each query's best images.
+
+    Gallery ids whose image could not be embedded are absent. Equal scores keep gallery order.
+    """
+    device = resolve_device(run.config.runtime.device)
+    row = {name: i for i, name in enumerate(images.names)}
+    ends = Ends(ends.positive.to(device), ends.negative.to(device), ends.take_max) if (
+        ends.positive is not ends.negative
+    ) else _shared(ends.positive.to(device))
+    rankings: dict[str, Ranking] = {}
+    total = images.shape[0] * len(run.dataset.galleries)
+    with progress(total, 0, "image", "search") as bar:
+        for gallery, members in run.dataset.galleries.items():
+            places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
+            if not places:
+                continue
+            inside = np.zeros(images.shape[0], dtype=bool)
+            inside[[row[name] for name in members if name in row]] = True
+            queries = [run.queries[i] for i in places]
+            excluded = [
+                row.get(query.reference, -1) if run.config.search.exclude_reference else -1
+                for query in queries
+            ]
+            scores, rows = _top(
+                _part(ends, places), images, inside, excluded, run.config.search.top_k, bar.update
+            )
+            for i, query in enumerate(queries):
+                kept = torch.isfinite(scores[i])
+                rankings[query.id] = Ranking(
+                    query.id,
+                    tuple(images.names[r] for r in rows[i][kept].tolist()),
+                    tuple(scores[i][kept].tolist()),
+                    _subset(query, _part(ends, [places[i]]), images, row),
+                )
+    return [rankings[query.id] for query in run.queries]
+
+
+def _shared(vectors: Tensor) -> Ends:
+    return Ends(vectors, vectors)
+
+
+def _part(ends: Ends, places: list[int]) -> Ends:
+    if ends.positive is ends.negative:
+        return _shared(ends.positive[places])
+    return Ends(ends.positive[places], ends.negative[places], ends.take_max)
+
+
+def _top(
+    ends: Ends,
+    images: FeatureFile,
+    inside: NDArray[np.bool_],
+    excluded: Sequence[int],
+    k: int,
+    advance: Callable[[int], Any],
+) -> tuple[Tensor, Tensor]:
+    """Return the best scores (queries, k) and their rows, over the rows that are ``inside``."""
+    device = ends.positive.device
+    queries = ends.positive.shape[0]
+    best = torch.empty(queries, 0)
+    best_rows = torch.empty(queries, 0, dtype=torch.long)
+    outside = torch.tensor(excluded)
+    for start in range(0, images.shape[0], BLOCK):
+        stop = min(start + BLOCK, images.shape[0])
+        chosen = torch.from_numpy(inside[start:stop])
+        rows = torch.arange(start, stop)[chosen]
+        if len(rows):
+            block = torch.from_numpy(images.rows(start, stop)).float()[chosen]
+            scores = ends.scores(normalise(block.to(device))).cpu()
+            scores[rows[None, :] == outside[:, None]] = float("-inf")
+            found, found_rows = top_k(scores, rows, k)
+            best, best_rows = _merge(best, best_rows, found, found_rows, k)
+        advance(stop - start)
+    return best, best_rows
+
+
+def _merge(
+    best: Tensor, best_rows: Tensor, found: Tensor, found_rows: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Merge two ranked lists; a stable sort keeps earlier blocks first among equal scores."""
+    scores = torch.cat([best, found], dim=1)
+    rows = torch.cat([best_rows, found_rows], dim=1)
+    ranked = scores.sort(dim=1, descending=True, stable=True)
+    return ranked.values[:, :k], rows.gather(1, ranked.indices)[:, :k]
+
+
+def _subset(
+    query: Query, ends: Ends, images: FeatureFile, row: dict[str, int]
+) -> tuple[str, ...]:
+    """Rank the members of the query's CIRR group; those without a feature come last."""
+    if not query.group:
+        return ()
+    places = sorted(row[name] for name in query.group if name in row)
+    lost = tuple(name for name in query.group if name not in row)
+    if not places:
+        return lost
+    features = np.concatenate([images.rows(place, place + 1) for place in places])
+    block = torch.from_numpy(features).float().to(ends.positive.device)
+    scores = ends.scores(normalise(block)).cpu()
+    _, ranked = top_k(scores, torch.tensor(places), len(places))
+    return tuple(images.names[place] for place in ranked[0].tolist()) + lost
