@@ -207,8 +207,8 @@ class FeatureFile:
         self.file = file
         try:
             self._handle = safe_open(file, framework="numpy")
-            self._slice = self._handle.get_slice("features")
-            content = self._handle.metadata()
+            self._slice = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
+            content = self._handle.metadata()  # type: ignore[no-untyped-call]
             self.names: list[str] = json.loads(content["names"])
             self.header: dict[str, Any] = json.loads(content["header"])
             self.shape: tuple[int, int] = tuple(self._slice.get_shape())

@@ -94,36 +94,55 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         settings = config.load(preset, overrides)
         split = split or datasets.find(dataset).splits[0]
         loaded = datasets.load(dataset, split, data_root)
-        run = Run(loaded, settings, cache, submissions, limit, _options_given())
+        if limit is not None:
+            loaded.limit(limit)
+        run = Run(loaded, settings, cache, submissions, _options_given())
         return function(run, **values)
 
     options = [
         click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
         click.option("--split", help="val or test (CIRR: test1); val by default"),
         click.option(
-            "--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
+            "--data-root",
+            type=click.Path(path_type=Path),
+            default=Path("data"),
+            show_default=True,
             help="the benchmark's folder, or the one that holds it",
         ),
         click.option(
-            "--config", "preset", metavar="PRESET|FILE", default="paper-l14", show_default=True,
+            "--config",
+            "preset",
+            metavar="PRESET|FILE",
+            default="paper-l14",
+            show_default=True,
             help="preset (see `seize config list`) or YAML file",
         ),
-        click.option("--limit", type=click.IntRange(1), help="first N queries only, for a trial"),
+        click.option(
+            "--limit",
+            type=click.IntRange(1),
+            help="first N queries (of each category) only, for a trial",
+        ),
         click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
         click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
         click.option(
-            "--cache", type=click.Path(path_type=Path), default=Path("cache"), show_default=True,
+            "--cache",
+            type=click.Path(path_type=Path),
+            default=Path("cache"),
+            show_default=True,
             help="where stages keep their output",
         ),
         click.option(
-            "--submissions", type=click.Path(path_type=Path), default=Path("submissions"),
-            show_default=True, help="where submission files go",
+            "--submissions",
+            type=click.Path(path_type=Path),
+            default=Path("submissions"),
+            show_default=True,
+            help="where submission files go",
         ),
     ]
-    wrapper = override_options(wrapper)
+    decorated: Callable[..., Any] = override_options(wrapper)
     for option in reversed(options):
-        wrapper = option(wrapper)
-    return wrapper
+        decorated = option(decorated)
+    return decorated
 
 
 def _options_given() -> str:
@@ -241,10 +260,8 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
     """
     from pipeline import evaluate as stage
 
-    if predictions:
-        metrics = stage.evaluate_files(run.dataset, predictions)
-    else:
-        metrics = stage.evaluate(run)
+    files = predictions
+    metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
     _print_metrics({run.name: metrics}, as_json)
 
 
@@ -282,7 +299,10 @@ def run_all(run: Any, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("."), show_default=True,
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("."),
+    show_default=True,
     help="where data/demo, cache, submissions and outputs are made",
 )
 @override_options
@@ -321,7 +341,9 @@ def config_list(as_json: bool) -> None:
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({n: {"description": c.description, "needs": c.needs} for n, c in loaded.items()}))
+        click.echo(
+            dump({n: {"description": c.description, "needs": c.needs} for n, c in loaded.items()})
+        )
         return
     for name, preset in loaded.items():
         click.echo(f"{name}\n    {preset.description}\n    Needs: {preset.needs.strip()}")

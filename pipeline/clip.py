@@ -63,13 +63,18 @@ class Clip:
     def encode_images(self, images: Tensor) -> NDArray[np.float32]:
         """Encode preprocessed images (n, 3, size, size) to features (n, d)."""
         features = self.model.encode_image(images.to(self.device, self.dtype))
-        return features.float().cpu().numpy()
+        return _numpy(features)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts to features (n, d); longer texts are cut at the model's context length."""
         tokens = self.tokenizer(list(texts)).to(self.device)
-        return self.model.encode_text(tokens).float().cpu().numpy()
+        return _numpy(self.model.encode_text(tokens))
+
+
+def _numpy(features: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = features.float().cpu().numpy()
+    return array
 
 
 def _load(config: ClipConfig, device: str, dtype: torch.dtype) -> Any:

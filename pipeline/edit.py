@@ -110,9 +110,7 @@ def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
     }
 
 
-def _requests(
-    run: Run, prompt: Prompt, todo: Sequence[Pair], attempt: int
-) -> list[llms.Request]:
+def _requests(run: Run, prompt: Prompt, todo: Sequence[Pair], attempt: int) -> list[llms.Request]:
     config = run.config.llm
     temperature = config.temperature if attempt == 0 else max(config.temperature, RETRY_TEMPERATURE)
     return [

@@ -10,11 +10,6 @@ from pipeline.submit import submit
 
 
 def run_stages(run: Run) -> tuple[list[StageReport], dict[str, float] | None]:
-    """Run every stage; return their reports, and metrics where the ground truth is known.
-
-    Metrics need every query, so a trial with ``limit`` has none.
-    """
+    """Run every stage; return their reports, and metrics where the ground truth is known."""
     reports = [caption(run), edit(run), *embed(run), search(run), submit(run)]
-    complete = len(run.queries) == len(run.dataset.queries)
-    metrics = evaluate(run) if run.dataset.has_ground_truth and complete else None
-    return reports, metrics
+    return reports, evaluate(run) if run.dataset.has_ground_truth else None

@@ -44,9 +44,7 @@ def contact_sheet(
         sheet.save(temporary, format="PNG")
 
 
-def _spread(
-    items: list[tuple[Query, Ranking]], count: int
-) -> list[tuple[Query, Ranking]]:
+def _spread(items: list[tuple[Query, Ranking]], count: int) -> list[tuple[Query, Ranking]]:
     """Return ``count`` items evenly spread over the queries, so that none is hand-picked."""
     step = max(len(items) / count, 1)
     return [items[int(i * step)] for i in range(min(count, len(items)))]

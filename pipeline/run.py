@@ -28,7 +28,6 @@ class Run:
     config: Config
     cache: Path
     submissions: Path
-    limit: int | None = None
     command: str = ""
 
     @property
@@ -38,8 +37,8 @@ class Run:
 
     @property
     def queries(self) -> list[Query]:
-        """The queries to process: all, or the first ``limit``."""
-        return self.dataset.queries[: self.limit]
+        """The queries to process."""
+        return self.dataset.queries
 
     @property
     def references(self) -> list[str]:
@@ -56,7 +55,9 @@ class Run:
 
     def missing(self, stage: str, file: Path, what: str) -> MissingStageError:
         """Return the error that names the command which makes ``file``."""
-        return MissingStageError(f"{what} ({file} is not complete). Run: seize {stage} {self.command}")
+        return MissingStageError(
+            f"{what} ({file} is not complete). Run: seize {stage} {self.command}"
+        )
 
 
 @dataclass

@@ -33,7 +33,7 @@ def header(run: Run) -> dict[str, Any]:
         "exclude_reference": search.exclude_reference,
         "caption_separator": run.config.dataset.caption_separator,
         "top_k": search.top_k,
-        "limit": run.limit,
+        "limited_to": None if run.dataset.complete else len(run.queries),
         "clip": embed.header(run),
         "captions": fingerprint(caption.header(run)),
         "edits": fingerprint(edit.header(run)),
@@ -127,9 +127,11 @@ def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
     """
     device = resolve_device(run.config.runtime.device)
     row = {name: i for i, name in enumerate(images.names)}
-    ends = Ends(ends.positive.to(device), ends.negative.to(device), ends.take_max) if (
-        ends.positive is not ends.negative
-    ) else _shared(ends.positive.to(device))
+    ends = (
+        Ends(ends.positive.to(device), ends.negative.to(device), ends.take_max)
+        if (ends.positive is not ends.negative)
+        else _shared(ends.positive.to(device))
+    )
     rankings: dict[str, Ranking] = {}
     total = images.shape[0] * len(run.dataset.galleries)
     with progress(total, 0, "image", "search") as bar:
@@ -206,9 +208,7 @@ def _merge(
     return ranked.values[:, :k], rows.gather(1, ranked.indices)[:, :k]
 
 
-def _subset(
-    query: Query, ends: Ends, images: FeatureFile, row: dict[str, int]
-) -> tuple[str, ...]:
+def _subset(query: Query, ends: Ends, images: FeatureFile, row: dict[str, int]) -> tuple[str, ...]:
     """Rank the members of the query's CIRR group; those without a feature come last."""
     if not query.group:
         return ()

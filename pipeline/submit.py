@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline import caption, edit, search
 from pipeline.cache import provenance, write_json
 from pipeline.evaluate import predictions
-from pipeline.run import Run, StageReport, slug, stage
+from pipeline.run import Run, StageReport, log, slug, stage
 
 
 def files(run: Run) -> dict[str, Path]:
@@ -22,11 +22,14 @@ def files(run: Run) -> dict[str, Path]:
 def submit(run: Run) -> StageReport:
     """Write one file a kind, and a sidecar ``.config.json`` with the full configuration."""
     rankings = search.read(run)
+    if not run.dataset.complete:
+        log.warning("This submission holds a trial's %d queries only.", len(rankings))
     outputs = files(run)
     sidecar = {
         "dataset": run.dataset.name,
         "split": run.dataset.split,
-        "limit": run.limit,
+        "queries": len(run.queries),
+        "complete": run.dataset.complete,
         "config": run.config.model_dump(),
         "caption": caption.header(run),
         "edit": edit.header(run),

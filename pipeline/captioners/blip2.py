@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, Blip2ForConditionalGeneration, LogitsProcessor
+from transformers.utils import logging as transformers_logging
 
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 
+transformers_logging.disable_progress_bar()  # the stages have their own
 
-class NucleusSampler(LogitsProcessor):
+
+class NucleusSampler(LogitsProcessor):  # type: ignore[misc]
     """Nucleus sampling (Holtzman et al., ICLR 2020) from uniform numbers given in advance.
 
     ``uniforms`` (rows, steps) holds one number in [0, 1) a row and step; the token is read off the
@@ -87,7 +90,9 @@ class Blip2:
             logits_processor=[NucleusSampler(uniforms, config.top_p, config.temperature)],
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+        texts = [
+            text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)
+        ]
         return [texts[i : i + config.samples] for i in range(0, len(texts), config.samples)]
 
 

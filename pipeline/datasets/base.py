@@ -1,16 +1,29 @@
-"""What every benchmark offers to the stages. One file a benchmark implements this class."""
+"""What every benchmark offers to the stages, and what their readers share."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.records import Query
 
 Predictions = Mapping[str, Sequence[str]]
 """Query id to image ids, best first."""
+
+
+class Entry(BaseModel):
+    """One annotation of a benchmark's file; fields this project does not use are ignored."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+
+Annotation = TypeVar("Annotation", bound=Entry)
 
 
 class Dataset(ABC):
@@ -20,34 +33,59 @@ class Dataset(ABC):
     """
 
     name: ClassVar[str]
+    folder: ClassVar[str]
+    """The benchmark's own folder, looked for below ``--data-root``."""
     splits: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[str, ...]] = ("recall",)
     """The prediction lists the protocol asks for; CIRR has a second one, ``recall_subset``."""
 
-    split: str
-    root: Path
     queries: list[Query]
+    complete: bool
+    """False once ``limit`` has left queries out."""
     images: dict[str, Path]
     galleries: dict[str, list[str]]
     """Gallery name to the ids searched, in a fixed order; ties are broken by it."""
     gallery_name: str
     """Names the set of images, so that splits sharing one (CIRCO val and test) embed it once."""
-    fingerprint: str
-    """Hash of the annotation files that were read."""
-    gallery_fingerprint: str
-    """Hash of the gallery listing that was read."""
+
+    def __init__(self, split: str, root: Path) -> None:
+        self.split = split
+        nested = root / self.folder
+        self.root = nested if nested.is_dir() else root
+        self._annotations = hashlib.sha256()
+        self._listing = hashlib.sha256()
+        self.read()
+        self._check_queries()
+        self.complete = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the annotation files that were read."""
+        return self._annotations.hexdigest()
+
+    @property
+    def gallery_fingerprint(self) -> str:
+        """Hash of the gallery's listing that was read."""
+        return self._listing.hexdigest()
 
     @property
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
         return any(query.target is not None for query in self.queries)
 
-    @abstractmethod
-    def evaluate(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
-        """Return the protocol's metrics in percent for the given kinds of prediction lists.
+    def limit(self, count: int) -> None:
+        """Keep the first ``count`` queries of each gallery, for a trial; galleries stay whole."""
+        kept = [[q for q in self.queries if q.gallery == g][:count] for g in self.galleries]
+        self.complete = sum(map(len, kept)) == len(self.queries)
+        self.queries = [query for queries in kept for query in queries]
 
-        Raises InputError, naming the query, for missing, unknown or duplicate predictions.
-        """
+    @abstractmethod
+    def read(self) -> None:
+        """Fill ``queries``, ``images``, ``galleries`` and ``gallery_name``; raises InputError."""
+
+    @abstractmethod
+    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+        """Return the protocol's metrics in percent for predictions that were checked."""
 
     @abstractmethod
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
@@ -57,14 +95,138 @@ class Dataset(ABC):
     def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
         """Return kind and predictions of a submission-shaped JSON object; raises InputError."""
 
+    def evaluate(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+        """Return the protocol's metrics in percent for the given kinds of prediction lists.
 
-def read_json(file: Path) -> Any:
+        Raises InputError, naming the query, for missing, unknown or duplicate predictions.
+        """
+        if not self.has_ground_truth:
+            raise InputError(
+                f"{self.name} {self.split} has no ground truth here. Write a submission with "
+                "`seize submit` and upload it to the benchmark's evaluation server."
+            )
+        for kind, lists in predictions.items():
+            if kind not in self.kinds:
+                raise InputError(f"{self.name} has no {kind} predictions.")
+            self._check_predictions(kind, lists)
+        return self.score(predictions)
+
+    def _check_predictions(self, kind: str, lists: Predictions) -> None:
+        known = {query.id: query for query in self.queries}
+        missing = [name for name in known if name not in lists]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(known)} queries of {self.name} {self.split} have no "
+                f"{kind} predictions, the first is query {missing[0]}."
+            )
+        for name, images in lists.items():
+            if name not in known:
+                raise InputError(f"Query {name} is not in {self.name} {self.split}.")
+            twice = [image for image, count in Counter(images).items() if count > 1]
+            if twice:
+                raise InputError(f"Query {name}: image {twice[0]} is predicted more than once.")
+            for image in images:
+                if image not in self.images:
+                    raise InputError(f"Query {name}: image {image} is not in the gallery.")
+            self.check_prediction(kind, known[name], images)
+
+    def check_prediction(self, kind: str, query: Query, images: Sequence[str]) -> None:
+        """Check what only this benchmark asks of a prediction list; raises InputError."""
+        return None
+
+    def _check_queries(self) -> None:
+        twice = [name for name, n in Counter(q.id for q in self.queries).items() if n > 1]
+        if twice:
+            raise InputError(f"{self.name} {self.split}: query {twice[0]} appears more than once.")
+        if not self.queries:
+            raise InputError(f"{self.name} {self.split} below {self.root} holds no query.")
+        for query in self.queries:
+            asked = {
+                "reference": (query.reference,),
+                "target": (query.target,) if query.target is not None else (),
+                "ground truth": query.ground_truths,
+                "group member": query.group,
+            }
+            for role, images in asked.items():
+                for image in images:
+                    if image not in self.images:
+                        raise InputError(
+                            f"{self.name} {self.split}, query {query.id}: {role} image {image} is "
+                            f"not in the gallery that is listed below {self.root}."
+                        )
+
+    # --- for the readers --------------------------------------------------------------------
+
+    def read_annotations(self, file: str) -> Any:
+        """Read an annotation file below the root; its bytes enter ``fingerprint``."""
+        return read_json(self.root / file, self._annotations)
+
+    def read_listing(self, file: str) -> Any:
+        """Read a gallery listing below the root; its bytes enter ``gallery_fingerprint``."""
+        return read_json(self.root / file, self._listing)
+
+    def entries(self, file: str, kind: type[Annotation]) -> list[Annotation]:
+        """Read an annotation file that is a list; raises InputError naming entry and field."""
+        content = self.read_annotations(file)
+        if not isinstance(content, list):
+            raise InputError(f"{self.root / file} must be a list of queries.")
+        return [
+            parse_entry(kind, entry, f"{self.root / file}, entry {number}")
+            for number, entry in enumerate(content)
+        ]
+
+    def inside(self, path: str, file: str) -> Path:
+        """Return ``path`` below the root; raises InputError if it is absolute or climbs out."""
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise InputError(f"{self.root / file}: the path {path!r} leaves the dataset's folder.")
+        return self.root / pure
+
+
+def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
+    """Return ``content`` as ``kind``; raises InputError with ``where`` and the field."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        what = "is missing" if problem["type"] == "missing" else f"is wrong: {problem['msg']}"
+        raise InputError(f"{where}: {repr(field) if field else 'it'} {what}.") from None
+
+
+def existing_ending(paths: Iterable[Path], endings: Sequence[str]) -> str:
+    """Return the first of ``endings`` that any of the first few ``paths`` (no ending) has."""
+    for path in list(paths)[:20]:
+        for ending in endings:
+            if path.with_name(path.name + ending).exists():
+                return ending
+    return endings[0]
+
+
+def read_predictions(content: Any, file: Path) -> dict[str, list[str]]:
+    """Return query ids to lists of ids as strings; raises InputError naming file and query."""
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must be an object of query ids and lists of images.")
+    for name, images in content.items():
+        good = isinstance(images, list) and all(
+            isinstance(image, (str, int)) and not isinstance(image, bool) for image in images
+        )
+        if not good:
+            raise InputError(f"{file}, query {name}: expected a list of image ids.")
+    return {name: [str(image) for image in images] for name, images in content.items()}
+
+
+def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
     """Read a JSON file; raises InputError naming the file, and the line where it is malformed."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist. Is --data-root right?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    if digest is not None:
+        digest.update(content)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None

@@ -90,7 +90,12 @@ def pixels(scenes: list[Scene], rng: random.Random) -> Tensor:
 
 def tokenizer(extra: list[str], template: str | None) -> PreTrainedTokenizerFast:
     """Return a word-level tokenizer of the world's words; ``template`` wraps every text."""
-    words = [*SPECIAL, *extra, *world.vocabulary(), *"photo image content instruction : ,".split()]
+    words = [
+        *SPECIAL,
+        *extra,
+        *world.vocabulary(),
+        *["photo", "image", "content", "instruction", ":", ","],
+    ]
     words = list(dict.fromkeys(words))
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence(
@@ -138,10 +143,18 @@ def train_clip(out: Path, steps: int, seed: int) -> None:
     config = {
         "embed_dim": 128,
         "vision_cfg": {
-            "image_size": 64, "patch_size": 16, "width": 128, "layers": 4, "head_width": 32,
+            "image_size": 64,
+            "patch_size": 16,
+            "width": 128,
+            "layers": 4,
+            "head_width": 32,
         },
         "text_cfg": {
-            "context_length": 32, "vocab_size": 49408, "width": 96, "heads": 3, "layers": 3,
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 96,
+            "heads": 3,
+            "layers": 3,
         },
     }
     torch.manual_seed(seed)
@@ -185,20 +198,38 @@ def train_captioner(out: Path, steps: int, seed: int) -> None:
     image_token = words.convert_tokens_to_ids("<image>")
     config = transformers.Blip2Config(
         vision_config={
-            "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "image_size": 64, "patch_size": 16,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "patch_size": 16,
         },
         qformer_config={
-            "vocab_size": len(words), "hidden_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "intermediate_size": 384, "encoder_hidden_size": 128,
-            "cross_attention_frequency": 1, "max_position_embeddings": 32,
-            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+            "vocab_size": len(words),
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 384,
+            "encoder_hidden_size": 128,
+            "cross_attention_frequency": 1,
+            "max_position_embeddings": 32,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
         text_config={
-            "model_type": "opt", "vocab_size": len(words), "hidden_size": 128,
-            "num_hidden_layers": 3, "ffn_dim": 384, "num_attention_heads": 4,
-            "word_embed_proj_dim": 128, "max_position_embeddings": 64, "dropout": 0.0,
-            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+            "model_type": "opt",
+            "vocab_size": len(words),
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "ffn_dim": 384,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 128,
+            "max_position_embeddings": 64,
+            "dropout": 0.0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
         },
         num_query_tokens=queries,
         image_token_index=image_token,
@@ -290,9 +321,18 @@ def train_llm(out: Path, steps: int, seed: int) -> None:
     words = tokenizer(["<|system|>", "<|user|>", "<|assistant|>"], None)
     words.chat_template = CHAT
     config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
+        vocab_size=len(words),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
     )
     torch.manual_seed(seed)
     model: Any = transformers.LlamaForCausalLM(config)
@@ -304,12 +344,16 @@ def train_llm(out: Path, steps: int, seed: int) -> None:
         examples = [edit_example(rng) for _ in range(64)]
         asked = words.apply_chat_template(
             [prompt.messages(caption, relative) for caption, relative, _ in examples],
-            add_generation_prompt=True, tokenize=False,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         starts = [len(ids) for ids in words(asked, add_special_tokens=False)["input_ids"]]
         texts = [f"{a} {e[2]} </s>" for a, e in zip(asked, examples, strict=True)]
         batch = words(
-            texts, return_tensors="pt", padding=True, padding_side="right",
+            texts,
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
             add_special_tokens=False,
         )
         place = torch.arange(batch["input_ids"].shape[1])

@@ -286,7 +286,9 @@ def halves_of_edit(scene: Scene, rng: random.Random) -> tuple[Edit, Edit]:
 
 def _kinds(scene: Scene) -> list[str]:
     always = ["colour", "count", "size", "shape", "place"]
-    return [*always, "remove", "relation", "view"] if len(scene.groups) == 2 else [*always, "add"]
+    if len(scene.groups) == 2:
+        return [*always, "remove", "relation", "view"]
+    return [*always, "add", "add", "add"]
 
 
 def _single(scene: Scene, rng: random.Random, kind: str, joined: bool = False) -> Edit:
@@ -294,9 +296,9 @@ def _single(scene: Scene, rng: random.Random, kind: str, joined: bool = False) -
     return _EDITS[kind](scene, subject, rng, joined)
 
 
-def _change(subject: Group, change: Callable[[Group], Group], **known: str | int) -> Callable[
-    [Scene], Scene
-]:
+def _change(
+    subject: Group, change: Callable[[Group], Group], **known: str | int
+) -> Callable[[Scene], Scene]:
     """Return the function that changes the subject's group, or mentions it where it is not."""
     unmentioned = Group(subject.shape, 1 if subject.count == 1 else None, None, None)
     default = replace(unmentioned, **known)  # type: ignore[arg-type]
@@ -354,8 +356,12 @@ def _size(scene: Scene, subject: Group, rng: random.Random, joined: bool) -> Edi
     word = "smaller" if size == "small" else "larger"
     text, aspect = rng.choice(
         [
-            (f"has {word} {_the(subject)[4:]}" if subject.count != 1 else
-             f"has a {word} {subject.shape}", "comparative_statement"),
+            (
+                f"has {word} {_the(subject)[4:]}"
+                if subject.count != 1
+                else f"has a {word} {subject.shape}",
+                "comparative_statement",
+            ),
             (f"make {_the(subject)} {word}", "direct_addressing"),
         ]
     )

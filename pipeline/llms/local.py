@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 from pipeline.llms import IN_PROCESS, Answer, Request
+
+transformers_logging.disable_progress_bar()  # the stages have their own
 
 
 class LocalLlm:
@@ -29,7 +32,9 @@ class LocalLlm:
                 "name and the network, or use a server with --llm NAME --llm-url URL."
             ) from error
         if self.tokenizer.chat_template is None:
-            raise ModelError(f"The LLM {name} has no chat template; use an instruction-tuned model.")
+            raise ModelError(
+                f"The LLM {name} has no chat template; use an instruction-tuned model."
+            )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = model.to(self.device).eval()
@@ -42,7 +47,9 @@ class LocalLlm:
             )
             for request in requests
         ]
-        order = sorted(range(len(requests)), key=lambda i: (_settings(requests[i]), len(prompts[i])))
+        order = sorted(
+            range(len(requests)), key=lambda i: (_settings(requests[i]), len(prompts[i]))
+        )
         for _, group in groupby(order, key=lambda i: _settings(requests[i])):
             alike = list(group)
             for start in range(0, len(alike), self.batch):
@@ -57,11 +64,10 @@ class LocalLlm:
             prompts, return_tensors="pt", padding=True, add_special_tokens=False
         ).to(self.device)
         inputs.pop("token_type_ids", None)
+        sampling: dict[str, Any] = {"do_sample": False}
         if like.temperature > 0:
             torch.manual_seed(like.seed)
-            sampling = {"do_sample": True, "temperature": like.temperature, "top_p": 1.0, "top_k": 0}
-        else:
-            sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+            sampling = {"do_sample": True, "temperature": like.temperature, "top_k": 0}
         tokens = self.model.generate(
             **inputs,
             **sampling,

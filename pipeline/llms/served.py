@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import openai
 
@@ -30,13 +30,13 @@ class ServedLlm:
             try:
                 while True:
                     try:
-                        yield runner.run(anext(answers))
+                        yield runner.run(answers.asend(None))
                     except StopAsyncIteration:
                         return
             finally:
                 runner.run(answers.aclose())
 
-    async def _answer(self, requests: Sequence[Request]) -> AsyncIterator[Answer]:
+    async def _answer(self, requests: Sequence[Request]) -> AsyncGenerator[Answer, None]:
         async with openai.AsyncOpenAI(
             base_url=self.url,
             api_key=self.key,
@@ -54,9 +54,7 @@ class ServedLlm:
                             break
                     if not running:
                         return
-                    done, running = await asyncio.wait(
-                        running, return_when=asyncio.FIRST_COMPLETED
-                    )
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         yield task.result()
             finally:

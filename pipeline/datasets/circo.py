@@ -1,0 +1,108 @@
+"""CIRCO (Baldrati et al., ICCV 2023): several ground truths a query over COCO's unlabeled images.
+
+Layout: ``annotations/{val,test}.json`` and ``COCO2017_unlabeled/{annotations,unlabeled2017}``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.base import Dataset, Entry, Predictions, parse_entry, read_predictions
+from pipeline.metrics import average_precision_at_k, mean_percent, recall_at_k
+from pipeline.records import Query
+
+CUTOFFS = (5, 10, 25, 50)
+LISTING = "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+IMAGES = "COCO2017_unlabeled/unlabeled2017"
+
+
+class _Annotation(Entry):
+    id: int
+    reference_img_id: int
+    relative_caption: str
+    shared_concept: str | None = None
+
+
+class _ValAnnotation(_Annotation):
+    target_img_id: int
+    gt_img_ids: list[int]
+    semantic_aspects: list[str]
+
+
+class _Image(Entry):
+    id: int
+    file_name: str
+
+
+class _Listing(Entry):
+    images: list[_Image]
+
+
+class Circo(Dataset):
+    """One CIRCO split. Image ids are COCO's numbers as strings."""
+
+    name = "circo"
+    folder = "CIRCO"
+    splits = ("val", "test")
+
+    def read(self) -> None:
+        """Read annotations and COCO's image listing."""
+        kind = _ValAnnotation if self.split == "val" else _Annotation
+        self.queries = [
+            _query(entry) for entry in self.entries(f"annotations/{self.split}.json", kind)
+        ]
+        content = self.read_listing(LISTING)
+        listing = parse_entry(_Listing, content, str(self.root / LISTING))
+        self.images = {
+            str(image.id): self.inside(f"{IMAGES}/{image.file_name}", LISTING)
+            for image in listing.images
+        }
+        self.galleries = {"all": list(self.images)}
+        self.gallery_name = "circo"
+
+    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+        """Return mAP@k, recall@k on the single target, and mAP@10 per semantic aspect."""
+        lists = predictions["recall"]
+        metrics = {}
+        for k in CUTOFFS:
+            values = [
+                average_precision_at_k(lists[q.id], set(q.ground_truths), k) for q in self.queries
+            ]
+            metrics[f"mAP@{k}"] = mean_percent(values)
+        for k in CUTOFFS:
+            hits = [recall_at_k(lists[q.id], q.target or "", k) for q in self.queries]
+            metrics[f"recall@{k}"] = mean_percent(hits)
+        for aspect in sorted({aspect for query in self.queries for aspect in query.aspects}):
+            metrics[f"mAP@10/{aspect}"] = mean_percent(
+                [
+                    average_precision_at_k(lists[query.id], set(query.ground_truths), 10)
+                    for query in self.queries
+                    if aspect in query.aspects
+                ]
+            )
+        return metrics
+
+    def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
+        """Return query id to 50 image ids as integers (circo.micc.unifi.it)."""
+        return {name: [int(image) for image in images[:50]] for name, images in predictions.items()}
+
+    def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
+        """Read such an object; ids may be integers or numeric strings, as the server takes."""
+        return "recall", read_predictions(content, file)
+
+
+def _query(entry: _Annotation) -> Query:
+    known: dict[str, Any] = {}
+    if isinstance(entry, _ValAnnotation):
+        known = {
+            "target": str(entry.target_img_id),
+            "ground_truths": tuple(str(number) for number in entry.gt_img_ids),
+            "aspects": tuple(entry.semantic_aspects),
+        }
+    return Query(
+        id=str(entry.id),
+        reference=str(entry.reference_img_id),
+        relative_captions=(entry.relative_caption,),
+        shared_concept=entry.shared_concept,
+        **known,
+    )

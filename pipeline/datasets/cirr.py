@@ -1,0 +1,109 @@
+"""CIRR (Liu et al., ICCV 2021): one target a query, and a ranking within its group of six.
+
+Layout: ``cirr/captions/cap.rc2.SPLIT.json``, ``cirr/image_splits/split.rc2.SPLIT.json``, ``dev/``,
+``test1/``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.base import Dataset, Entry, Predictions, existing_ending, read_predictions
+from pipeline.errors import InputError
+from pipeline.metrics import mean_percent, recall_at_k
+from pipeline.records import Query
+
+
+class _ImageSet(Entry):
+    members: list[str]
+
+
+class _Annotation(Entry):
+    pairid: int
+    reference: str
+    caption: str
+    img_set: _ImageSet
+
+
+class _ValAnnotation(_Annotation):
+    target_hard: str
+
+
+class Cirr(Dataset):
+    """One CIRR split."""
+
+    name = "cirr"
+    folder = "CIRR"
+    splits = ("val", "test1")
+    kinds = ("recall", "recall_subset")
+
+    def read(self) -> None:
+        """Read captions and the split's image listing; files may be .png or .jpg."""
+        kind = _ValAnnotation if self.split == "val" else _Annotation
+        file = f"cirr/captions/cap.rc2.{self.split}.json"
+        self.queries = [_query(entry) for entry in self.entries(file, kind)]
+        listing_file = f"cirr/image_splits/split.rc2.{self.split}.json"
+        listing = self.read_listing(listing_file)
+        good = isinstance(listing, dict) and all(isinstance(p, str) for p in listing.values())
+        if not good:
+            raise InputError(f"{self.root / listing_file} must map image names to paths.")
+        bare = {
+            name: self.inside(path, listing_file).with_suffix("") for name, path in listing.items()
+        }
+        ending = existing_ending(bare.values(), (".png", ".jpg", ".jpeg"))
+        self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
+        self.galleries = {"all": list(self.images)}
+        self.gallery_name = f"cirr-{self.split}"
+
+    def check_prediction(self, kind: str, query: Query, images: Sequence[str]) -> None:
+        """The reference is never retrieved; a subset prediction stays within the group."""
+        if query.reference in images:
+            raise InputError(
+                f"Query {query.id}: the reference image {query.reference} is among its "
+                "predictions; CIRR's recall is defined without it."
+            )
+        if kind == "recall_subset":
+            for image in images:
+                if image not in query.group:
+                    raise InputError(f"Query {query.id}: image {image} is not in its group.")
+
+    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+        """Return recall@k, subset recall@k, and the mean of recall@5 and subset recall@1."""
+        cutoffs = {"recall": (1, 5, 10, 50), "recall_subset": (1, 2, 3)}
+        metrics = {
+            f"{kind}@{k}": mean_percent(
+                [recall_at_k(lists[query.id], query.target or "", k) for query in self.queries]
+            )
+            for kind, lists in predictions.items()
+            for k in cutoffs[kind]
+        }
+        if len(predictions) == 2:
+            metrics["average"] = (metrics["recall@5"] + metrics["recall_subset@1"]) / 2
+        return metrics
+
+    def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
+        """Return version, metric, and pair id to 50 names, or 3 of the group."""
+        count = 50 if kind == "recall" else 3
+        lists = {name: list(images[:count]) for name, images in predictions.items()}
+        return {"version": "rc2", "metric": kind, **lists}
+
+    def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
+        """Read such an object; the metric says which kind it is."""
+        if not isinstance(content, dict) or content.get("version") != "rc2":
+            raise InputError(f"{file}: 'version' must be \"rc2\".")
+        kind = content.get("metric")
+        if kind not in self.kinds:
+            raise InputError(f"{file}: 'metric' must be one of {', '.join(self.kinds)}.")
+        lists = {key: value for key, value in content.items() if key not in ("version", "metric")}
+        return kind, read_predictions(lists, file)
+
+
+def _query(entry: _Annotation) -> Query:
+    members = entry.img_set.members
+    return Query(
+        id=str(entry.pairid),
+        reference=entry.reference,
+        relative_captions=(entry.caption,),
+        target=entry.target_hard if isinstance(entry, _ValAnnotation) else None,
+        group=tuple(name for name in members if name != entry.reference),
+    )

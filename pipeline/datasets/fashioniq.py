@@ -1,0 +1,88 @@
+"""FashionIQ (Wu et al., CVPR 2021): two relative captions a query, in three categories.
+
+Layout: ``captions/cap.CATEGORY.SPLIT.json``, ``image_splits/split.CATEGORY.SPLIT.json``,
+``images/``. The gallery of a category is its split file ("original split").
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.base import Dataset, Entry, Predictions, existing_ending, read_predictions
+from pipeline.errors import InputError
+from pipeline.metrics import mean_percent, recall_at_k
+from pipeline.records import Query
+
+CATEGORIES = ("dress", "shirt", "toptee")
+CUTOFFS = (10, 50)
+
+
+class _Annotation(Entry):
+    candidate: str
+    captions: list[str]
+
+
+class _ValAnnotation(_Annotation):
+    target: str
+
+
+class FashionIq(Dataset):
+    """All three categories of one FashionIQ split. Query ids are ``CATEGORY-NUMBER``."""
+
+    name = "fashioniq"
+    folder = "FashionIQ"
+    splits = ("val", "test")
+
+    def read(self) -> None:
+        """Read captions and split files of the three categories; images may be .png or .jpg."""
+        kind = _ValAnnotation if self.split == "val" else _Annotation
+        self.queries, self.galleries = [], {}
+        for category in CATEGORIES:
+            file = f"captions/cap.{category}.{self.split}.json"
+            for number, entry in enumerate(self.entries(file, kind)):
+                self.queries.append(_query(f"{category}-{number}", category, entry))
+            listing_file = f"image_splits/split.{category}.{self.split}.json"
+            listing = self.read_listing(listing_file)
+            if not isinstance(listing, list) or not all(isinstance(n, str) for n in listing):
+                raise InputError(f"{self.root / listing_file} must be a list of image names.")
+            self.galleries[category] = list(dict.fromkeys(listing))
+        names = list(dict.fromkeys(n for gallery in self.galleries.values() for n in gallery))
+        bare = {name: self.inside(f"images/{name}", "image_splits") for name in names}
+        ending = existing_ending(bare.values(), (".jpg", ".png", ".jpeg"))
+        self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
+        self.gallery_name = f"fashioniq-{self.split}"
+
+    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
+        """Return recall@10/50 a category, and the unweighted average of the categories."""
+        lists = predictions["recall"]
+        metrics = {}
+        for k in CUTOFFS:
+            for category in CATEGORIES:
+                metrics[f"recall@{k}/{category}"] = mean_percent(
+                    [
+                        recall_at_k(lists[query.id], query.target or "", k)
+                        for query in self.queries
+                        if query.gallery == category
+                    ]
+                )
+            values = [metrics[f"recall@{k}/{category}"] for category in CATEGORIES]
+            metrics[f"recall@{k}"] = sum(values) / len(values)
+        return metrics
+
+    def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
+        """Return query id to 50 names. FashionIQ has no server for this protocol."""
+        return {name: list(images[:50]) for name, images in predictions.items()}
+
+    def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
+        """Read such an object."""
+        return "recall", read_predictions(content, file)
+
+
+def _query(name: str, category: str, entry: _Annotation) -> Query:
+    return Query(
+        id=name,
+        reference=entry.candidate,
+        relative_captions=tuple(entry.captions),
+        gallery=category,
+        target=entry.target if isinstance(entry, _ValAnnotation) else None,
+    )

@@ -1,0 +1,52 @@
+"""The demo: every stage on the rendered world. Only the names of models and data are its own."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipeline import datasets, search, submit
+from pipeline.config import Config
+from pipeline.demo.build import build
+from pipeline.everything import run_stages
+from pipeline.report import contact_sheet
+from pipeline.run import Run
+
+log = logging.getLogger("seize")
+
+SPLITS = (
+    ("circo", "val"),
+    ("circo", "test"),
+    ("cirr", "val"),
+    ("cirr", "test1"),
+    ("fashioniq", "val"),
+)
+
+
+def run_demo(folder: Path, config: Config) -> dict[str, Any]:
+    """Run all stages below ``folder``; return metrics a split, and the files that were written."""
+    root = folder / "data" / "demo"
+    if not (root / "world.json").exists():
+        log.info("[demo] renders the world into %s", root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        build(root)
+    metrics: dict[str, dict[str, float]] = {}
+    submissions: list[str] = []
+    sheet = folder / "outputs" / "demo-circo-val.png"
+    for name, split in SPLITS:
+        command = f"--config demo --dataset {name} --split {split} --data-root {root}"
+        dataset = datasets.load(name, split, root)
+        run = Run(dataset, config, folder / "cache", folder / "submissions", command)
+        _, values = run_stages(run)
+        if values is not None:
+            metrics[run.name] = values
+        if split.startswith("test"):
+            submissions += [str(file) for file in submit.files(run).values()]
+        if run.name == "circo-val":
+            contact_sheet(run, search.read(run), sheet)
+    return {
+        "metrics": metrics,
+        "submissions": submissions,
+        "contact_sheet": str(sheet),
+        "next": f"seize run --config demo --dataset circo --split val --data-root {root} "
+        "--alpha-neg 0.5",
+    }

@@ -1,0 +1,68 @@
+"""Presets say what SEIZE released; wrong settings are named."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_loads_and_says_what_it_needs(name: str) -> None:
+    preset = config.load(name)
+    assert preset.description
+    assert preset.needs
+    for dataset in ("circo", "cirr", "fashioniq"):
+        preset.increment_for(dataset)
+
+
+def test_paper_presets_are_as_released() -> None:
+    models = {name: config.load(name).clip for name in config.presets() if "paper" in name}
+    assert {name: (clip.model, clip.pretrained) for name, clip in models.items()} == {
+        "paper-b32": ("ViT-B-32", "openai"),
+        "paper-l14": ("ViT-L-14", "openai"),
+        "paper-bigg": ("ViT-bigG-14", "laion2b_s39b_b160k"),
+    }
+    for name in models:
+        preset = config.load(name)
+        assert preset.clip.target_pad == 1.25
+        assert preset.captioner.model == "Salesforce/blip2-opt-6.7b-coco"
+        assert preset.captioner.samples == 15
+        assert preset.llm.prompt == "seize"
+        circo, cirr = preset.increment_for("circo"), preset.increment_for("cirr")
+        assert (circo.positive, circo.negative) == (0.13, 2.1)
+        assert (cirr.positive, cirr.negative) == (0.22, 1.0)
+
+
+def test_a_misspelt_preset_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'paper-l14'"):
+        config.load("paper-l-14")
+
+
+def test_a_file_may_start_from_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: paper-b32\ncaptioner: {samples: 3}\n")
+    mine = config.load(str(file), {"search.increment.circo.positive": 0.5})
+    assert mine.captioner.samples == 3
+    assert mine.clip.model == "ViT-B-32"
+    assert mine.increment_for("circo").positive == 0.5
+    assert mine.increment_for("circo").negative == 2.1
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("preset: demo\ncaptioner: {sample: 3}", "captioner.sample"),
+        ("preset: demo\ncaptioner: {samples: many}", "captioner.samples"),
+        ("preset: demo\ncaptioner: [1]", "captioner"),
+        ("preset: nope", "There is no preset 'nope'"),
+        ("a: [", "cannot be read"),
+        ("just text", "key: value"),
+    ],
+)
+def test_bad_files_name_the_file_or_field(tmp_path: Path, content: str, named: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
+        config.load(str(file))

@@ -1,0 +1,76 @@
+"""Prompts render as their sources say and answers are cleaned."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import prompts
+from pipeline.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", prompts.names())
+def test_every_prompt_mentions_caption_and_relative_caption(name: str) -> None:
+    last = prompts.load(name).messages("a CAPTION", "a CHANGE")[-1]
+    assert last["role"] == "user"
+    assert "a CAPTION" in last["content"]
+    assert "a CHANGE" in last["content"]
+
+
+def test_seizes_prompt_is_laid_out_as_released() -> None:
+    system, user = prompts.load("seize").messages("a dog", "is a cat")
+    assert system["content"].startswith("I have an image. Given an instruction to edit the image,")
+    assert user["content"].startswith('I will put my image content beginning with "Image Content:"')
+    assert user["content"].endswith(
+        "Edited Description: a woman adjusting a man's tie.\n\n"
+        "Image Content: a dog\nInstruction: is a cat\nEdited Description:"
+    )
+
+
+def test_worked_examples_become_turns() -> None:
+    roles = [message["role"] for message in prompts.load("cirevl").messages("a", "b")]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cleaned"),
+    [
+        ("a cat on a mat", "a cat on a mat"),
+        ("Edited Description: a cat", "a cat"),
+        ("**Edited Description:** a cat", "a cat"),
+        ("edited description:\n\na cat\nand an explanation", "a cat"),
+        ('"a cat"', "a cat"),
+        ("  “a cat.”\n", "a cat."),
+        ("Edited Description:", ""),
+        ("\n \n", ""),
+    ],
+)
+def test_answers_are_cleaned(answer: str, cleaned: str) -> None:
+    assert prompts.load("seize").clean(answer) == cleaned
+
+
+def test_a_caption_is_text_never_a_template() -> None:
+    message = prompts.load("seize").messages("{{ 7 * 7 }}", "{% raw %}")[-1]["content"]
+    assert "{{ 7 * 7 }}" in message
+    assert "{% raw %}" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("name: x\ndescription: y\nuser: '{{ capton }}'", "capton"),
+        ("name: x\ndescription: y", "user"),
+        ("name: x\ndescription: y\nuser: '{{ caption'", "Jinja"),
+        ("name: x\ndescription: y\nuser: z\nstyle: a", "style"),
+        ("name: [", "cannot be read"),
+    ],
+)
+def test_bad_prompts_name_the_problem(tmp_path: Path, content: str, named: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=named):
+        prompts.load(str(file))
+
+
+def test_an_unknown_prompt_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'seize'"):
+        prompts.load("seise")
