@@ -93,7 +93,7 @@ class RuntimeConfig(_Section):
     caption_batch: int = Field(default=8, ge=1, description="images a captioning batch")
     edit_batch: int = Field(default=64, ge=1, description="prompts a batch in process")
     concurrency: int = Field(default=64, ge=1, description="requests in flight to a server")
-    timeout: float = Field(default=120, gt=0, description="seconds a request may take")
+    timeout: float = Field(default=120.0, gt=0, description="seconds a request may take")
     retries: int = Field(default=6, ge=0, description="retries of a failed request, backing off")
     api_key_variable: str = Field(
         default="OPENAI_API_KEY", description="environment variable that holds the server's key"

@@ -104,7 +104,15 @@ def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Ite
 
 def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
     """Return a progress bar on standard error whose rate counts only what is computed now."""
-    return tqdm(total=total, initial=cached, unit=unit, desc=text, dynamic_ncols=True, leave=False)
+    return tqdm(
+        total=total,
+        initial=cached,
+        unit=f" {unit}s",
+        desc=text,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not log.isEnabledFor(logging.INFO),
+    )
 
 
 def slug(name: str) -> str:

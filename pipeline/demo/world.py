@@ -7,6 +7,7 @@ which yields ground truth for retrieval and the right answers for the LLM.
 
 import hashlib
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -162,6 +163,32 @@ def mention(scene: Scene, rng: random.Random) -> Scene:
         scene.relation if keep_relation else None,
         scene.background if rng.random() < 0.6 else None,
     )
+
+
+_GROUP = re.compile(
+    rf"(?:(?P<count>an?|{'|'.join(COUNTS.values())}) )?(?:(?P<size>{'|'.join(SIZES)}) )?"
+    rf"(?:(?P<colour>{'|'.join(COLOURS)}) )?(?P<shape>{'|'.join(SHAPES)})(?:e?s)?"
+)
+
+
+def parse(text: str) -> Scene | None:
+    """Return what a description says, or None if it is not in the world's language."""
+    text, _, place = text.partition(" on a ")
+    background = place.removesuffix(" background") or None
+    if background not in (None, *BACKGROUNDS):
+        return None
+    relation = next((name for name in RELATIONS if f" {name} " in text), None)
+    parts = text.split(f" {relation} " if relation else " and ")
+    matches = [_GROUP.fullmatch(part) for part in parts]
+    if len(parts) > 2:
+        return None
+    numbers = {"a": 1, "an": 1, None: None} | {word: n for n, word in COUNTS.items()}
+    groups = tuple(
+        Group(found["shape"], numbers[found["count"]], found["size"], found["colour"])
+        for found in matches
+        if found
+    )
+    return Scene(groups, relation, background) if len(groups) == len(parts) else None
 
 
 # --- pictures -----------------------------------------------------------------------------------

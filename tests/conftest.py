@@ -1,0 +1,48 @@
+"""A small rendered world, and runs on it with the models of the repository."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import config, datasets
+from pipeline.demo.build import Sizes, build
+from pipeline.run import Run
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+PROJECT = Path(__file__).resolve().parent.parent
+SIZES = Sizes(
+    circo_queries={"val": 12, "test": 6},
+    circo_gallery=150,
+    cirr_queries=6,
+    cirr_groups=4,
+    fashioniq_queries=4,
+    fashioniq_gallery=60,
+)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered world with a dozen queries a benchmark."""
+    return build(tmp_path_factory.mktemp("data") / "demo", sizes=SIZES)
+
+
+@pytest.fixture
+def make_run(small_world: Path, tmp_path: Path) -> Callable[..., Run]:
+    """A function that makes a run of the demo on the small world, with a cache of its own."""
+
+    def make(
+        dataset: str = "circo", split: str = "val", root: Path | None = None, **overrides: Any
+    ) -> Run:
+        torch.manual_seed(0)
+        fields = {name.replace("__", "."): value for name, value in overrides.items()}
+        settings = config.load("demo", {"runtime.workers": 0} | fields)
+        data = root or small_world
+        loaded = datasets.load(dataset, split, data)
+        command = f"--config demo --dataset {dataset} --split {split} --data-root {data}"
+        return Run(loaded, settings, tmp_path / "cache", tmp_path / "submissions", command)
+
+    return make

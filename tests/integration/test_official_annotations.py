@@ -1,0 +1,70 @@
+"""The readers on the official annotation files, where they are at hand (not in this repository)."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import datasets
+from tests.conftest import PROJECT
+
+SHARED = PROJECT.parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="no official annotation files here")
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The official files in their official layouts; COCO's listing is made from their ids."""
+    root = tmp_path_factory.mktemp("official")
+    (root / "CIRCO").mkdir()
+    (root / "CIRCO" / "annotations").symlink_to(SHARED / "circo")
+    ids: set[int] = set()
+    for split in ("val", "test"):
+        for entry in json.loads((SHARED / "circo" / f"{split}.json").read_text()):
+            ids |= {entry["reference_img_id"], *entry.get("gt_img_ids", [])}
+    info = root / "CIRCO" / "COCO2017_unlabeled" / "annotations"
+    info.mkdir(parents=True)
+    images = [{"id": n, "file_name": f"{n:012d}.jpg"} for n in sorted(ids)]
+    (info / "image_info_unlabeled2017.json").write_text(json.dumps({"images": images}))
+    (root / "CIRR").mkdir()
+    (root / "CIRR" / "cirr").symlink_to(SHARED / "cirr")
+    (root / "FashionIQ").symlink_to(SHARED / "fashioniq")
+    return root
+
+
+def test_circo(official: Path) -> None:
+    val = datasets.load("circo", "val", official)
+    assert len(val.queries) == 220
+    assert len(datasets.load("circo", "test", official).queries) == 800
+    assert Counter(aspect for query in val.queries for aspect in query.aspects) == {
+        "cardinality": 37, "addition": 80, "negation": 21, "direct_addressing": 119,
+        "compare_change": 86, "comparative_statement": 50, "statement_with_conjunction": 164,
+        "spatial_relations_background": 100, "viewpoint": 54,
+    }  # fmt: skip
+    assert all(query.target == query.ground_truths[0] for query in val.queries)
+    assert all(query.reference not in query.ground_truths for query in val.queries)
+    assert val.queries[0].shared_concept == "a girl with a traditional Chinese umbrella"
+
+
+@pytest.mark.parametrize(
+    ("split", "queries", "images"), [("val", 4181, 2297), ("test1", 4148, 2315)]
+)
+def test_cirr(official: Path, split: str, queries: int, images: int) -> None:
+    cirr = datasets.load("cirr", split, official)
+    assert len(cirr.queries) == queries
+    assert len(cirr.images) == images
+    assert all(len(query.group) == 5 for query in cirr.queries)
+    assert cirr.has_ground_truth == (split == "val")
+
+
+def test_fashioniq(official: Path) -> None:
+    val = datasets.load("fashioniq", "val", official)
+    assert Counter(query.gallery for query in val.queries) == {
+        "dress": 2017, "shirt": 2038, "toptee": 1961,
+    }  # fmt: skip
+    assert {name: len(images) for name, images in val.galleries.items()} == {
+        "dress": 3817, "shirt": 6346, "toptee": 5373,
+    }  # fmt: skip
+    assert all(len(query.relative_captions) == 2 for query in val.queries)
+    assert not datasets.load("fashioniq", "test", official).has_ground_truth

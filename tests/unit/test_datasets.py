@@ -1,0 +1,210 @@
+"""Readers: official layouts in, clear errors for bad content, the protocols' metrics out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import datasets
+from pipeline.datasets.base import Dataset
+from pipeline.errors import ConfigError, InputError
+
+VAL = [("circo", "val"), ("cirr", "val"), ("fashioniq", "val")]
+
+
+def perfect(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
+    """Rank the ground truth first, then whatever else the protocol allows."""
+    lists: dict[str, dict[str, list[str]]] = {kind: {} for kind in dataset.kinds}
+    for query in dataset.queries:
+        truth = [query.target or "", *query.ground_truths]
+        rest = [image for image in dataset.galleries[query.gallery] if image != query.reference]
+        lists["recall"][query.id] = list(dict.fromkeys([*truth, *rest]))[:50]
+        if "recall_subset" in lists:
+            lists["recall_subset"][query.id] = list(dict.fromkeys([*truth, *query.group]))[:3]
+    return lists
+
+
+@pytest.mark.parametrize(("name", "split"), VAL)
+def test_perfect_predictions_score_100(small_world: Path, name: str, split: str) -> None:
+    dataset = datasets.load(name, split, small_world)
+    metrics = dataset.evaluate(perfect(dataset))
+    assert metrics
+    for metric, value in metrics.items():
+        assert value == pytest.approx(100), metric
+
+
+@pytest.mark.parametrize(("name", "split"), VAL)
+def test_a_submission_reads_back_as_what_was_predicted(
+    small_world: Path, name: str, split: str
+) -> None:
+    dataset = datasets.load(name, split, small_world)
+    for kind, lists in perfect(dataset).items():
+        content = json.loads(json.dumps(dataset.submission(kind, lists)))
+        assert dataset.read_submission(content, Path("x.json")) == (kind, lists)
+
+
+def test_submissions_have_the_servers_shapes(small_world: Path) -> None:
+    circo = datasets.load("circo", "val", small_world)
+    content = circo.submission("recall", perfect(circo)["recall"])
+    assert all(isinstance(image, int) for images in content.values() for image in images)
+    cirr = datasets.load("cirr", "val", small_world)
+    lists = perfect(cirr)
+    assert cirr.submission("recall", lists["recall"])["metric"] == "recall"
+    subset = cirr.submission("recall_subset", lists["recall_subset"])
+    assert (subset.pop("version"), subset.pop("metric")) == ("rc2", "recall_subset")
+    assert all(len(images) == 3 for images in subset.values())
+
+
+def test_metrics_by_hand_on_circo(small_world: Path) -> None:
+    circo = datasets.load("circo", "val", small_world)
+    lists = perfect(circo)["recall"]
+    first = circo.queries[0]
+    wrong = [image for image in circo.images if image not in first.ground_truths][:50]
+    lists[first.id] = wrong
+    expected = 100 * (len(circo.queries) - 1) / len(circo.queries)
+    metrics = circo.evaluate({"recall": lists})
+    assert metrics["mAP@5"] == pytest.approx(expected)
+    assert metrics["recall@50"] == pytest.approx(expected)
+
+
+def test_cirr_average_is_of_recall_5_and_subset_1(small_world: Path) -> None:
+    cirr = datasets.load("cirr", "val", small_world)
+    lists = perfect(cirr)
+    query = cirr.queries[0]
+    others = [name for name in query.group if name != query.target]
+    lists["recall_subset"][query.id] = [others[0], query.target or "", others[1]]
+    metrics = cirr.evaluate(lists)
+    assert metrics["recall_subset@1"] == pytest.approx(100 * (1 - 1 / len(cirr.queries)))
+    assert metrics["recall_subset@2"] == pytest.approx(100)
+    assert metrics["average"] == pytest.approx((100 + metrics["recall_subset@1"]) / 2)
+
+
+def test_a_trial_keeps_queries_of_every_category(small_world: Path) -> None:
+    dataset = datasets.load("fashioniq", "val", small_world)
+    dataset.limit(2)
+    assert [query.gallery for query in dataset.queries] == [
+        *["dress"] * 2, *["shirt"] * 2, *["toptee"] * 2,
+    ]  # fmt: skip
+    assert not dataset.complete
+
+
+def test_the_root_may_be_the_benchmarks_own_folder(small_world: Path) -> None:
+    inner = datasets.load("circo", "val", small_world / "CIRCO")
+    assert inner.images == datasets.load("circo", "val", small_world).images
+
+
+def test_circo_splits_share_one_gallery(small_world: Path) -> None:
+    val, test = (datasets.load("circo", split, small_world) for split in ("val", "test"))
+    assert val.gallery_name == test.gallery_name
+    assert val.gallery_fingerprint == test.gallery_fingerprint
+    assert val.fingerprint != test.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda lists: lists.pop("0"), "query 0"),
+        (lambda lists: lists.update({"999": ["1"]}), "Query 999"),
+        (lambda lists: lists["1"].append(lists["1"][0]), "Query 1: image .* more than once"),
+        (lambda lists: lists["1"].append("nowhere"), "Query 1: image nowhere"),
+    ],
+)
+def test_bad_predictions_name_the_query(small_world: Path, change: Any, named: str) -> None:
+    circo = datasets.load("circo", "val", small_world)
+    lists = perfect(circo)["recall"]
+    change(lists)
+    with pytest.raises(InputError, match=named):
+        circo.evaluate({"recall": lists})
+
+
+def test_cirr_predictions_must_leave_out_the_reference_and_stay_in_the_group(
+    small_world: Path,
+) -> None:
+    cirr = datasets.load("cirr", "val", small_world)
+    query = cirr.queries[0]
+    lists = perfect(cirr)
+    lists["recall"][query.id][-1] = query.reference
+    with pytest.raises(InputError, match=f"Query {query.id}: the reference image"):
+        cirr.evaluate(lists)
+    lists = perfect(cirr)
+    outside = next(
+        name for name in cirr.images if name not in query.group and name != query.reference
+    )
+    lists["recall_subset"][query.id][-1] = outside
+    with pytest.raises(InputError, match="not in its group"):
+        cirr.evaluate(lists)
+
+
+def test_a_split_without_ground_truth_points_to_the_server(small_world: Path) -> None:
+    with pytest.raises(InputError, match="evaluation server"):
+        datasets.load("circo", "test", small_world).evaluate({"recall": {}})
+
+
+ANNOTATIONS = {
+    "circo": "CIRCO/annotations/val.json",
+    "cirr": "CIRR/cirr/captions/cap.rc2.val.json",
+    "fashioniq": "FashionIQ/captions/cap.shirt.val.json",
+}
+REFERENCE = {"circo": "reference_img_id", "cirr": "reference", "fashioniq": "candidate"}
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+@pytest.mark.parametrize("problem", ["missing", "malformed", "field", "type", "unknown", "list"])
+def test_bad_annotations_name_file_and_field(
+    small_world: Path, tmp_path: Path, name: str, problem: str
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(small_world, root, ignore=shutil.ignore_patterns("*.jpg", "*.png"))
+    file = root / ANNOTATIONS[name]
+    content = json.loads(file.read_text())
+    field = REFERENCE[name]
+    expected = file.name
+    if problem == "missing":
+        file.unlink()
+    elif problem == "malformed":
+        file.write_text(file.read_text()[:100])
+        expected = f"{file.name} is not valid JSON.*line 1"
+    elif problem == "list":
+        file.write_text('{"a": 1}')
+    else:
+        if problem == "field":
+            del content[2][field]
+            expected = f"{file.name}, entry 2: '{field}' is missing"
+        elif problem == "type":
+            content[2][field] = {"no": "id"}
+            expected = f"{file.name}, entry 2: '{field}' is wrong"
+        else:
+            content[2][field] = 424242 if name == "circo" else "nobody"
+            expected = "reference image (424242|nobody) is not in the gallery"
+        file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=expected):
+        datasets.load(name, "val", root)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../secret.png", "./dev/../../x.png"])
+def test_image_paths_stay_inside_the_dataset(small_world: Path, tmp_path: Path, path: str) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(small_world / "CIRR", root, ignore=shutil.ignore_patterns("*.png"))
+    file = root / "cirr/image_splits/split.rc2.val.json"
+    listing = json.loads(file.read_text())
+    listing[next(iter(listing))] = path
+    file.write_text(json.dumps(listing))
+    with pytest.raises(InputError, match="leaves the dataset's folder"):
+        datasets.load("cirr", "val", root)
+
+
+def test_png_and_jpg_are_both_found(small_world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(small_world / "CIRR", root)
+    for file in (root / "dev").glob("*.png"):
+        file.rename(file.with_suffix(".jpg"))
+    assert all(file.exists() for file in datasets.load("cirr", "val", root).images.values())
+
+
+def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'circo'"):
+        datasets.load("cirko", "val", tmp_path)
+    with pytest.raises(ConfigError, match="Did you mean 'test1'"):
+        datasets.load("cirr", "test", tmp_path)
