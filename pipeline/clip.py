@@ -1,6 +1,7 @@
 """CLIP through open_clip: one door for any architecture, local folder or hub name."""
 
 import difflib
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,16 @@ class Clip:
         """Encode texts to features (n, d); longer texts are cut at the model's context length."""
         tokens = self.tokenizer(list(texts)).to(self.device)
         return _numpy(self.model.encode_text(tokens))
+
+
+def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:
+    """Load the CLIP model that ``config`` names, once a process; raises ModelError."""
+    return _cached(config.model_dump_json(), runtime.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(config: str, runtime: str) -> Clip:
+    return Clip(ClipConfig.model_validate_json(config), RuntimeConfig.model_validate_json(runtime))
 
 
 def _numpy(features: Tensor) -> NDArray[np.float32]:

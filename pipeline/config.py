@@ -6,11 +6,10 @@ Presets are YAML files in ``pipeline/presets``; a user's file may start from one
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.prompts import first_problem
+from pipeline.prompts import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -153,12 +152,7 @@ def _read(name: str) -> tuple[dict[str, Any], Path]:
         file = PRESETS / f"{name}.yaml"
         if not file.is_file():
             raise ConfigError(f"There is no preset {name!r}.{nearest(name, presets())}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold settings as `key: value`.")
     base = content.pop("preset", None)

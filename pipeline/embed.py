@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline import caption, edit
+from pipeline import caption, clip, edit
 from pipeline.cache import FeatureFile, Features, fingerprint, lock, model_identity, write_features
-from pipeline.clip import Clip, Preprocess
-from pipeline.config import ClipConfig, resolve_device, resolve_precision
+from pipeline.clip import Preprocess
+from pipeline.config import resolve_device, resolve_precision
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import open_image
 from pipeline.run import Run, StageReport, log, progress, slug, stage
@@ -64,37 +64,21 @@ def texts(run: Run) -> list[str]:
 
 def embed(run: Run) -> list[StageReport]:
     """Embed the gallery's images, then all texts once captions and edits exist."""
-    clip = _OnDemand(run)
-    reports = [_embed_images(run, clip)]
+    reports = [_embed_images(run)]
     try:
         wanted = texts(run)
     except MissingStageError as error:
         log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
-    return [*reports, _embed_texts(run, clip, wanted)]
+    return [*reports, _embed_texts(run, wanted)]
 
 
-class _OnDemand:
-    """Loads the model when something is left to compute, not before."""
-
-    _loaded: tuple[ClipConfig, Clip] | None = None
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __call__(self) -> Clip:
-        config = self.run.config.clip
-        if _OnDemand._loaded is None or _OnDemand._loaded[0] != config:
-            _OnDemand._loaded = (config, Clip(config, self.run.config.runtime))
-        return _OnDemand._loaded[1]
-
-
-def _embed_images(run: Run, clip: Callable[[], Clip]) -> StageReport:
+def _embed_images(run: Run) -> StageReport:
     file = image_file(run)
     with stage("embed", run, [run.dataset.root], file) as report:
 
         def encode(todo: Sequence[str]) -> Iterator[Encoded]:
-            model = clip()
+            model = clip.load(run.config.clip, run.config.runtime)
             files = _ImageFiles(run, list(todo), model.preprocess)
             loader: DataLoader[Any] = DataLoader(
                 files,  # type: ignore[arg-type]
@@ -118,16 +102,17 @@ def _embed_images(run: Run, clip: Callable[[], Clip]) -> StageReport:
     return report
 
 
-def _embed_texts(run: Run, clip: Callable[[], Clip], wanted: list[str]) -> StageReport:
+def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     file = text_file(run, wanted)
     reads = [caption.record_file(run).file, edit.record_file(run).file]
     with stage("embed", run, reads, file) as report:
 
         def encode(todo: Sequence[str]) -> Iterator[Encoded]:
+            model = clip.load(run.config.clip, run.config.runtime)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
-                yield batch, clip().encode_texts(batch)
+                yield batch, model.encode_texts(batch)
 
         kind = header(run) | {"stage": "embed texts"}
         _encode_missing(run, file, wanted, encode, kind, report, "text")

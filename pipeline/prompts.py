@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from jinja2 import StrictUndefined, TemplateError, meta
@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.errors import ConfigError, nearest
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
-Model = TypeVar("Model", bound=BaseModel)
-
 VARIABLES = {"caption", "relative_caption"}
 
 _environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
@@ -90,21 +88,20 @@ def load(name: str) -> Prompt:
         file = PROMPTS / f"{name}.yaml"
         if not file.is_file():
             raise ConfigError(f"There is no prompt {name!r}.{nearest(name, names())}")
-    return parse(Prompt, file)
-
-
-def parse(model: type[Model], file: Path) -> Model:
-    """Read a YAML file into a pydantic model; raises ConfigError naming the file and the field."""
     try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return Prompt.model_validate(read_yaml(file) or {})
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {first_problem(error)}") from None
+
+
+def read_yaml(file: Path) -> Any:
+    """Return a YAML file's content; raises ConfigError naming the file."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-    try:
-        return model.model_validate(content if content is not None else {})
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {first_problem(error)}") from None
 
 
 def first_problem(error: ValidationError) -> str:
