@@ -98,7 +98,7 @@ class RuntimeConfig(_Section):
         default="OPENAI_API_KEY", description="environment variable that holds the server's key"
     )
     embed_batch: int = Field(default=256, ge=1, description="images or texts a CLIP batch")
-    shard: int = Field(default=4096, ge=1, description="features written at a time")
+    shard: int = Field(default=1024, ge=1, description="features written at a time")
     workers: int = Field(default=2, ge=0, description="processes that decode images")
     strict: bool = Field(default=False, description="a broken image ends the run")
 

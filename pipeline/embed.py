@@ -87,15 +87,14 @@ def _embed_images(run: Run) -> StageReport:
                 collate_fn=list,
             )
             for batch in loader:
-                good = [(name, pixels) for name, pixels, reason in batch if reason is None]
+                good = {name: pixels for name, pixels, reason in batch if reason is None}
+                if good:
+                    yield list(good), model.encode_images(torch.stack(list(good.values())))
                 for name, _, reason in batch:
                     if reason is not None:
                         if run.config.runtime.strict:
                             raise InputError(reason)
                         report.failed[name] = reason
-                features = model.encode_images(torch.stack([p for _, p in good])) if good else None
-                if features is not None:
-                    yield [name for name, _ in good], features
 
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
         _encode_missing(run, file, list(run.dataset.images), encode, kind, report, "image")
@@ -143,20 +142,12 @@ def _encode_missing(
         todo = [name for name in names if name not in known]
         report.cached = len(known)
         if todo:
-            with progress(len(names), report.cached, unit, f"embed {unit}s") as bar:
-                pending_names: list[str] = []
-                pending: list[Features] = []
-                number = len(shards)
-                for batch_names, features in encode(todo):
-                    pending_names += batch_names
-                    pending.append(features)
-                    report.computed += len(batch_names)
-                    bar.update(len(batch_names))
-                    if len(pending_names) >= run.config.runtime.shard:
-                        number = _write_shard(file, number, pending_names, pending, kind)
-                        pending_names, pending = [], []
-                if pending_names:
-                    _write_shard(file, number, pending_names, pending, kind)
+            shard = _Shard(file, len(shards), kind, run.config.runtime.shard)
+            with progress(len(names), report.cached, unit, f"embed {unit}s") as bar, shard:
+                for batch, features in encode(todo):
+                    shard.add(batch, features)
+                    report.computed += len(batch)
+                    bar.update(len(batch))
         _merge(file, names, existing, kind)
     if not file.exists() and report.failed:
         raise InputError(
@@ -169,12 +160,35 @@ def _shard_folder(file: Path) -> Path:
     return file.with_name(file.name + ".parts")
 
 
-def _write_shard(
-    file: Path, number: int, names: list[str], features: list[Features], kind: dict[str, Any]
-) -> int:
-    shard = _shard_folder(file) / f"{number:05d}.safetensors"
-    write_features(shard, names, np.concatenate(features), kind)
-    return number + 1
+class _Shard:
+    """Collects features and writes them by the shard; at the end, or at an error, the rest."""
+
+    def __init__(self, file: Path, number: int, header: dict[str, Any], size: int) -> None:
+        self.folder = _shard_folder(file)
+        self.number = number
+        self.header = header
+        self.size = size
+        self.names: list[str] = []
+        self.features: list[Features] = []
+
+    def add(self, names: list[str], features: Features) -> None:
+        self.names += names
+        self.features.append(features)
+        if len(self.names) >= self.size:
+            self.write()
+
+    def write(self) -> None:
+        if self.names:
+            shard = self.folder / f"{self.number:05d}.safetensors"
+            write_features(shard, self.names, np.concatenate(self.features), self.header)
+            self.number += 1
+            self.names, self.features = [], []
+
+    def __enter__(self) -> "_Shard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.write()
 
 
 def _merge(

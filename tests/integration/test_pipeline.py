@@ -199,6 +199,19 @@ def test_strict_ends_at_the_first_broken_image(make_run: MakeRun, own_world: Pat
         caption.caption(run)
 
 
+def test_what_was_embedded_before_an_error_is_kept(make_run: MakeRun, own_world: Path) -> None:
+    run = make_run(root=own_world, runtime__strict=True, runtime__embed_batch=10)
+    broken = run.dataset.images[list(run.dataset.images)[55]]
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    with pytest.raises(InputError, match="is empty"):
+        embed.embed(run)
+    broken.write_bytes(content)
+    report = embed.embed(run)[0]
+    assert report.cached == 59
+    assert report.computed == len(run.dataset.images) - 59
+
+
 def test_a_wrong_data_root_says_so(make_run: MakeRun, own_world: Path) -> None:
     run = make_run(root=own_world)
     shutil.rmtree(own_world / "CIRCO" / "COCO2017_unlabeled" / "unlabeled2017")
