@@ -278,6 +278,40 @@ def submit(run: Any, as_json: bool) -> None:
     _print_reports([stage(run)], as_json)
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="circo or cirr")
+@click.option("--split", required=True, help="the split the file is for")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="the benchmark's folder, or the one that holds it",
+)
+@json_option
+def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) -> None:
+    """Say whether FILE is what the evaluation server takes: exit code 0, or 1 with all reasons.
+
+    Example: seize check submissions/mine.json --dataset circo --split test --data-root /data
+    """
+    from pipeline import datasets
+
+    found = datasets.load(dataset, split, data_root).check(file)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({"errors": found.errors, "warnings": found.warnings}))
+    else:
+        for warning in found.warnings:
+            click.echo(f"Warning: {warning}")
+        for reason in found.errors:
+            click.echo(f"Error: {reason}")
+        if not found.errors:
+            click.echo(f"{file} is a valid submission for {dataset} {split}.")
+    click.get_current_context().exit(1 if found.errors else 0)
+
+
 @main.command("run", cls=Stage)
 @run_options
 @json_option

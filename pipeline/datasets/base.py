@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
@@ -26,6 +27,14 @@ class Entry(BaseModel):
 Annotation = TypeVar("Annotation", bound=Entry)
 
 
+@dataclass
+class Findings:
+    """What is wrong with a submission file, and what is merely unwise."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 class Dataset(ABC):
     """One split of a benchmark, read from its official layout below ``root``.
 
@@ -38,6 +47,12 @@ class Dataset(ABC):
     splits: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[str, ...]] = ("recall",)
     """The prediction lists the protocol asks for; CIRR has a second one, ``recall_subset``."""
+    lengths: ClassVar[Mapping[str, int]] = {"recall": 50}
+    """How many images a list of each kind holds in a submission."""
+    max_bytes: ClassVar[int | None] = None
+    """The largest file the evaluation server takes."""
+    reference_allowed: ClassVar[bool] = True
+    """Whether a list may hold the query's own reference image."""
 
     queries: list[Query]
     complete: bool
@@ -134,6 +149,58 @@ class Dataset(ABC):
         """Check what only this benchmark asks of a prediction list; raises InputError."""
         return None
 
+    def check(self, file: Path) -> Findings:
+        """Return every reason why the evaluation server would refuse a submission file.
+
+        Raises InputError if the file is not there or not JSON.
+        """
+        found = Findings()
+        content = read_json(file)
+        size = file.stat().st_size
+        if self.max_bytes is not None and size > self.max_bytes:
+            found.errors.append(f"the file has {size:,} bytes, more than {self.max_bytes:,}")
+        if not isinstance(content, dict):
+            found.errors.append("the file must be a JSON object of query ids and lists")
+            return found
+        kind, lists = self.check_header(content, found)
+        known = {query.id: query for query in self.queries}
+        for name in known:
+            if name not in lists:
+                found.errors.append(f"query {name} is missing")
+        for name, images in lists.items():
+            if name not in known:
+                found.errors.append(f"query {name} is not in {self.name} {self.split}")
+            else:
+                self._check_list(known[name], images, kind, found)
+        return found
+
+    def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
+        """Check what stands beside the lists; return their kind and the lists alone."""
+        return self.kinds[0], content
+
+    def _check_list(self, query: Query, images: Any, kind: str, found: Findings) -> None:
+        where = f"query {query.id}"
+        if not _is_id_list(images):
+            found.errors.append(f"{where}: expected a list of image ids")
+            return
+        names = [str(image) for image in images]
+        count = self.lengths[kind]
+        if len(names) < count or (len(names) > count and kind != "recall"):
+            found.errors.append(f"{where}: {len(names)} images instead of {count}")
+        elif len(names) > count:
+            found.warnings.append(f"{where}: {len(names)} images, only the first {count} count")
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            found.errors.append(f"{where}: image {twice[0]} is there more than once")
+        for name in names:
+            if name not in self.images:
+                found.errors.append(f"{where}: image {name} is not in the gallery")
+            elif kind == "recall_subset" and name not in query.group and name != query.reference:
+                found.errors.append(f"{where}: image {name} is not in its group")
+        if query.reference in names:
+            text = f"{where}: its own reference image {query.reference} is listed"
+            (found.warnings if self.reference_allowed else found.errors).append(text)
+
     def _check_queries(self) -> None:
         twice = [name for name, n in Counter(q.id for q in self.queries).items() if n > 1]
         if twice:
@@ -208,12 +275,15 @@ def read_predictions(content: Any, file: Path) -> dict[str, list[str]]:
     if not isinstance(content, dict):
         raise InputError(f"{file} must be an object of query ids and lists of images.")
     for name, images in content.items():
-        good = isinstance(images, list) and all(
-            isinstance(image, (str, int)) and not isinstance(image, bool) for image in images
-        )
-        if not good:
+        if not _is_id_list(images):
             raise InputError(f"{file}, query {name}: expected a list of image ids.")
     return {name: [str(image) for image in images] for name, images in content.items()}
+
+
+def _is_id_list(images: Any) -> bool:
+    return isinstance(images, list) and all(
+        isinstance(image, (str, int)) and not isinstance(image, bool) for image in images
+    )
 
 
 def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:

@@ -6,9 +6,17 @@ Layout: ``cirr/captions/cap.rc2.SPLIT.json``, ``cirr/image_splits/split.rc2.SPLI
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from pipeline.datasets.base import Dataset, Entry, Predictions, existing_ending, read_predictions
+from pipeline.datasets.base import (
+    Dataset,
+    Entry,
+    Findings,
+    Predictions,
+    existing_ending,
+    read_predictions,
+)
 from pipeline.errors import InputError
 from pipeline.metrics import mean_percent, recall_at_k
 from pipeline.records import Query
@@ -36,6 +44,9 @@ class Cirr(Dataset):
     folder = "CIRR"
     splits = ("val", "test1")
     kinds = ("recall", "recall_subset")
+    lengths = MappingProxyType({"recall": 50, "recall_subset": 3})
+    max_bytes = 5_000_000
+    reference_allowed = False
 
     def read(self) -> None:
         """Read captions and the split's image listing; files may be .png or .jpg."""
@@ -86,6 +97,16 @@ class Cirr(Dataset):
         count = 50 if kind == "recall" else 3
         lists = {name: list(images[:count]) for name, images in predictions.items()}
         return {"version": "rc2", "metric": kind, **lists}
+
+    def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
+        """Check version and metric as cirr.cecs.anu.edu.au/test_process states them."""
+        if content.get("version") != "rc2":
+            found.errors.append("'version' must be \"rc2\"")
+        kind = content.get("metric")
+        if kind not in self.kinds:
+            found.errors.append(f"'metric' must be one of {', '.join(self.kinds)}")
+            kind = "recall"
+        return kind, {k: v for k, v in content.items() if k not in ("version", "metric")}
 
     def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
         """Read such an object; the metric says which kind it is."""

@@ -208,3 +208,60 @@ def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:
         datasets.load("cirko", "val", tmp_path)
     with pytest.raises(ConfigError, match="Did you mean 'test1'"):
         datasets.load("cirr", "test", tmp_path)
+
+
+def submission(dataset: Dataset, kind: str) -> dict[str, Any]:
+    return json.loads(json.dumps(dataset.submission(kind, perfect(dataset)[kind])))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("circo", "recall"), ("cirr", "recall"), ("cirr", "recall_subset")]
+)
+def test_check_accepts_what_submit_writes(
+    small_world: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    dataset = datasets.load(name, "val", small_world)
+    content = submission(dataset, kind)
+    if name == "cirr" and kind == "recall":  # the small gallery has too few images
+        dataset.lengths = {"recall": len(content[dataset.queries[0].id])}
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(content))
+    found = dataset.check(file)
+    assert (found.errors, found.warnings) == ([], [])
+
+
+def test_check_lists_every_reason(small_world: Path, tmp_path: Path) -> None:
+    circo = datasets.load("circo", "val", small_world)
+    content = submission(circo, "recall")
+    content["0"] = [str(image) for image in content["0"]]  # numeric strings pass
+    content["1"][1] = content["1"][0]
+    content["2"] = content["2"][:49]
+    content["3"][0] = 999_999
+    content["4"] = "images"
+    content["5"][0] = int(circo.queries[5].reference)
+    content["6"].append(int(next(i for i in circo.images if int(i) not in content["6"])))
+    del content["7"]
+    content["900"] = content["8"]
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(content))
+    found = circo.check(file)
+    for start in ("query 7 is missing", "query 1: image", "query 2: 49 images", "query 3: image",
+                  "query 4: expected", "query 900 is not in"):  # fmt: skip
+        assert any(reason.startswith(start) for reason in found.errors), start
+    assert len(found.errors) == 6
+    assert [text.split(":")[0] for text in found.warnings] == ["query 5", "query 6"]
+
+
+def test_check_knows_cirrs_rules(small_world: Path, tmp_path: Path) -> None:
+    cirr = datasets.load("cirr", "val", small_world)
+    content = submission(cirr, "recall_subset")
+    first, second = cirr.queries[:2]
+    content["version"] = "rc1"
+    content[first.id][0] = first.reference
+    outside = next(n for n in cirr.images if n not in (*second.group, second.reference))
+    content[second.id][0] = outside
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(content))
+    assert len(cirr.check(file).errors) == 3
+    file.write_text(json.dumps(content) + " " * 5_000_000)
+    assert any("bytes" in reason for reason in cirr.check(file).errors)
