@@ -4,6 +4,7 @@
 an open_clip folder, a ``Blip2ForConditionalGeneration`` with its processor, and a Llama chat model.
 """
 
+import json
 import math
 import random
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import open_clip
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -81,6 +82,13 @@ def train(
             )
 
 
+def history(start: Path | None) -> dict[str, Any]:
+    """Return the record of the training that this one goes on from."""
+    if start is None:
+        return {}
+    return {"started_from": json.loads((start / "training.json").read_text())}
+
+
 def pixels(scenes: list[Scene], rng: random.Random) -> Tensor:
     """Render scenes to normalised float32 (n, 3, 64, 64)."""
     images = [np.asarray(world.render(scene, rng.getrandbits(32))) for scene in scenes]
@@ -138,7 +146,7 @@ def variants(rng: random.Random, count: int) -> Iterator[Scene]:
         yield from made
 
 
-def train_clip(out: Path, steps: int, seed: int) -> None:
+def train_clip(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
     """Train a CLIP of open_clip's own class by its contrastive loss."""
     config = {
         "embed_dim": 128,
@@ -157,9 +165,13 @@ def train_clip(out: Path, steps: int, seed: int) -> None:
             "layers": 3,
         },
     }
+    earlier = history(start)
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config, output_dict=False)
     tokenize = open_clip.SimpleTokenizer(context_length=32)
+    if start:
+        weights = load_file(start / "open_clip_model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
     parameters = list(model.parameters())
 
     def loss_of(rng: random.Random) -> Tensor:
@@ -179,12 +191,12 @@ def train_clip(out: Path, steps: int, seed: int) -> None:
         write_json(
             out / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess}
         )
-        write_json(out / "training.json", record)
+        write_json(out / "training.json", record | earlier)
 
-    train(parameters, loss_of, save, steps, 1e-3, seed)
+    train(parameters, loss_of, save, steps, rate, seed)
 
 
-def train_captioner(out: Path, steps: int, seed: int) -> None:
+def train_captioner(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
     """Train a small BLIP-2 (ViT, Q-Former, OPT) on partial descriptions by cross-entropy.
 
     A head that names the attributes from the Q-Former's output speeds up the start; it is dropped.
@@ -234,9 +246,12 @@ def train_captioner(out: Path, steps: int, seed: int) -> None:
         num_query_tokens=queries,
         image_token_index=image_token,
     )
+    earlier = history(start)
     torch.manual_seed(seed)
     model: Any = transformers.Blip2ForConditionalGeneration(config)
     torch.nn.init.normal_(model.query_tokens, std=0.5)
+    if start:
+        model = transformers.Blip2ForConditionalGeneration.from_pretrained(start)
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -267,9 +282,9 @@ def train_captioner(out: Path, steps: int, seed: int) -> None:
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)
         processor.save_pretrained(out)
-        write_json(out / "training.json", record)
+        write_json(out / "training.json", record | earlier)
 
-    train(parameters, loss_of, save, steps, 1e-3, seed)
+    train(parameters, loss_of, save, steps, rate, seed)
 
 
 def _attributes(scene: Scene) -> list[int]:
@@ -315,7 +330,7 @@ def edit_example(rng: random.Random) -> tuple[str, str, str]:
     return described.text(), edit.text, edit.apply(described).text()
 
 
-def train_llm(out: Path, steps: int, seed: int) -> None:
+def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
     """Train a small Llama on chats of ``prompts/demo.yaml``; the loss is on the answer alone."""
     prompt = prompts.load("demo")
     words = tokenizer(["<|system|>", "<|user|>", "<|assistant|>"], None)
@@ -334,8 +349,11 @@ def train_llm(out: Path, steps: int, seed: int) -> None:
         pad_token_id=0,
         tie_word_embeddings=False,
     )
+    earlier = history(start)
     torch.manual_seed(seed)
     model: Any = transformers.LlamaForCausalLM(config)
+    if start:
+        model = transformers.LlamaForCausalLM.from_pretrained(start)
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -367,22 +385,42 @@ def train_llm(out: Path, steps: int, seed: int) -> None:
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)
         words.save_pretrained(out)
-        write_json(out / "training.json", record)
+        write_json(out / "training.json", record | earlier)
 
-    train(list(model.parameters()), loss_of, save, steps, 2e-3, seed)
+    train(list(model.parameters()), loss_of, save, steps, rate, seed)
+
+
+TRAINERS = {
+    "clip": (train_clip, 1e-3),
+    "captioner": (train_captioner, 1e-3),
+    "llm": (train_llm, 2e-3),
+}
+"""How to train each model, and at which learning rate."""
 
 
 @click.command()
-@click.argument("model", type=click.Choice(["clip", "captioner", "llm"]))
+@click.argument("model", type=click.Choice(list(TRAINERS)))
 @click.option("--out", type=click.Path(path_type=Path), default=MODELS, show_default=True)
 @click.option("--steps", type=int, default=4000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--rate", type=float, help="peak learning rate; default: the model's own")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="folder of models to go on from, not anew"
+)
 @click.option("--threads", type=int, default=2, show_default=True)
-def main(model: str, out: Path, steps: int, seed: int, threads: int) -> None:
-    """Train one of the demo's models from scratch."""
+def main(
+    model: str,
+    out: Path,
+    steps: int,
+    seed: int,
+    rate: float | None,
+    start: Path | None,
+    threads: int,
+) -> None:
+    """Train one of the demo's models, from scratch or from --start."""
     torch.set_num_threads(threads)
-    trainers = {"clip": train_clip, "captioner": train_captioner, "llm": train_llm}
-    trainers[model](out / model, steps, seed)
+    trainer, usual = TRAINERS[model]
+    trainer(out / model, steps, seed, rate or usual, start / model if start else None)
 
 
 if __name__ == "__main__":
