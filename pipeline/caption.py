@@ -24,27 +24,36 @@ def header(run: Run) -> dict[str, Any]:
 
 
 def record_file(run: Run) -> RecordFile:
-    """Return the file of captions: records ``{"image": id, "captions": [text, …]}``."""
+    """Return the file of captions: records ``{"image": id, "captions": [text, …]}``.
+
+    An image that cannot be opened has no captions and a ``reason``; a rerun tries it again.
+    """
     content = header(run)
     file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 
 
 def read(run: Run) -> dict[str, list[str]]:
-    """Return the captions by image id; raises MissingStageError where none were made."""
+    """Return the captions by image id; raises MissingStageError if some were not made yet."""
     records = record_file(run)
-    captions = {record["image"]: record["captions"] for record in records.read()}
-    if not captions:
-        raise run.missing("caption", records.file, "There are no captions")
+    captions = _by_image(records)
+    missing = sum(image not in captions for image in run.references)
+    if missing:
+        what = f"{missing} of {len(run.references)} reference images have no captions yet"
+        raise run.missing("caption", records.file, what)
     return captions
+
+
+def _by_image(records: RecordFile) -> dict[str, list[str]]:
+    return {record["image"]: record["captions"] for record in records.read()}
 
 
 def caption(run: Run) -> StageReport:
     """Caption what is not cached yet; each batch is stored as soon as it is done."""
     records = record_file(run)
     with stage("caption", run, [run.dataset.root], records.file) as report, records:
-        done = {record["image"] for record in records.read()}
-        todo = [image for image in run.references if image not in done]
+        done = _by_image(records)
+        todo = [image for image in run.references if not done.get(image)]
         report.cached = len(run.references) - len(todo)
         if not todo:
             return report
@@ -53,6 +62,10 @@ def caption(run: Run) -> StageReport:
             size = run.config.runtime.caption_batch
             for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
                 images = _open(run, batch, report)
+                for image in batch:
+                    if image not in images and image not in done:
+                        reason = report.failed[image]
+                        records.append({"image": image, "captions": [], "reason": reason})
                 if images:
                     texts = captioner.caption(list(images), list(images.values()))
                     for image, captions in zip(images, texts, strict=True):

@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +151,7 @@ def _options_given() -> str:
     """Return the user's own options, to repeat them in the command an error recommends."""
     context = click.get_current_context()
     arguments: list[str] = context.meta["arguments"]
-    return " ".join(f"'{a}'" if " " in a else a for a in arguments if a != "--json")
+    return shlex.join(argument for argument in arguments if argument != "--json")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
@@ -359,7 +361,12 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
     for file in result["submissions"]:
         click.echo(f"  {file}")
     click.echo(f"Contact sheet:\n  {result['contact_sheet']}")
-    click.echo(f"Next, for instance:\n  {result['next']}")
+    click.echo(f"Next, for instance, a weaker increment:\n  {_program()} {result['next']}")
+
+
+def _program() -> str:
+    """Return how to call this program from here, whether or not its environment is active."""
+    return os.path.relpath(Path(sys.executable).parent / "seize")
 
 
 @main.group("config")

@@ -47,6 +47,5 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
         "metrics": metrics,
         "submissions": submissions,
         "contact_sheet": str(sheet),
-        "next": f"seize run --config demo --dataset circo --split val --data-root {root} "
-        "--alpha-neg 0.5",
+        "next": f"run --config demo --dataset circo --split val --data-root {root} --alpha-neg 0.5",
     }

@@ -136,11 +136,20 @@ def test_kill_9_then_rerun_equals_an_undisturbed_run(
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
-    kept = len(module.read(run))
+    kept = len(module.record_file(run).read())
     report = getattr(module, stage)(run)
     assert report.cached == kept
     assert report.computed > 0
     assert module.read(run) == module.read(undisturbed)
+
+
+def test_half_the_captions_are_not_enough_for_the_next_stage(make_run: MakeRun) -> None:
+    trial = make_run()
+    trial.dataset.limit(4)
+    caption.caption(trial)
+    run = make_run()
+    with pytest.raises(MissingStageError, match=r"4 of 6 reference images.*Run: seize caption"):
+        edit.edit(run)
 
 
 def test_ctrl_c_ends_cleanly_and_the_rerun_resumes(make_run: MakeRun) -> None:
