@@ -1,5 +1,6 @@
 """The formulas, as pure functions of tensors. Everything else about search is in ``search.py``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,12 @@ class Ends:
     positive: Tensor
     negative: Tensor
     take_max: bool = False
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Ends":
+        """Return the ends with ``function`` applied to both; one vector stays one vector."""
+        positive = function(self.positive)
+        shared = self.negative is self.positive
+        return Ends(positive, positive if shared else function(self.negative), self.take_max)
 
     def scores(self, gallery: Tensor) -> Tensor:
         """Return scores (queries, images) of normalised ``gallery`` features (images, d)."""

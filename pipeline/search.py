@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,9 @@ def search(run: Run) -> StageReport:
         raise run.missing("embed", text_path, "The captions and edits have no features")
     with stage("search", run, [image_path, text_path], output.file) as report:
         images = FeatureFile(image_path)
+        lost = len(run.dataset.images) - len(images.names)
+        if lost:
+            report.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
         features = _query_features(run, images, FeatureFile(text_path), report)
         ends = method(features, run.config.increment_for(run.dataset.name))
         rankings = rank(run, ends, images)
@@ -127,11 +131,7 @@ def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
     """
     device = resolve_device(run.config.runtime.device)
     row = {name: i for i, name in enumerate(images.names)}
-    ends = (
-        Ends(ends.positive.to(device), ends.negative.to(device), ends.take_max)
-        if (ends.positive is not ends.negative)
-        else _shared(ends.positive.to(device))
-    )
+    ends = ends.map(lambda vectors: vectors.to(device))
     rankings: dict[str, Ranking] = {}
     total = images.shape[0] * len(run.dataset.galleries)
     with progress(total, 0, "image", "search") as bar:
@@ -147,7 +147,12 @@ def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
                 for query in queries
             ]
             scores, rows = _top(
-                _part(ends, places), images, inside, excluded, run.config.search.top_k, bar.update
+                ends.map(itemgetter(places)),
+                images,
+                inside,
+                excluded,
+                run.config.search.top_k,
+                bar.update,
             )
             for i, query in enumerate(queries):
                 kept = torch.isfinite(scores[i])
@@ -155,19 +160,9 @@ def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
                     query.id,
                     tuple(images.names[r] for r in rows[i][kept].tolist()),
                     tuple(scores[i][kept].tolist()),
-                    _subset(query, _part(ends, [places[i]]), images, row),
+                    _subset(query, ends.map(itemgetter([places[i]])), images, row),
                 )
     return [rankings[query.id] for query in run.queries]
-
-
-def _shared(vectors: Tensor) -> Ends:
-    return Ends(vectors, vectors)
-
-
-def _part(ends: Ends, places: list[int]) -> Ends:
-    if ends.positive is ends.negative:
-        return _shared(ends.positive[places])
-    return Ends(ends.positive[places], ends.negative[places], ends.take_max)
 
 
 def _top(

@@ -194,6 +194,7 @@ def test_broken_images_are_named_and_skipped(make_run: MakeRun, own_world: Path)
     assert "does not exist" in failed[gone]
     assert "not an image" in failed[reference]
     assert "relative caption is used" in failed[f"query {run.queries[0].id}"]
+    assert failed["gallery"].startswith("3 images have no feature")
     assert all(broken not in ranking.images for ranking in search.read(run))
     # Mended images are computed by the next run, the others come from the cache.
     shutil.copy(run.dataset.images[run.queries[-1].reference], run.dataset.images[broken])
