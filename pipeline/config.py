@@ -74,6 +74,8 @@ class SearchConfig(_Section):
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
     exclude_reference: bool = Field(default=True, description="never retrieve the reference image")
+    drops: int = Field(default=5, ge=1, description="LDRE's k")
+    temperature: float = Field(default=0.04, gt=0, description="LDRE's τ")
     top_k: int = Field(default=50, ge=1)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch import Tensor
 from pipeline import caption, edit, embed, methods
 from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, provenance, storage_errors
 from pipeline.config import resolve_device
-from pipeline.methods import QueryFeatures
+from pipeline.methods import Parameters, QueryFeatures
 from pipeline.records import Query, Ranking
 from pipeline.run import Run, StageReport, progress, stage
 from pipeline.scoring import Ends, mean_feature, normalise, top_k
 
 BLOCK = 16_384
 """Gallery images scored at a time: bounds the extra memory whatever the gallery's size."""
+
+
+QUERIES = 64
+"""Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -30,6 +35,8 @@ def header(run: Run) -> dict[str, Any]:
         "stage": "search",
         "method": search.method,
         "increment": run.config.increment_for(run.dataset.name).model_dump(),
+        "drops": search.drops,
+        "temperature": search.temperature,
         "normalise_texts": search.normalise_texts,
         "exclude_reference": search.exclude_reference,
         "caption_separator": run.config.dataset.caption_separator,
@@ -79,13 +86,19 @@ def search(run: Run) -> StageReport:
         if lost:
             report.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
         features = _query_features(run, images, FeatureFile(text_path), report)
-        ends = method(features, run.config.increment_for(run.dataset.name))
+        ends = method(features, _parameters(run))
         rankings = rank(run, ends, images)
         lines = [{"header": output.header | provenance()}, *(asdict(r) for r in rankings)]
         with atomic(output.file) as temporary, storage_errors(output.file):
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         report.computed = len(rankings)
     return report
+
+
+def _parameters(run: Run) -> Parameters:
+    increment = run.config.increment_for(run.dataset.name)
+    settings = run.config.search
+    return Parameters(increment.positive, increment.negative, settings.drops, settings.temperature)
 
 
 def _query_features(
@@ -101,6 +114,7 @@ def _query_features(
         return mean_feature(embeddings[[row[text] for text in texts]], first_normalise)
 
     content, composed, first, relative, reference = [], [], [], [], []
+    edits_each, differences = [], []
     for query in run.queries:
         change = run.relative_caption(query)
         described = captions.get(query.reference, [])
@@ -111,6 +125,10 @@ def _query_features(
             report.failed[f"query {query.id}"] = "no edited caption; its relative caption is used"
         elif missing:
             report.failed[f"query {query.id}"] = f"{missing} of {len(answers)} edits missing"
+        after = [row[text] for text in edited]
+        before = [row[t] for t, answer in zip(described, answers, strict=True) if answer]
+        edits_each.append(normalise(embeddings[after]))
+        differences.append(normalise(embeddings[before]) - edits_each[-1])
         content.append(mean(described or [change]))
         composed.append(mean(edited or [change]))
         first.append(mean(edited[:1] or [change]))
@@ -121,7 +139,46 @@ def _query_features(
         else:
             pixels = images.rows(place, place + 1)[0]
             reference.append(normalise(torch.from_numpy(pixels).float()))
-    return QueryFeatures(*map(torch.stack, (content, composed, first, relative, reference)))
+    return QueryFeatures(
+        torch.stack(content),
+        torch.stack(composed),
+        torch.stack(first),
+        torch.stack(relative),
+        torch.stack(reference),
+        edits_each,
+        partial(_largest_drops, run, images, differences),
+    )
+
+
+def _largest_drops(
+    run: Run, images: FeatureFile, differences: list[Tensor], k: int
+) -> list[Tensor]:
+    """Return LDRE's u: for each query and edit, the sum of the k largest drops in its gallery.
+
+    A drop is (E(caption) − E(edit))·x, so each ``differences`` row (edits, d) is one inner product.
+    """
+    device = resolve_device(run.config.runtime.device)
+    sums = [torch.zeros(len(rows)) for rows in differences]
+    with progress(len(differences), 0, "query", "largest drops") as bar:
+        for gallery in run.dataset.galleries:
+            inside = _inside(run, gallery, images)
+            places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
+            for chunk in (places[i : i + QUERIES] for i in range(0, len(places), QUERIES)):
+                rows = torch.cat([differences[i] for i in chunk]).to(device)
+                best, _ = _top(Ends(rows, rows), images, inside, [-1] * len(rows), k)
+                split = torch.split(
+                    best.clamp(min=0).sum(dim=1), [len(differences[i]) for i in chunk]
+                )
+                for i, part in zip(chunk, split, strict=True):
+                    sums[i] = part
+                bar.update(len(chunk))
+    return sums
+
+
+def _inside(run: Run, gallery: str, images: FeatureFile) -> NDArray[np.bool_]:
+    """Return which rows of ``images`` belong to a gallery, bool (images)."""
+    members = set(run.dataset.galleries[gallery])
+    return np.fromiter((name in members for name in images.names), bool, len(images.names))
 
 
 def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
@@ -135,12 +192,11 @@ def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
     rankings: dict[str, Ranking] = {}
     total = images.shape[0] * len(run.dataset.galleries)
     with progress(total, 0, "image", "search") as bar:
-        for gallery, members in run.dataset.galleries.items():
+        for gallery in run.dataset.galleries:
             places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
             if not places:
                 continue
-            inside = np.zeros(images.shape[0], dtype=bool)
-            inside[[row[name] for name in members if name in row]] = True
+            inside = _inside(run, gallery, images)
             queries = [run.queries[i] for i in places]
             excluded = [
                 row.get(query.reference, -1) if run.config.search.exclude_reference else -1
@@ -171,7 +227,7 @@ def _top(
     inside: NDArray[np.bool_],
     excluded: Sequence[int],
     k: int,
-    advance: Callable[[int], Any],
+    advance: Callable[[int], Any] = lambda count: None,
 ) -> tuple[Tensor, Tensor]:
     """Return the best scores (queries, k) and their rows, over the rows that are ``inside``."""
     device = ends.positive.device

@@ -86,6 +86,37 @@ def test_search_equals_a_full_scan_written_from_the_formula(
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_ldre_equals_the_papers_formula_in_float64(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BLOCK", 13)
+    monkeypatch.setattr(search, "QUERIES", 5)
+    run = make_run("fashioniq", search__method="ldre", search__drops=3, search__temperature=0.1)
+    run_stages(run)
+    images = FeatureFile(embed.image_file(run))
+    features = images.all().astype(np.float64)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    texts = FeatureFile(embed.text_file(run, embed.texts(run)))
+    rows = texts.all().astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = dict(zip(texts.names, rows, strict=True))
+    captions, edits = caption.read(run), edit.read(run)
+    for query, ranking in zip(run.queries, search.read(run), strict=True):
+        names = run.dataset.galleries[query.gallery]
+        gallery = features[[images.names.index(name) for name in names]]
+        change = run.relative_caption(query)
+        u, answers = [], []
+        for text in captions[query.reference]:
+            answer = unit[edits[text, change] or ""]
+            drops = np.maximum(gallery @ unit[text] - gallery @ answer, 0)
+            u.append(np.sort(drops)[-3:].sum())
+            answers.append(answer)
+        weights = np.exp(np.array(u) / max(u) / 0.1)
+        score = gallery @ (np.array(answers).T @ (weights / weights.sum()))
+        score[names.index(query.reference)] = -np.inf
+        np.testing.assert_allclose(ranking.scores, np.sort(score)[::-1][:50], atol=1e-4)
+
+
 def test_captions_do_not_depend_on_batch_or_order(make_run: MakeRun, tmp_path: Path) -> None:
     one = make_run(runtime__caption_batch=1)
     caption.caption(one)
