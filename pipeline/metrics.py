@@ -20,8 +20,3 @@ def average_precision_at_k(ranking: Sequence[str], relevant: Collection[str], k:
             hits += 1
             total += hits / place
     return total / min(k, len(relevant)) if relevant else 0.0
-
-
-def mean_percent(values: Sequence[float]) -> float:
-    """Return the mean of values in [0, 1] as a percentage; 0.0 for none."""
-    return 100 * sum(values) / len(values) if values else 0.0

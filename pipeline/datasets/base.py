@@ -98,9 +98,14 @@ class Dataset(ABC):
     def read(self) -> None:
         """Fill ``queries``, ``images``, ``galleries`` and ``gallery_name``; raises InputError."""
 
+    averages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Metrics that are the unweighted mean of other metrics."""
+    headline: ClassVar[str]
+    """The metric by which methods are compared first."""
+
     @abstractmethod
-    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
-        """Return the protocol's metrics in percent for predictions that were checked."""
+    def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
+        """Return, for each metric, its value in [0, 1] for every query id that it is defined on."""
 
     @abstractmethod
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
@@ -115,6 +120,20 @@ class Dataset(ABC):
 
         Raises InputError, naming the query, for missing, unknown or duplicate predictions.
         """
+        means = {
+            metric: 100 * sum(values.values()) / len(values)
+            for metric, values in self.per_query(predictions).items()
+        }
+        for metric, parts in self.averages.items():
+            if all(part in means for part in parts):
+                means[metric] = sum(means[part] for part in parts) / len(parts)
+        return means
+
+    def per_query(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
+        """Return each metric's value in [0, 1] by query id, of checked predictions.
+
+        Raises InputError as ``evaluate`` does.
+        """
         if not self.has_ground_truth:
             raise InputError(
                 f"{self.name} {self.split} has no ground truth here. Write a submission with "
@@ -124,7 +143,7 @@ class Dataset(ABC):
             if kind not in self.kinds:
                 raise InputError(f"{self.name} has no {kind} predictions.")
             self._check_predictions(kind, lists)
-        return self.score(predictions)
+        return {metric: values for metric, values in self.values(predictions).items() if values}
 
     def _check_predictions(self, kind: str, lists: Predictions) -> None:
         known = {query.id: query for query in self.queries}

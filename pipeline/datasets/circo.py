@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.base import Dataset, Entry, Predictions, parse_entry, read_predictions
-from pipeline.metrics import average_precision_at_k, mean_percent, recall_at_k
+from pipeline.metrics import average_precision_at_k, recall_at_k
 from pipeline.records import Query
 
 CUTOFFS = (5, 10, 25, 50)
@@ -44,6 +44,7 @@ class Circo(Dataset):
     name = "circo"
     folder = "CIRCO"
     splits = ("val", "test")
+    headline = "mAP@5"
 
     def read(self) -> None:
         """Read annotations and COCO's image listing."""
@@ -60,27 +61,28 @@ class Circo(Dataset):
         self.galleries = {"all": list(self.images)}
         self.gallery_name = "circo"
 
-    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
-        """Return mAP@k, recall@k on the single target, and mAP@10 per semantic aspect."""
+    def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
+        """Return AP@k, recall@k on the single target, and AP@10 per semantic aspect."""
         lists = predictions["recall"]
-        metrics = {}
-        for k in CUTOFFS:
-            values = [
-                average_precision_at_k(lists[q.id], set(q.ground_truths), k) for q in self.queries
-            ]
-            metrics[f"mAP@{k}"] = mean_percent(values)
-        for k in CUTOFFS:
-            hits = [recall_at_k(lists[q.id], q.target or "", k) for q in self.queries]
-            metrics[f"recall@{k}"] = mean_percent(hits)
-        for aspect in sorted({aspect for query in self.queries for aspect in query.aspects}):
-            metrics[f"mAP@10/{aspect}"] = mean_percent(
-                [
-                    average_precision_at_k(lists[query.id], set(query.ground_truths), 10)
-                    for query in self.queries
-                    if aspect in query.aspects
-                ]
-            )
-        return metrics
+
+        def precision(query: Query, k: int) -> float:
+            return average_precision_at_k(lists[query.id], set(query.ground_truths), k)
+
+        def recall(query: Query, k: int) -> float:
+            return recall_at_k(lists[query.id], query.target or "", k)
+
+        everything = self.queries
+        aspects = sorted({aspect for query in everything for aspect in query.aspects})
+        return (
+            {f"mAP@{k}": {q.id: precision(q, k) for q in everything} for k in CUTOFFS}
+            | {f"recall@{k}": {q.id: recall(q, k) for q in everything} for k in CUTOFFS}
+            | {
+                f"mAP@10/{aspect}": {
+                    q.id: precision(q, 10) for q in everything if aspect in q.aspects
+                }
+                for aspect in aspects
+            }
+        )
 
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
         """Return query id to 50 image ids as integers (circo.micc.unifi.it)."""

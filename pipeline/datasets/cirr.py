@@ -18,7 +18,7 @@ from pipeline.datasets.base import (
     read_predictions,
 )
 from pipeline.errors import InputError
-from pipeline.metrics import mean_percent, recall_at_k
+from pipeline.metrics import recall_at_k
 from pipeline.records import Query
 
 
@@ -47,6 +47,8 @@ class Cirr(Dataset):
     lengths = MappingProxyType({"recall": 50, "recall_subset": 3})
     max_bytes = 5_000_000
     reference_allowed = False
+    averages = MappingProxyType({"average": ("recall@5", "recall_subset@1")})
+    headline = "recall@1"
 
     def read(self) -> None:
         """Read captions and the split's image listing; files may be .png or .jpg."""
@@ -78,19 +80,17 @@ class Cirr(Dataset):
                 if image not in query.group:
                     raise InputError(f"Query {query.id}: image {image} is not in its group.")
 
-    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
-        """Return recall@k, subset recall@k, and the mean of recall@5 and subset recall@1."""
+    def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
+        """Return recall@k and subset recall@k."""
         cutoffs = {"recall": (1, 5, 10, 50), "recall_subset": (1, 2, 3)}
-        metrics = {
-            f"{kind}@{k}": mean_percent(
-                [recall_at_k(lists[query.id], query.target or "", k) for query in self.queries]
-            )
+        return {
+            f"{kind}@{k}": {
+                query.id: recall_at_k(lists[query.id], query.target or "", k)
+                for query in self.queries
+            }
             for kind, lists in predictions.items()
             for k in cutoffs[kind]
         }
-        if len(predictions) == 2:
-            metrics["average"] = (metrics["recall@5"] + metrics["recall_subset@1"]) / 2
-        return metrics
 
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
         """Return version, metric, and pair id to 50 names, or 3 of the group."""

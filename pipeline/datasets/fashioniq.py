@@ -6,11 +6,12 @@ Layout: ``captions/cap.CATEGORY.SPLIT.json``, ``image_splits/split.CATEGORY.SPLI
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.datasets.base import Dataset, Entry, Predictions, existing_ending, read_predictions
 from pipeline.errors import InputError
-from pipeline.metrics import mean_percent, recall_at_k
+from pipeline.metrics import recall_at_k
 from pipeline.records import Query
 
 CATEGORIES = ("dress", "shirt", "toptee")
@@ -32,6 +33,10 @@ class FashionIq(Dataset):
     name = "fashioniq"
     folder = "FashionIQ"
     splits = ("val", "test")
+    averages = MappingProxyType(
+        {f"recall@{k}": tuple(f"recall@{k}/{name}" for name in CATEGORIES) for k in CUTOFFS}
+    )
+    headline = "recall@10"
 
     def read(self) -> None:
         """Read captions and split files of the three categories; images may be .png or .jpg."""
@@ -52,22 +57,18 @@ class FashionIq(Dataset):
         self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
         self.gallery_name = f"fashioniq-{self.split}"
 
-    def score(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
-        """Return recall@10/50 a category, and the unweighted average of the categories."""
+    def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
+        """Return recall@10/50 in each category's gallery."""
         lists = predictions["recall"]
-        metrics = {}
-        for k in CUTOFFS:
-            for category in CATEGORIES:
-                metrics[f"recall@{k}/{category}"] = mean_percent(
-                    [
-                        recall_at_k(lists[query.id], query.target or "", k)
-                        for query in self.queries
-                        if query.gallery == category
-                    ]
-                )
-            values = [metrics[f"recall@{k}/{category}"] for category in CATEGORIES]
-            metrics[f"recall@{k}"] = sum(values) / len(values)
-        return metrics
+        return {
+            f"recall@{k}/{category}": {
+                query.id: recall_at_k(lists[query.id], query.target or "", k)
+                for query in self.queries
+                if query.gallery == category
+            }
+            for k in CUTOFFS
+            for category in CATEGORIES
+        }
 
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:
         """Return query id to 50 names. FashionIQ has no server for this protocol."""

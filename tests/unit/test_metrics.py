@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics import average_precision_at_k, mean_percent, recall_at_k
+from pipeline.metrics import average_precision_at_k, recall_at_k
 
 IDS = [str(number) for number in range(12)]
 
@@ -36,8 +36,3 @@ def test_average_precision_by_hand() -> None:
 @given(st.permutations(IDS), st.integers(1, 12))
 def test_recall_counts_the_target_within_the_first_k(ranking: list[str], k: int) -> None:
     assert recall_at_k(ranking, "3", k) == float(ranking.index("3") < k)
-
-
-def test_mean_percent() -> None:
-    assert mean_percent([1.0, 0.0]) == 50.0
-    assert mean_percent([]) == 0.0
