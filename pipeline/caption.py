@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline import captioners
+from pipeline import captioners, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import resolve_device, resolve_precision
 from pipeline.errors import InputError
@@ -13,6 +13,8 @@ from pipeline.run import Run, StageReport, progress, stage
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes the captions."""
     config = run.config.captioner
+    if released.is_imported(config.model):
+        return released.header(run, "caption", config.model)
     device = resolve_device(run.config.runtime.device)
     return {
         "stage": "caption",
@@ -28,20 +30,24 @@ def record_file(run: Run) -> RecordFile:
 
     An image that cannot be opened has no captions and a ``reason``; a rerun tries it again.
     """
+    if released.is_imported(run.config.captioner.model):
+        return released.record_file(run, "caption", run.config.captioner.model)
     content = header(run)
     file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 
 
 def read(run: Run) -> dict[str, list[str]]:
-    """Return the captions by image id; raises MissingStageError if some were not made yet."""
+    """Return each query's captions; raises MissingStageError if some were not made yet."""
     records = record_file(run)
+    if released.is_imported(run.config.captioner.model):
+        return released.by_query(records, "captions")
     captions = _by_image(records)
     missing = sum(image not in captions for image in run.references)
     if missing:
         what = f"{missing} of {len(run.references)} reference images have no captions yet"
         raise run.missing("caption", records.file, what)
-    return captions
+    return {query.id: captions[query.reference] for query in run.queries}
 
 
 def _by_image(records: RecordFile) -> dict[str, list[str]]:
@@ -51,6 +57,8 @@ def _by_image(records: RecordFile) -> dict[str, list[str]]:
 def caption(run: Run) -> StageReport:
     """Caption what is not cached yet; each batch is stored as soon as it is done."""
     records = record_file(run)
+    if released.is_imported(run.config.captioner.model):
+        return released.report("caption", run, records)
     with stage("caption", run, [run.dataset.root], records.file) as report, records:
         done = _by_image(records)
         todo = [image for image in run.references if not done.get(image)]

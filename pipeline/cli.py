@@ -26,8 +26,10 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
     "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
     "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
-    "--method": ("search.method", str, "retrieval method"),
+    "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
     "--top-k": ("search.top_k", int, "images retrieved a query"),
+    "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
+    "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
     "--workers": ("runtime.workers", int, "processes that decode images"),
@@ -90,12 +92,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         from pipeline import datasets
         from pipeline.run import Run
 
+        by_rank = overrides.get("search.method") == "seize-rank"
+        increment = "rank_increment" if by_rank else f"increment.{dataset}"
         for sign, alpha in (("positive", alpha_pos), ("negative", alpha_neg)):
             if alpha is not None:
-                overrides[f"search.increment.{dataset}.{sign}"] = alpha
+                overrides[f"search.{increment}.{sign}"] = alpha
         settings = config.load(preset, overrides)
         split = split or datasets.find(dataset).splits[0]
-        loaded = datasets.load(dataset, split, data_root)
+        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
         if limit is not None:
             loaded.limit(limit)
         run = Run(loaded, settings, cache, submissions, _options_given())
@@ -248,7 +252,7 @@ def search(run: Any, as_json: bool) -> None:
     """
     from pipeline.search import search as stage
 
-    _print_reports([stage(run)], as_json)
+    _print_reports(stage(run), as_json)
 
 
 @main.command(cls=Stage)
@@ -312,6 +316,133 @@ def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) 
         if not found.errors:
             click.echo(f"{file} is a valid submission for {dataset} {split}.")
     click.get_current_context().exit(1 if found.errors else 0)
+
+
+def _file(text: str, exists: bool = True) -> Callable[..., Any]:
+    flag, help_text = text.split(": ")
+    kind = click.Path(path_type=Path, exists=exists, dir_okay=False)
+    return click.option(flag, type=kind, required=True, help=help_text)
+
+
+@main.command()
+@_file("--composed: features of the edited captions, (queries, d)")
+@_file("--content: features of the captions, (queries, d)")
+@_file("--gallery: features of the images, (images, d)")
+@click.option("--alpha-pos", type=float, required=True, help="α⁺, weight of a positive increment")
+@click.option("--alpha-neg", type=float, required=True, help="α⁻, weight of a negative increment")
+@click.option("--top-k", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "--exclude",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="gallery rows never retrieved: .npy (queries[, m]) or JSON, one entry a query; -1: none",
+)
+@_file("--out: .npz with indices int64 and scores float32, (queries, top-k)", exists=False)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@json_option
+def rank(
+    composed: Path,
+    content: Path,
+    gallery: Path,
+    alpha_pos: float,
+    alpha_neg: float,
+    top_k: int,
+    exclude: Path | None,
+    out: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Rank features made elsewhere by SEIZE's score: no dataset, no model.
+
+    Features are float32 or float16 matrices in .npy or .safetensors files, and are normalised here.
+
+    Example: seize rank --composed a.npy --content b.npy --gallery x.npy --alpha-pos 0.13
+    --alpha-neg 2.1 --out ranking.npz
+    """
+    from pipeline.rank import rank_files
+
+    queries, images = rank_files(
+        composed, content, gallery, alpha_pos, alpha_neg, top_k, exclude, out, device
+    )
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({"queries": queries, "images": images, "out": str(out)}))
+    else:
+        click.echo(f"Ranked {images:,} images for {queries:,} queries -> {out}")
+
+
+@main.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@click.option("--split", required=True, help="the split the files are for")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="the benchmark's folder, or the one that holds it",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("cache"),
+    show_default=True,
+    help="where stages keep their output",
+)
+@click.option("--name", default="", help="put before the sets' names, to tell two imports apart")
+@json_option
+def import_(
+    files: tuple[Path, ...],
+    dataset: str,
+    split: str,
+    data_root: Path,
+    cache: Path,
+    name: str,
+    as_json: bool,
+) -> None:
+    """Take the captions and edits that SEIZE and LDRE released (JSON) into the cache.
+
+    Example: seize import test.json --dataset circo --split test --data-root /data; then: seize
+    search … --captioner imported:multi_caption_opt --llm imported:multi_gpt-3.5_opt
+    """
+    from dataclasses import asdict
+
+    from pipeline import datasets, released
+    from pipeline.run import dump
+
+    loaded = datasets.load(dataset, split, data_root)
+    sets = released.import_files(loaded, files, cache, name and f"{name}-")
+    if as_json:
+        click.echo(dump([asdict(found) for found in sets]))
+        return
+    for found in sets:
+        lacking = f", {len(found.missing)} queries lack it" if found.missing else ""
+        option = "--captioner" if found.stage == "caption" else "--llm"
+        click.echo(
+            f"{found.texts} texts of {found.queries} queries{lacking}: use {option} "
+            f"{released.IMPORTED}{found.name}"
+        )
+
+
+@main.command(cls=Stage)
+@run_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="folder for the annotation files with the texts added",
+)
+@json_option
+def export(run: Any, out: Path, as_json: bool) -> None:
+    """Write the run's captions and edits in the JSON shape that SEIZE and LDRE released.
+
+    Example: seize export --dataset circo --split val --data-root /data --out exported
+    """
+    from pipeline import released
+    from pipeline.run import dump
+
+    files = [str(file) for file in released.export(run, out)]
+    click.echo(dump(files) if as_json else "\n".join(files))
 
 
 @main.command("run", cls=Stage)

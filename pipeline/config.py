@@ -65,11 +65,19 @@ class Increment(_Section):
     negative: float
 
 
+class RankIncrement(_Section):
+    """Weights of a place risen or lost, for the rank variant of the increment."""
+
+    positive: float = 5e-7
+    negative: float = 5e-7
+
+
 class SearchConfig(_Section):
     """How gallery images are scored."""
 
     method: str = "seize"
     increment: dict[str, Increment] = Field(description="α⁺ and α⁻ by dataset")
+    rank_increment: RankIncrement = RankIncrement()
     normalise_texts: bool = Field(
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
@@ -82,8 +90,15 @@ class SearchConfig(_Section):
 class DatasetConfig(_Section):
     """Choices about a benchmark that change its numbers."""
 
+    gallery: Literal["split", "union"] = Field(
+        default="split",
+        description="FashionIQ's galleries: split files, or union of references and targets",
+    )
     caption_separator: str = Field(
         default=" and ", description="joins FashionIQ's two relative captions"
+    )
+    both_orders: bool = Field(
+        default=False, description="join FashionIQ's two relative captions in both orders, averaged"
     )
 
 
@@ -194,6 +209,13 @@ def _resolve(config: Config) -> Config:
     config.llm.model = found(config.llm.model, "transformers:")
     config.clip.model = found(config.clip.model, "local-dir:")
     return config
+
+
+def weights_family(clip: ClipConfig) -> str:
+    """Return whose weights a CLIP model has, e.g. ``openai`` or ``laion2b``."""
+    if clip.pretrained is None or Path(clip.pretrained).exists():
+        return Path(clip.model.rpartition(":")[2]).name
+    return clip.pretrained.partition("_")[0]
 
 
 def resolve_device(name: str) -> str:

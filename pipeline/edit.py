@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import caption, llms, prompts
+from pipeline import caption, llms, prompts, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import resolve_device, resolve_precision
 from pipeline.prompts import Prompt
+from pipeline.records import Query
 from pipeline.run import Run, StageReport, progress, stage
 
 RETRY_TEMPERATURE = 0.7
@@ -20,6 +21,8 @@ def header(run: Run) -> dict[str, Any]:
     """Return everything that changes an edit. Records are keyed by text, whatever made it."""
     config = run.config.llm
     model = config.model
+    if released.is_imported(model):
+        return released.header(run, "edit", model)
     content = {
         "stage": "edit",
         "model": model,
@@ -37,6 +40,8 @@ def header(run: Run) -> dict[str, Any]:
 
 def record_file(run: Run) -> RecordFile:
     """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``."""
+    if released.is_imported(run.config.llm.model):
+        return released.record_file(run, "edit", run.config.llm.model)
     content = header(run)
     return RecordFile(
         run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl"), content
@@ -45,22 +50,35 @@ def record_file(run: Run) -> RecordFile:
 
 def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
     """Return the distinct (caption, relative caption) pairs of the run, in query order."""
-    return list(
-        dict.fromkeys(
-            (text, run.relative_caption(query))
-            for query in run.queries
-            for text in captions.get(query.reference, [])
-        )
-    )
+    wanted = (pair for query in run.queries for pair in query_pairs(run, query, captions))
+    return list(dict.fromkeys(wanted))
 
 
-def read(run: Run) -> dict[Pair, str | None]:
-    """Return edited captions by pair, None where the LLM failed; MissingStageError if none."""
+def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
+    """Return one query's pairs: every caption with its relative caption, or with each order."""
+    return [
+        (text, relative)
+        for relative in run.relative_captions(query)
+        for text in captions.get(query.id, [])
+    ]
+
+
+def read(run: Run) -> dict[str, list[str | None]]:
+    """Return each query's edited captions, aligned with ``query_pairs``; None where the LLM failed.
+
+    Raises MissingStageError if some captions have not been edited.
+    """
     records = record_file(run)
+    captions = caption.read(run)
+    if released.is_imported(run.config.llm.model):
+        return released.edits(run, records, captions)
     edits = _by_pair(records)
-    if not edits:
-        raise run.missing("edit", records.file, "There are no edited captions")
-    return edits
+    wanted = pairs(run, captions)
+    missing = sum(pair not in edits for pair in wanted)
+    if missing:
+        what = f"{missing} of {len(wanted)} captions have not been edited yet"
+        raise run.missing("edit", records.file, what)
+    return {q.id: [edits[pair] for pair in query_pairs(run, q, captions)] for q in run.queries}
 
 
 def edit(run: Run) -> StageReport:
@@ -68,6 +86,8 @@ def edit(run: Run) -> StageReport:
     source = caption.record_file(run).file
     wanted = pairs(run, caption.read(run))
     records = record_file(run)
+    if released.is_imported(run.config.llm.model):
+        return released.report("edit", run, records)
     prompt = prompts.load(run.config.llm.prompt)
     with stage("edit", run, [source, run.config.llm.prompt], records.file) as report, records:
         done = _by_pair(records)

@@ -51,15 +51,11 @@ def texts(run: Run) -> list[str]:
 
     Raises MissingStageError if captioning or editing is not complete.
     """
-    captions = caption.read(run)
-    edits = edit.read(run)
-    wanted = edit.pairs(run, captions)
-    if any(pair not in edits for pair in wanted):
-        file = edit.record_file(run).file
-        raise run.missing("edit", file, "Some captions have not been edited")
-    relative = [run.relative_caption(query) for query in run.queries]
-    edited = [text for pair in wanted if (text := edits[pair]) is not None]
-    return list(dict.fromkeys([*relative, *(pair[0] for pair in wanted), *edited]))
+    captions, edits = caption.read(run), edit.read(run)
+    relative = [text for query in run.queries for text in run.relative_captions(query)]
+    described = [text for query in run.queries for text in captions.get(query.id, [])]
+    edited = [text for query in run.queries for text in edits[query.id] if text is not None]
+    return list(dict.fromkeys([*relative, *described, *edited]))
 
 
 def embed(run: Run) -> list[StageReport]:

@@ -11,5 +11,5 @@ from pipeline.submit import submit
 
 def run_stages(run: Run) -> tuple[list[StageReport], dict[str, float] | None]:
     """Run every stage; return their reports, and metrics where the ground truth is known."""
-    reports = [caption(run), edit(run), *embed(run), search(run), submit(run)]
+    reports = [caption(run), edit(run), *embed(run), *search(run), submit(run)]
     return reports, evaluate(run) if run.dataset.has_ground_truth else None

@@ -1,25 +1,45 @@
 """Retrieval methods: each is one function from a query's features to the ends of its score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.scoring import Ends, increment_ends, normalise
+from pipeline.scoring import Ends, RankEnds, Score, increment_ends, mean_feature, normalise
+
+
+@dataclass(frozen=True)
+class QueryEmbeddings:
+    """What is known about one query, as raw CLIP embeddings float32 of d dimensions."""
+
+    captions: Tensor
+    """The captions of the reference image (captions, d)."""
+    edits: Tensor
+    """The edited captions that the LLM delivered (edits, d)."""
+    edited: Sequence[int]
+    """For each edit, the row of the caption it was made from."""
+    relative: Tensor
+    """The relative caption (1, d), or its two orders (2, d)."""
+    reference: Tensor
+    """The reference image (d); zeros where it could not be read."""
 
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """Normalised float32 features (queries, d) of what is known about the queries."""
+    """Normalised float32 features (queries, d) of what is known about the queries.
+
+    Without captions the relative caption stands for the content feature, without edits for the
+    composed feature.
+    """
 
     content: Tensor
     """Mean of the captions."""
     composed: Tensor
     """Mean of the edited captions."""
     first_edit: Tensor
-    """The first edited caption alone."""
+    """The edit of the first caption alone."""
     relative: Tensor
     """The relative caption."""
     reference: Tensor
@@ -27,21 +47,63 @@ class QueryFeatures:
     edits: list[Tensor]
     """For each query, its edited captions one by one (edits, d)."""
     largest_drops: Callable[[int], list[Tensor]]
-    """For k, the sums over each query's gallery of the k largest max(s_before − s_after, 0) of
-    every caption and its edit: one float32 (edits) a query, in the order of ``edits``."""
+    """For k, the k largest max(s_before − s_after, 0) over a query's gallery of every edit and the
+    caption it was made from, falling: one float32 (edits, up to k) a query."""
+
+
+Drops = Callable[[list[Tensor], int], list[Tensor]]
+"""Takes, a query, the vectors (edits, d) whose inner product with an image is an edit's drop, and
+k; returns the k largest drops (edits, up to k) a query."""
+
+
+def gather(
+    queries: Sequence[QueryEmbeddings], drops: Drops, normalise_first: bool = False
+) -> QueryFeatures:
+    """Return the features of ``queries`` that methods work on.
+
+    ``normalise_first`` averages normalised text embeddings instead of raw ones.
+    """
+
+    def mean(embeddings: Tensor) -> Tensor:
+        return mean_feature(embeddings, normalise_first)
+
+    def first(query: QueryEmbeddings) -> Tensor:
+        rows = [i for i, caption in enumerate(query.edited) if caption == query.edited[0]]
+        return query.edits[rows] if rows else query.relative
+
+    edits = [normalise(query.edits) for query in queries]
+    before = [normalise(query.captions)[list(query.edited)] for query in queries]
+    differences = [b - a for b, a in zip(before, edits, strict=True)]
+    return QueryFeatures(
+        torch.stack([mean(q.captions if len(q.captions) else q.relative) for q in queries]),
+        torch.stack([mean(q.edits if len(q.edits) else q.relative) for q in queries]),
+        torch.stack([mean(first(q)) for q in queries]),
+        torch.stack([mean(q.relative) for q in queries]),
+        normalise(torch.stack([q.reference for q in queries])),
+        edits,
+        lambda k: drops(differences, k),
+    )
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What methods can be tuned by: α⁺ and α⁻ of SEIZE, k and τ of LDRE."""
+    """What methods can be tuned by."""
 
     positive: float
+    """α⁺ of SEIZE."""
     negative: float
+    """α⁻ of SEIZE."""
+    rank_positive: float
+    """α⁺ of the rank variant, a place."""
+    rank_negative: float
+    """α⁻ of the rank variant, a place."""
     drops: int
+    """k of LDRE."""
     temperature: float
+    """τ of LDRE."""
 
 
-Method = Callable[[QueryFeatures, Parameters], Ends]
+Method = Callable[[QueryFeatures, Parameters], Score]
 
 METHODS: dict[str, Method] = {}
 
@@ -64,31 +126,46 @@ def find(name: str) -> Method:
         raise ConfigError(f"There is no method {name!r}.{nearest(name, METHODS)}") from None
 
 
+def selection(names: str) -> list[str]:
+    """Return the methods of a comma-separated list, or every one for ``all``."""
+    chosen = list(METHODS) if names == "all" else [name.strip() for name in names.split(",")]
+    for name in chosen:
+        find(name)
+    return list(dict.fromkeys(chosen))
+
+
 def _same(vectors: Tensor) -> Ends:
     return Ends(vectors, vectors)
 
 
 @method("seize")
-def seize(query: QueryFeatures, parameters: Parameters) -> Ends:
+def seize(query: QueryFeatures, parameters: Parameters) -> Score:
     """Absolute similarity plus semantic editing increment (SEIZE, section 3.3)."""
     return increment_ends(query.content, query.composed, parameters.positive, parameters.negative)
 
 
+@method("seize-rank")
+def seize_rank(query: QueryFeatures, parameters: Parameters) -> Score:
+    """Absolute similarity plus an increment in places risen, not in similarity gained (SEIZE)."""
+    weights = parameters.rank_positive, parameters.rank_negative
+    return RankEnds(query.content, query.composed, *weights)
+
+
 @method("mean-ensemble")
-def mean_ensemble(query: QueryFeatures, parameters: Parameters) -> Ends:
+def mean_ensemble(query: QueryFeatures, parameters: Parameters) -> Score:
     """Absolute similarity of the mean of all edited captions, without the increment."""
     return _same(query.composed)
 
 
 @method("ldre")
-def ldre(query: QueryFeatures, parameters: Parameters) -> Ends:
+def ldre(query: QueryFeatures, parameters: Parameters) -> Score:
     """Edits weighted by how much they took away (LDRE, SIGIR 2024).
 
     For caption j, u_j is the sum of the k largest drops over the gallery; the weights are
     softmax((u / max u) / τ), normalised for each query as the paper says.
     """
     composed = []
-    drops = query.largest_drops(parameters.drops)
+    drops = [rows.sum(dim=1) for rows in query.largest_drops(parameters.drops)]
     for fallback, edits, u in zip(query.composed, query.edits, drops, strict=True):
         if len(edits) == 0:
             composed.append(fallback)
@@ -99,24 +176,24 @@ def ldre(query: QueryFeatures, parameters: Parameters) -> Ends:
 
 
 @method("cirevl")
-def cirevl(query: QueryFeatures, parameters: Parameters) -> Ends:
+def cirevl(query: QueryFeatures, parameters: Parameters) -> Score:
     """One caption and its edit only (CIReVL, ICLR 2024)."""
     return _same(query.first_edit)
 
 
 @method("image")
-def image(query: QueryFeatures, parameters: Parameters) -> Ends:
+def image(query: QueryFeatures, parameters: Parameters) -> Score:
     """The reference image alone."""
     return _same(query.reference)
 
 
 @method("text")
-def text(query: QueryFeatures, parameters: Parameters) -> Ends:
+def text(query: QueryFeatures, parameters: Parameters) -> Score:
     """The relative caption alone."""
     return _same(query.relative)
 
 
 @method("image+text")
-def image_and_text(query: QueryFeatures, parameters: Parameters) -> Ends:
+def image_and_text(query: QueryFeatures, parameters: Parameters) -> Score:
     """The mean of reference image and relative caption."""
     return _same(normalise(query.reference + query.relative))

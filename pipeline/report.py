@@ -34,7 +34,7 @@ def contact_sheet(
     for number, (query, ranking) in enumerate(chosen):
         y = 40 + number * (TILE + GAP)
         _paste(sheet, run.dataset.images[query.reference], GAP, y, framed=False)
-        text = _wrap(run.relative_caption(query), TEXT - GAP, ImageFont.load_default(15))
+        text = _wrap(run.relative_captions(query)[0], TEXT - GAP, ImageFont.load_default(15))
         draw.text((2 * GAP + TILE, y + 6), text, INK, ImageFont.load_default(15))
         truth = {*query.ground_truths, query.target}
         for place, image in enumerate(ranking.images[:top]):

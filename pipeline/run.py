@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.config import Config
+from pipeline.config import Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
 from pipeline.records import Query
@@ -45,9 +45,28 @@ class Run:
         """Distinct reference images in query order."""
         return list(dict.fromkeys(query.reference for query in self.queries))
 
-    def relative_caption(self, query: Query) -> str:
-        """The query's relative captions as one text (FashionIQ has two)."""
-        return self.config.dataset.caption_separator.join(query.relative_captions)
+    def relative_captions(self, query: Query) -> tuple[str, ...]:
+        """The query's relative caption; FashionIQ's two are joined, in both orders where asked."""
+        settings = self.config.dataset
+        orders = [query.relative_captions]
+        if settings.both_orders and len(query.relative_captions) > 1:
+            orders.append(query.relative_captions[::-1])
+        return tuple(settings.caption_separator.join(order) for order in orders)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The choices that make figures of one benchmark differ; recorded with every result."""
+        own = {name: getattr(self.config.dataset, name) for name in self.dataset.choices}
+        return {
+            "exclude_reference": self.config.search.exclude_reference,
+            "clip_weights": weights_family(self.config.clip),
+            **own,
+        }
+
+    def with_method(self, name: str) -> "Run":
+        """Return the same run with another retrieval method."""
+        search = self.config.search.model_copy(update={"method": name})
+        return replace(self, config=self.config.model_copy(update={"search": search}))
 
     def file(self, stage: str, name: str, identity: str, ending: str) -> Path:
         """Where a stage keeps its output."""
@@ -109,6 +128,7 @@ def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
         initial=cached,
         unit=f" {unit}s",
         desc=text,
+        delay=0.5,
         dynamic_ncols=True,
         leave=False,
         disable=not log.isEnabledFor(logging.INFO),

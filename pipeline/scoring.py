@@ -33,6 +33,11 @@ class Ends:
     negative: Tensor
     take_max: bool = False
 
+    @property
+    def count(self) -> int:
+        """How many queries there are."""
+        return self.positive.shape[0]
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "Ends":
         """Return the ends with ``function`` applied to both; one vector stays one vector."""
         positive = function(self.positive)
@@ -46,6 +51,51 @@ class Ends:
             return positive
         negative = self.negative @ gallery.T
         return (torch.maximum if self.take_max else torch.minimum)(positive, negative)
+
+
+@dataclass(frozen=True)
+class RankEnds:
+    """The rank variant of SEIZE's score, for normalised features float32 (queries, d).
+
+    Δ is the number of places an image rises from the ranking by s_before to that by s_after, so
+    a score needs the whole gallery: it is no inner product. Equal similarities keep gallery order.
+    """
+
+    content: Tensor
+    composed: Tensor
+    positive: float
+    negative: float
+
+    @property
+    def count(self) -> int:
+        """How many queries there are."""
+        return self.composed.shape[0]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "RankEnds":
+        """Return the same score with ``function`` applied to both features."""
+        content, composed = function(self.content), function(self.composed)
+        return RankEnds(content, composed, self.positive, self.negative)
+
+    def similarities(self, gallery: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s_after and s_before (queries, images) of a block of ``gallery`` (images, d)."""
+        return self.composed @ gallery.T, self.content @ gallery.T
+
+    def scores(self, after: Tensor, before: Tensor) -> Tensor:
+        """Return scores (queries, images) from both similarities to the whole gallery."""
+        rises = (_places(before) - _places(after)).float()
+        rising, falling = rises.clamp(min=0), rises.clamp(max=0)
+        return after + self.positive * rising + self.negative * falling
+
+
+Score = Ends | RankEnds
+"""What a method makes of its queries."""
+
+
+def _places(similarity: Tensor) -> Tensor:
+    """Return each image's place (queries, images) in its query's ranking, 0 for the best."""
+    order = similarity.sort(dim=1, descending=True, stable=True).indices
+    places = torch.arange(similarity.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
 
 
 def increment_ends(content: Tensor, composed: Tensor, positive: float, negative: float) -> Ends:

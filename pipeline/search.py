@@ -1,9 +1,8 @@
 """The search stage: rank the gallery for every query, from features on disk and no model."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -15,14 +14,11 @@ from torch import Tensor
 from pipeline import caption, edit, embed, methods
 from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, provenance, storage_errors
 from pipeline.config import resolve_device
-from pipeline.methods import Parameters, QueryFeatures
+from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
+from pipeline.ranking import scores_of, top_images
 from pipeline.records import Query, Ranking
 from pipeline.run import Run, StageReport, progress, stage
-from pipeline.scoring import Ends, mean_feature, normalise, top_k
-
-BLOCK = 16_384
-"""Gallery images scored at a time: bounds the extra memory whatever the gallery's size."""
-
+from pipeline.scoring import Ends, Score, top_k
 
 QUERIES = 64
 """Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
@@ -34,12 +30,9 @@ def header(run: Run) -> dict[str, Any]:
     return {
         "stage": "search",
         "method": search.method,
-        "increment": run.config.increment_for(run.dataset.name).model_dump(),
-        "drops": search.drops,
-        "temperature": search.temperature,
+        "parameters": asdict(parameters(run)),
         "normalise_texts": search.normalise_texts,
-        "exclude_reference": search.exclude_reference,
-        "caption_separator": run.config.dataset.caption_separator,
+        "protocol": run.protocol,
         "top_k": search.top_k,
         "limited_to": None if run.dataset.complete else len(run.queries),
         "clip": embed.header(run),
@@ -69,110 +62,121 @@ def read(run: Run) -> list[Ranking]:
     return rankings
 
 
-def search(run: Run) -> StageReport:
-    """Rank every query's gallery and write the ranking, completely or not at all."""
-    method = methods.find(run.config.search.method)
-    output = ranking_file(run)
-    image_path = embed.image_file(run)
-    if not image_path.exists():
-        raise run.missing("embed", image_path, "The gallery has no features")
-    texts = embed.texts(run)
-    text_path = embed.text_file(run, texts)
-    if not text_path.exists():
-        raise run.missing("embed", text_path, "The captions and edits have no features")
-    with stage("search", run, [image_path, text_path], output.file) as report:
-        images = FeatureFile(image_path)
-        lost = len(run.dataset.images) - len(images.names)
-        if lost:
-            report.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
-        features = _query_features(run, images, FeatureFile(text_path), report)
-        ends = method(features, _parameters(run))
-        rankings = rank(run, ends, images)
-        lines = [{"header": output.header | provenance()}, *(asdict(r) for r in rankings)]
-        with atomic(output.file) as temporary, storage_errors(output.file):
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        report.computed = len(rankings)
-    return report
+def search(run: Run) -> list[StageReport]:
+    """Rank every query's gallery by each method asked for; a ranking is written whole or not."""
+    names = methods.selection(run.config.search.method)
+    inputs = Inputs(run)
+    reports = []
+    for name in names:
+        one = run.with_method(name)
+        output = ranking_file(one)
+        with stage("search", one, inputs.files, output.file) as report:
+            report.failed |= inputs.failed
+            score = methods.find(name)(inputs.features, parameters(one))
+            rankings = rank(one, score, inputs.images)
+            lines = [{"header": output.header | provenance()}, *(asdict(r) for r in rankings)]
+            with atomic(output.file) as temporary, storage_errors(output.file):
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            report.computed = len(rankings)
+        reports.append(report)
+    return reports
 
 
-def _parameters(run: Run) -> Parameters:
-    increment = run.config.increment_for(run.dataset.name)
-    settings = run.config.search
-    return Parameters(increment.positive, increment.negative, settings.drops, settings.temperature)
-
-
-def _query_features(
-    run: Run, images: FeatureFile, texts: FeatureFile, report: StageReport
-) -> QueryFeatures:
-    embeddings = torch.from_numpy(texts.all()).float()
-    row = {text: i for i, text in enumerate(texts.names)}
-    image_row = {name: i for i, name in enumerate(images.names)}
-    captions, edits = caption.read(run), edit.read(run)
-    first_normalise = run.config.search.normalise_texts
-
-    def mean(texts: Sequence[str]) -> Tensor:
-        return mean_feature(embeddings[[row[text] for text in texts]], first_normalise)
-
-    content, composed, first, relative, reference = [], [], [], [], []
-    edits_each, differences = [], []
-    for query in run.queries:
-        change = run.relative_caption(query)
-        described = captions.get(query.reference, [])
-        answers = [edits.get((text, change)) for text in described]
-        edited = [text for text in answers if text is not None]
-        missing = len(answers) - len(edited)
-        if not edited:
-            report.failed[f"query {query.id}"] = "no edited caption; its relative caption is used"
-        elif missing:
-            report.failed[f"query {query.id}"] = f"{missing} of {len(answers)} edits missing"
-        after = [row[text] for text in edited]
-        before = [row[t] for t, answer in zip(described, answers, strict=True) if answer]
-        edits_each.append(normalise(embeddings[after]))
-        differences.append(normalise(embeddings[before]) - edits_each[-1])
-        content.append(mean(described or [change]))
-        composed.append(mean(edited or [change]))
-        first.append(mean(edited[:1] or [change]))
-        relative.append(mean([change]))
-        place = image_row.get(query.reference)
-        if place is None:
-            reference.append(torch.zeros(images.shape[1]))
-        else:
-            pixels = images.rows(place, place + 1)[0]
-            reference.append(normalise(torch.from_numpy(pixels).float()))
-    return QueryFeatures(
-        torch.stack(content),
-        torch.stack(composed),
-        torch.stack(first),
-        torch.stack(relative),
-        torch.stack(reference),
-        edits_each,
-        partial(_largest_drops, run, images, differences),
+def parameters(run: Run) -> Parameters:
+    """Return what the run's configuration says of the methods' weights."""
+    increment, settings = run.config.increment_for(run.dataset.name), run.config.search
+    rank_increment = settings.rank_increment
+    return Parameters(
+        increment.positive,
+        increment.negative,
+        rank_increment.positive,
+        rank_increment.negative,
+        settings.drops,
+        settings.temperature,
     )
+
+
+class Inputs:
+    """A run's features: of the gallery, memory-mapped, and of its queries.
+
+    ``failed`` says what is missing. Raises MissingStageError where a stage was not run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        image_path = embed.image_file(run)
+        if not image_path.exists():
+            raise run.missing("embed", image_path, "The gallery has no features")
+        text_path = embed.text_file(run, embed.texts(run))
+        if not text_path.exists():
+            raise run.missing("embed", text_path, "The captions and edits have no features")
+        self.files = [image_path, text_path]
+        self.images = FeatureFile(image_path)
+        self.failed: dict[str, str] = {}
+        lost = len(run.dataset.images) - len(self.images.names)
+        if lost:
+            self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
+        self.features = self._features(run, FeatureFile(text_path))
+
+    def _features(self, run: Run, texts: FeatureFile) -> QueryFeatures:
+        embeddings = torch.from_numpy(texts.all()).float()
+        row = {text: i for i, text in enumerate(texts.names)}
+        image_row = {name: i for i, name in enumerate(self.images.names)}
+        captions, edits = caption.read(run), edit.read(run)
+
+        def of(texts: Sequence[str]) -> Tensor:
+            return embeddings[[row[text] for text in texts]]
+
+        gathered = []
+        for query in run.queries:
+            described, answers = captions.get(query.id, []), edits[query.id]
+            good = [i for i, answer in enumerate(answers) if answer is not None]
+            if not good:
+                self.failed[f"query {query.id}"] = "no edited caption; its relative caption is used"
+            elif len(good) < len(answers):
+                missing = len(answers) - len(good)
+                self.failed[f"query {query.id}"] = f"{missing} of {len(answers)} edits missing"
+            place = image_row.get(query.reference)
+            if place is None:
+                reference = torch.zeros(self.images.shape[1])
+            else:
+                reference = torch.from_numpy(self.images.rows(place, place + 1)[0]).float()
+            gathered.append(
+                QueryEmbeddings(
+                    of(described),
+                    of([answer for answer in answers if answer is not None]),
+                    [i % len(described) for i in good],
+                    of(run.relative_captions(query)),
+                    reference,
+                )
+            )
+        return methods.gather(
+            gathered,
+            lambda differences, k: _largest_drops(run, self.images, differences, k),
+            run.config.search.normalise_texts,
+        )
 
 
 def _largest_drops(
     run: Run, images: FeatureFile, differences: list[Tensor], k: int
 ) -> list[Tensor]:
-    """Return LDRE's u: for each query and edit, the sum of the k largest drops in its gallery.
+    """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).
 
     A drop is (E(caption) − E(edit))·x, so each ``differences`` row (edits, d) is one inner product.
     """
     device = resolve_device(run.config.runtime.device)
-    sums = [torch.zeros(len(rows)) for rows in differences]
+    found = [torch.zeros(len(rows), 0) for rows in differences]
     with progress(len(differences), 0, "query", "largest drops") as bar:
         for gallery in run.dataset.galleries:
             inside = _inside(run, gallery, images)
             places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
             for chunk in (places[i : i + QUERIES] for i in range(0, len(places), QUERIES)):
-                rows = torch.cat([differences[i] for i in chunk]).to(device)
-                best, _ = _top(Ends(rows, rows), images, inside, [-1] * len(rows), k)
-                split = torch.split(
-                    best.clamp(min=0).sum(dim=1), [len(differences[i]) for i in chunk]
-                )
-                for i, part in zip(chunk, split, strict=True):
-                    sums[i] = part
+                rows = torch.cat([differences[i] for i in chunk])
+                best, _ = top_images(Ends(rows, rows), images, k, inside, device=device)
+                parts = torch.split(best.clamp(min=0), [len(differences[i]) for i in chunk])
+                for i, part in zip(chunk, parts, strict=True):
+                    found[i] = part
                 bar.update(len(chunk))
-    return sums
+    return found
 
 
 def _inside(run: Run, gallery: str, images: FeatureFile) -> NDArray[np.bool_]:
@@ -181,94 +185,75 @@ def _inside(run: Run, gallery: str, images: FeatureFile) -> NDArray[np.bool_]:
     return np.fromiter((name in members for name in images.names), bool, len(images.names))
 
 
-def rank(run: Run, ends: Ends, images: FeatureFile) -> list[Ranking]:
+@dataclass(frozen=True)
+class Part:
+    """The queries that search one gallery, and where it is among the features."""
+
+    places: list[int]
+    """The queries' numbers in the run."""
+    inside: NDArray[np.bool_]
+    """Which rows of the features belong to the gallery."""
+    excluded: Tensor
+    """Rows that a query never retrieves, int64 (queries, 1), -1 for none."""
+    groups: list[list[int]]
+    """For each query, the rows of its CIRR group that have a feature, in gallery order."""
+
+
+def parts(run: Run, images: FeatureFile) -> list[Part]:
+    """Return the run's queries by gallery."""
+    row = {name: i for i, name in enumerate(images.names)}
+    exclude = run.config.search.exclude_reference
+    made = []
+    for gallery in run.dataset.galleries:
+        places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
+        queries = [run.queries[i] for i in places]
+        excluded = [row.get(query.reference, -1) if exclude else -1 for query in queries]
+        groups = [sorted(row[name] for name in q.group if name in row) for q in queries]
+        if places:
+            inside = _inside(run, gallery, images)
+            made.append(Part(places, inside, torch.tensor(excluded)[:, None], groups))
+    return made
+
+
+def rank(run: Run, score: Score, images: FeatureFile) -> list[Ranking]:
     """Score the gallery block by block and return each query's best images.
 
     Gallery ids whose image could not be embedded are absent. Equal scores keep gallery order.
     """
     device = resolve_device(run.config.runtime.device)
-    row = {name: i for i, name in enumerate(images.names)}
-    ends = ends.map(lambda vectors: vectors.to(device))
     rankings: dict[str, Ranking] = {}
-    total = images.shape[0] * len(run.dataset.galleries)
-    with progress(total, 0, "image", "search") as bar:
-        for gallery in run.dataset.galleries:
-            places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
-            if not places:
-                continue
-            inside = _inside(run, gallery, images)
-            queries = [run.queries[i] for i in places]
-            excluded = [
-                row.get(query.reference, -1) if run.config.search.exclude_reference else -1
-                for query in queries
-            ]
-            scores, rows = _top(
-                ends.map(itemgetter(places)),
+    with progress(images.shape[0] * len(run.dataset.galleries), 0, "image", "search") as bar:
+        for part in parts(run, images):
+            own = score.map(itemgetter(part.places))
+            best, rows = top_images(
+                own,
                 images,
-                inside,
-                excluded,
                 run.config.search.top_k,
+                part.inside,
+                part.excluded,
+                device,
                 bar.update,
             )
-            for i, query in enumerate(queries):
-                kept = torch.isfinite(scores[i])
-                rankings[query.id] = Ranking(
-                    query.id,
+            subsets: list[tuple[str, ...]] = [()] * len(part.places)
+            if any(part.groups):
+                scores = scores_of(own, images, part.groups, part.inside, device)
+                subsets = [
+                    _subset(run.queries[i], found, group, images)
+                    for i, found, group in zip(part.places, scores, part.groups, strict=True)
+                ]
+            for i, place in enumerate(part.places):
+                kept = torch.isfinite(best[i])
+                rankings[run.queries[place].id] = Ranking(
+                    run.queries[place].id,
                     tuple(images.names[r] for r in rows[i][kept].tolist()),
-                    tuple(scores[i][kept].tolist()),
-                    _subset(query, ends.map(itemgetter([places[i]])), images, row),
+                    tuple(best[i][kept].tolist()),
+                    subsets[i],
                 )
     return [rankings[query.id] for query in run.queries]
 
 
-def _top(
-    ends: Ends,
-    images: FeatureFile,
-    inside: NDArray[np.bool_],
-    excluded: Sequence[int],
-    k: int,
-    advance: Callable[[int], Any] = lambda count: None,
-) -> tuple[Tensor, Tensor]:
-    """Return the best scores (queries, k) and their rows, over the rows that are ``inside``."""
-    device = ends.positive.device
-    queries = ends.positive.shape[0]
-    best = torch.empty(queries, 0)
-    best_rows = torch.empty(queries, 0, dtype=torch.long)
-    outside = torch.tensor(excluded)
-    for start in range(0, images.shape[0], BLOCK):
-        stop = min(start + BLOCK, images.shape[0])
-        chosen = torch.from_numpy(inside[start:stop])
-        rows = torch.arange(start, stop)[chosen]
-        if len(rows):
-            block = torch.from_numpy(images.rows(start, stop)).float()[chosen]
-            scores = ends.scores(normalise(block.to(device))).cpu()
-            scores[rows[None, :] == outside[:, None]] = float("-inf")
-            found, found_rows = top_k(scores, rows, k)
-            best, best_rows = _merge(best, best_rows, found, found_rows, k)
-        advance(stop - start)
-    return best, best_rows
-
-
-def _merge(
-    best: Tensor, best_rows: Tensor, found: Tensor, found_rows: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """Merge two ranked lists; a stable sort keeps earlier blocks first among equal scores."""
-    scores = torch.cat([best, found], dim=1)
-    rows = torch.cat([best_rows, found_rows], dim=1)
-    ranked = scores.sort(dim=1, descending=True, stable=True)
-    return ranked.values[:, :k], rows.gather(1, ranked.indices)[:, :k]
-
-
-def _subset(query: Query, ends: Ends, images: FeatureFile, row: dict[str, int]) -> tuple[str, ...]:
+def _subset(query: Query, scores: Tensor, group: list[int], images: FeatureFile) -> tuple[str, ...]:
     """Rank the members of the query's CIRR group; those without a feature come last."""
-    if not query.group:
-        return ()
-    places = sorted(row[name] for name in query.group if name in row)
-    lost = tuple(name for name in query.group if name not in row)
-    if not places:
-        return lost
-    features = np.concatenate([images.rows(place, place + 1) for place in places])
-    block = torch.from_numpy(features).float().to(ends.positive.device)
-    scores = ends.scores(normalise(block)).cpu()
-    _, ranked = top_k(scores, torch.tensor(places), len(places))
-    return tuple(images.names[place] for place in ranked[0].tolist()) + lost
+    _, ranked = top_k(scores[None], torch.tensor(group, dtype=torch.long), len(group))
+    names = [images.names[row] for row in ranked[0].tolist()]
+    return (*names, *(name for name in query.group if name not in names))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 from pipeline.records import Query
 
 Predictions = Mapping[str, Sequence[str]]
@@ -54,7 +54,18 @@ class Dataset(ABC):
     reference_allowed: ClassVar[bool] = True
     """Whether a list may hold the query's own reference image."""
 
+    choices: ClassVar[tuple[str, ...]] = ()
+    """Fields of the configuration's ``dataset`` section that change this benchmark's figures."""
+    gallery_choices: ClassVar[tuple[str, ...]] = ("split",)
+    """What ``gallery`` may be: the split's own listing, or others the field uses."""
+    averages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Metrics that are the unweighted mean of other metrics."""
+    headline: ClassVar[str]
+    """The metric by which methods are compared first."""
+
     queries: list[Query]
+    annotations: dict[str, Any]
+    """The content of the annotation files, by their path below the root."""
     complete: bool
     """False once ``limit`` has left queries out."""
     images: dict[str, Path]
@@ -63,8 +74,14 @@ class Dataset(ABC):
     gallery_name: str
     """Names the set of images, so that splits sharing one (CIRCO val and test) embed it once."""
 
-    def __init__(self, split: str, root: Path) -> None:
+    def __init__(self, split: str, root: Path, gallery: str = "split") -> None:
+        if gallery not in self.gallery_choices:
+            raise ConfigError(
+                f"{self.name} has no gallery {gallery!r}. Known: {', '.join(self.gallery_choices)}."
+            )
         self.split = split
+        self.gallery = gallery
+        self.annotations = {}
         nested = root / self.folder
         self.root = nested if nested.is_dir() else root
         self._annotations = hashlib.sha256()
@@ -83,6 +100,24 @@ class Dataset(ABC):
         """Hash of the gallery's listing that was read."""
         return self._listing.hexdigest()
 
+    def match(self, entries: Sequence[Any], file: Path) -> list[Query | None]:
+        """Return the query that each annotation of ``file`` is, None for one of another split.
+
+        Compared by id where annotations have one, reference image and relative captions.
+        """
+        known: dict[tuple[Any, ...], list[Query]] = {}
+        for query in self.queries:
+            content = (query.reference, query.relative_captions)
+            known.setdefault(content, []).append(query)
+            known.setdefault((query.id, *content), []).append(query)
+        found: list[Query | None] = []
+        for number, entry in enumerate(entries):
+            query = self.parse(entry, f"{file}, entry {number}")
+            content = (query.reference, query.relative_captions)
+            candidates = known.get((query.id, *content) if query.id else content, [])
+            found.append(candidates.pop(0) if candidates else None)
+        return found
+
     @property
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
@@ -98,10 +133,9 @@ class Dataset(ABC):
     def read(self) -> None:
         """Fill ``queries``, ``images``, ``galleries`` and ``gallery_name``; raises InputError."""
 
-    averages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Metrics that are the unweighted mean of other metrics."""
-    headline: ClassVar[str]
-    """The metric by which methods are compared first."""
+    @abstractmethod
+    def parse(self, entry: Any, where: str) -> Query:
+        """Return an annotation's query, its id empty where annotations have none; InputError."""
 
     @abstractmethod
     def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
@@ -147,6 +181,7 @@ class Dataset(ABC):
 
     def _check_predictions(self, kind: str, lists: Predictions) -> None:
         known = {query.id: query for query in self.queries}
+        members = {name: set(images) for name, images in self.galleries.items()}
         missing = [name for name in known if name not in lists]
         if missing:
             raise InputError(
@@ -160,8 +195,8 @@ class Dataset(ABC):
             if twice:
                 raise InputError(f"Query {name}: image {twice[0]} is predicted more than once.")
             for image in images:
-                if image not in self.images:
-                    raise InputError(f"Query {name}: image {image} is not in the gallery.")
+                if image not in members[known[name].gallery]:
+                    raise InputError(f"Query {name}: image {image} is not in its gallery.")
             self.check_prediction(kind, known[name], images)
 
     def check_prediction(self, kind: str, query: Query, images: Sequence[str]) -> None:
@@ -245,19 +280,20 @@ class Dataset(ABC):
 
     def read_annotations(self, file: str) -> Any:
         """Read an annotation file below the root; its bytes enter ``fingerprint``."""
-        return read_json(self.root / file, self._annotations)
+        self.annotations[file] = read_json(self.root / file, self._annotations)
+        return self.annotations[file]
 
     def read_listing(self, file: str) -> Any:
         """Read a gallery listing below the root; its bytes enter ``gallery_fingerprint``."""
         return read_json(self.root / file, self._listing)
 
-    def entries(self, file: str, kind: type[Annotation]) -> list[Annotation]:
+    def entries(self, file: str) -> list[Query]:
         """Read an annotation file that is a list; raises InputError naming entry and field."""
         content = self.read_annotations(file)
         if not isinstance(content, list):
             raise InputError(f"{self.root / file} must be a list of queries.")
         return [
-            parse_entry(kind, entry, f"{self.root / file}, entry {number}")
+            self.parse(entry, f"{self.root / file}, entry {number}")
             for number, entry in enumerate(content)
         ]
 

@@ -48,10 +48,7 @@ class Circo(Dataset):
 
     def read(self) -> None:
         """Read annotations and COCO's image listing."""
-        kind = _ValAnnotation if self.split == "val" else _Annotation
-        self.queries = [
-            _query(entry) for entry in self.entries(f"annotations/{self.split}.json", kind)
-        ]
+        self.queries = self.entries(f"annotations/{self.split}.json")
         content = self.read_listing(LISTING)
         listing = parse_entry(_Listing, content, str(self.root / LISTING))
         self.images = {
@@ -60,6 +57,11 @@ class Circo(Dataset):
         }
         self.galleries = {"all": list(self.images)}
         self.gallery_name = "circo"
+
+    def parse(self, entry: Any, where: str) -> Query:
+        """Return an annotation's query; raises InputError."""
+        kind = _ValAnnotation if self.split == "val" else _Annotation
+        return _query(parse_entry(kind, entry, where))
 
     def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
         """Return AP@k, recall@k on the single target, and AP@10 per semantic aspect."""

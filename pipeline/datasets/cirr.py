@@ -15,6 +15,7 @@ from pipeline.datasets.base import (
     Findings,
     Predictions,
     existing_ending,
+    parse_entry,
     read_predictions,
 )
 from pipeline.errors import InputError
@@ -52,9 +53,7 @@ class Cirr(Dataset):
 
     def read(self) -> None:
         """Read captions and the split's image listing; files may be .png or .jpg."""
-        kind = _ValAnnotation if self.split == "val" else _Annotation
-        file = f"cirr/captions/cap.rc2.{self.split}.json"
-        self.queries = [_query(entry) for entry in self.entries(file, kind)]
+        self.queries = self.entries(f"cirr/captions/cap.rc2.{self.split}.json")
         listing_file = f"cirr/image_splits/split.rc2.{self.split}.json"
         listing = self.read_listing(listing_file)
         good = isinstance(listing, dict) and all(isinstance(p, str) for p in listing.values())
@@ -67,6 +66,11 @@ class Cirr(Dataset):
         self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
         self.galleries = {"all": list(self.images)}
         self.gallery_name = f"cirr-{self.split}"
+
+    def parse(self, entry: Any, where: str) -> Query:
+        """Return an annotation's query; raises InputError."""
+        kind = _ValAnnotation if self.split == "val" else _Annotation
+        return _query(parse_entry(kind, entry, where))
 
     def check_prediction(self, kind: str, query: Query, images: Sequence[str]) -> None:
         """The reference is never retrieved; a subset prediction stays within the group."""

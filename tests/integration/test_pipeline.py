@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import caption, edit, embed, search, submit
+from pipeline import caption, edit, embed, ranking, search, submit
 from pipeline.cache import FeatureFile
 from pipeline.errors import InputError, MissingStageError
 from pipeline.evaluate import evaluate, evaluate_files
@@ -59,7 +59,7 @@ def test_seize_finds_far_more_than_chance_and_than_the_relative_caption_alone(
 def test_search_equals_a_full_scan_written_from_the_formula(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "BLOCK", 17)
+    monkeypatch.setattr(ranking, "BLOCK", 17)
     run = make_run()
     run_stages(run)
     images = FeatureFile(embed.image_file(run))
@@ -69,9 +69,8 @@ def test_search_equals_a_full_scan_written_from_the_formula(
     row = dict(zip(texts.names, texts.all().astype(np.float64), strict=True))
     captions, edits = caption.read(run), edit.read(run)
     alpha = run.config.increment_for("circo")
-    for query, ranking in zip(run.queries, search.read(run), strict=True):
-        described = captions[query.reference]
-        edited = [edits[text, query.relative_captions[0]] for text in described]
+    for query, retrieved in zip(run.queries, search.read(run), strict=True):
+        described, edited = captions[query.id], edits[query.id]
         content = np.mean([row[text] for text in described], axis=0)
         composed = np.mean([row[text or ""] for text in edited], axis=0)
         before = gallery @ content / np.linalg.norm(content)
@@ -80,16 +79,16 @@ def test_search_equals_a_full_scan_written_from_the_formula(
         score = after + alpha.positive * np.maximum(gain, 0) + alpha.negative * np.minimum(gain, 0)
         score[images.names.index(query.reference)] = -np.inf
         expected = np.sort(score)[::-1][:50]
-        np.testing.assert_allclose(ranking.scores, expected, atol=1e-5)
-        assert query.reference not in ranking.images
-        found = score[[images.names.index(image) for image in ranking.images]]
+        np.testing.assert_allclose(retrieved.scores, expected, atol=1e-5)
+        assert query.reference not in retrieved.images
+        found = score[[images.names.index(image) for image in retrieved.images]]
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_ldre_equals_the_papers_formula_in_float64(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "BLOCK", 13)
+    monkeypatch.setattr(ranking, "BLOCK", 13)
     monkeypatch.setattr(search, "QUERIES", 5)
     run = make_run("fashioniq", search__method="ldre", search__drops=3, search__temperature=0.1)
     run_stages(run)
@@ -101,20 +100,19 @@ def test_ldre_equals_the_papers_formula_in_float64(
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     unit = dict(zip(texts.names, rows, strict=True))
     captions, edits = caption.read(run), edit.read(run)
-    for query, ranking in zip(run.queries, search.read(run), strict=True):
+    for query, found in zip(run.queries, search.read(run), strict=True):
         names = run.dataset.galleries[query.gallery]
         gallery = features[[images.names.index(name) for name in names]]
-        change = run.relative_caption(query)
         u, answers = [], []
-        for text in captions[query.reference]:
-            answer = unit[edits[text, change] or ""]
+        for text, edited in zip(captions[query.id], edits[query.id], strict=True):
+            answer = unit[edited or ""]
             drops = np.maximum(gallery @ unit[text] - gallery @ answer, 0)
             u.append(np.sort(drops)[-3:].sum())
             answers.append(answer)
         weights = np.exp(np.array(u) / max(u) / 0.1)
         score = gallery @ (np.array(answers).T @ (weights / weights.sum()))
         score[names.index(query.reference)] = -np.inf
-        np.testing.assert_allclose(ranking.scores, np.sort(score)[::-1][:50], atol=1e-4)
+        np.testing.assert_allclose(found.scores, np.sort(score)[::-1][:50], atol=1e-4)
 
 
 def test_captions_do_not_depend_on_batch_or_order(make_run: MakeRun, tmp_path: Path) -> None:
@@ -294,5 +292,5 @@ def test_the_sidecar_tells_how_a_submission_was_made(make_run: MakeRun) -> None:
     assert all(len(set(images)) == 50 for images in predictions.values())
     sidecar = json.loads(file.with_suffix(".config.json").read_text())
     assert sidecar["config"]["captioner"]["samples"] == 15
-    assert sidecar["search"]["increment"] == {"positive": 0.13, "negative": 2.1}
+    assert sidecar["search"]["parameters"]["negative"] == 2.1
     assert sidecar["complete"] is True

@@ -37,8 +37,15 @@ def test_empty_answers_are_retried_then_recorded_with_their_reason(
     moody = Moody()
     monkeypatch.setattr(llms, "load", lambda *_: moody)
     report = edit.edit(run)
-    edits = edit.read(run)
-    wanted = edit.pairs(run, caption.read(run))
+    captions, answers = caption.read(run), edit.read(run)
+    wanted = edit.pairs(run, captions)
+    edits = {
+        pair: text
+        for query in run.queries
+        for pair, text in zip(
+            edit.query_pairs(run, query, captions), answers[query.id], strict=True
+        )
+    }
     assert set(edits) == set(wanted)
     assert set(edits.values()) == {"a cat", None}
     starred = [pair for pair in wanted if "star" in " ".join(pair)]
@@ -57,9 +64,15 @@ def test_pairs_are_distinct_and_fashioniqs_captions_are_joined(
 ) -> None:
     run = make_run("fashioniq")
     query = run.queries[0]
-    captions = {name: ["a dress", "a dress", "a gown"] for name in run.references}
+    captions = {query.id: ["a dress", "a dress", "a gown"] for query in run.queries}
     pairs = edit.pairs(run, captions)
     assert len(pairs) == len(set(pairs))
     assert ("a dress", " and ".join(query.relative_captions)) in pairs
     glued = make_run("fashioniq", dataset__caption_separator="")
     assert ("a dress", "".join(query.relative_captions)) in edit.pairs(glued, captions)
+    both = make_run("fashioniq", dataset__both_orders=True)
+    first, second = query.relative_captions
+    of_query = edit.query_pairs(both, query, captions)
+    assert [relative for _, relative in of_query] == (
+        [f"{first} and {second}"] * 3 + [f"{second} and {first}"] * 3
+    )

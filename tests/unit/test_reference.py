@@ -1,0 +1,227 @@
+"""Every method against a slow float64 NumPy version written from the papers, on random features.
+
+The reference starts from raw embeddings and shares no code with the pipeline. Rankings are compared
+ties aside: the image at each place must have the score that the reference has at that place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline import methods, ranking
+from pipeline.methods import METHODS, Parameters, QueryEmbeddings
+from pipeline.ranking import top_images
+from pipeline.scoring import Ends
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Case:
+    """Queries as (captions, edits or None, relative caption, reference image), and a gallery."""
+
+    queries: list[tuple[Array, list[Array | None], Array, Array]]
+    gallery: Array
+    parameters: Parameters
+
+
+class ArrayGallery:
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.shape = array.shape
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        return self.array[start:stop]
+
+
+def unit(vector: Array) -> Array:
+    length = np.linalg.norm(vector)
+    return vector / length if length > 0 else vector
+
+
+def mean(rows: list[Array]) -> Array:
+    return unit(np.sum(rows, axis=0) / len(rows))
+
+
+def places(scores: Array) -> Array:
+    """Place of every image in a ranking, equal scores in gallery order."""
+    ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    return np.array([ranked.index(i) for i in range(len(scores))])
+
+
+def reference_scores(name: str, case: Case, query: int) -> Array:
+    captions, edits, relative, image = case.queries[query]
+    p = case.parameters
+    x = np.array([unit(row) for row in case.gallery])
+    done = [(c, e) for c, e in zip(captions, edits, strict=True) if e is not None]
+    edited = [e for _, e in done]
+    a = mean(edited) if edited else unit(relative)
+    b = mean(list(captions)) if len(captions) else unit(relative)
+    after, before = x @ a, x @ b
+    if name in ("seize", "seize-rank"):
+        change = after - before
+        positive, negative = p.positive, p.negative
+        if name == "seize-rank":
+            change = places(before) - places(after)
+            positive, negative = p.rank_positive, p.rank_negative
+        return np.array(
+            [s + (positive if d > 0 else negative) * d for s, d in zip(after, change, strict=True)]
+        )
+    if name == "mean-ensemble" or (name == "ldre" and not edited):
+        return after
+    if name == "ldre":
+        u = []
+        for c, e in done:
+            drops = sorted(np.maximum(x @ unit(c) - x @ unit(e), 0), reverse=True)
+            u.append(sum(drops[: p.drops]))
+        top = max(u) if max(u) > 0 else 1.0
+        powers = [np.exp(value / top / p.temperature) for value in u]
+        weights = [power / sum(powers) for power in powers]
+        return x @ np.sum([w * unit(e) for w, e in zip(weights, edited, strict=True)], axis=0)
+    if name == "cirevl":
+        return x @ (unit(edited[0]) if edited else unit(relative))
+    if name == "image":
+        return x @ unit(image)
+    if name == "text":
+        return x @ unit(relative)
+    if name == "image+text":
+        return x @ unit(unit(image) + unit(relative))
+    raise AssertionError(f"write the reference of {name} here")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    width = draw(st.integers(2, 12))
+    images = draw(st.integers(1, 40))
+    gallery = rng.normal(size=(images, width))
+    if draw(st.booleans()):
+        gallery[rng.integers(images)] = 0
+    if draw(st.booleans()):
+        gallery[rng.integers(images)] = gallery[rng.integers(images)]
+    queries = []
+    for _ in range(draw(st.integers(1, 4))):
+        count = draw(st.integers(0, 5))  # n = 1 and no captions at all among them
+        captions = rng.normal(size=(count, width))
+        edits: list[Array | None] = [rng.normal(size=width) for _ in range(count)]
+        for i in range(count):
+            kind = draw(st.sampled_from(["edit", "edit", "missing", "zero", "same"]))
+            if kind == "missing":
+                edits[i] = None
+            elif kind == "zero":
+                edits[i] = np.zeros(width)
+            elif kind == "same":
+                captions[i], edits[i] = captions[0], captions[0].copy()
+        image = np.zeros(width) if draw(st.booleans()) else rng.normal(size=width)
+        queries.append((captions, edits, rng.normal(size=width), image))
+    weight = st.floats(-3, 3, allow_nan=False)
+    place_weight = st.floats(-1e-6, 1e-6, allow_nan=False)
+    parameters = Parameters(
+        draw(weight),
+        draw(weight),
+        draw(place_weight),
+        draw(place_weight),
+        draw(st.integers(1, 8)),
+        draw(st.floats(0.02, 2.0)),
+    )
+    return Case(queries, gallery, parameters)
+
+
+def embeddings(case: Case) -> list[QueryEmbeddings]:
+    width = case.gallery.shape[1]
+    made = []
+    for captions, edits, relative, image in case.queries:
+        done = [i for i, edit in enumerate(edits) if edit is not None]
+        rows = np.array([edits[i] for i in done]).reshape(len(done), width)
+        made.append(
+            QueryEmbeddings(
+                torch.from_numpy(captions).float(),
+                torch.from_numpy(rows).float(),
+                done,
+                torch.from_numpy(relative).float()[None],
+                torch.from_numpy(image).float(),
+            )
+        )
+    return made
+
+
+def drops(gallery: ArrayGallery) -> Callable[[list[torch.Tensor], int], list[torch.Tensor]]:
+    return lambda differences, k: [
+        top_images(Ends(rows, rows), gallery, k)[0].clamp(min=0) for rows in differences
+    ]
+
+
+def total_weight(name: str, parameters: Parameters) -> float:
+    """How much a float32 error of a similarity can grow in a score."""
+    if name == "seize":
+        return 1 + 2 * max(abs(parameters.positive), abs(parameters.negative))
+    if name == "ldre":
+        return 1 + 1 / parameters.temperature
+    return 1
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@given(case=cases(), k=st.integers(1, 50), block=st.integers(1, 50))
+@settings(deadline=None, max_examples=150)
+def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) -> None:
+    gallery = ArrayGallery(case.gallery.astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK", block)
+        patch.setattr(ranking, "WHOLE", 48 * len(case.gallery) * 2)  # two queries at a time
+        features = methods.gather(embeddings(case), drops(gallery))
+        score = METHODS[name](features, case.parameters)
+        values, rows = top_images(score, gallery, k)
+    assert rows.shape == (len(case.queries), min(k, len(case.gallery)))
+    tolerance = 2e-5 * total_weight(name, case.parameters)
+    if name == "seize-rank":  # float32 ties may swap places, each worth up to 1e-6
+        tolerance += 1e-6 * 2 * len(case.gallery)
+    for query in range(len(case.queries)):
+        expected = reference_scores(name, case, query)
+        best = np.sort(expected)[::-1][: rows.shape[1]]
+        assert len(set(rows[query].tolist())) == rows.shape[1]
+        np.testing.assert_allclose(values[query].numpy(), best, atol=tolerance)
+        np.testing.assert_allclose(expected[rows[query].numpy()], best, atol=tolerance)
+
+
+def test_rank_variant_moves_images_by_the_places_they_rise() -> None:
+    gallery = ArrayGallery(np.eye(3, dtype=np.float32))
+    content = torch.tensor([[0.9, 0.3, 0.1]])  # ranks 0, 1, 2
+    composed = torch.tensor([[0.1, 0.3, 0.9]])  # ranks 2, 1, 0
+    captions = QueryEmbeddings(content, composed, [0], content, content[0])
+    features = methods.gather([captions], drops(gallery))
+    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04)
+    values, rows = top_images(methods.seize_rank(features, parameters), gallery, 3)
+    length = float(np.linalg.norm([0.1, 0.3, 0.9]))
+    assert rows.tolist() == [[2, 1, 0]]
+    expected = [0.9 / length + 0.5 * 2, 0.3 / length, 0.1 / length - 0.25 * 2]
+    np.testing.assert_allclose(values[0].numpy(), expected, atol=1e-6)
+
+
+def test_ldre_weighs_most_the_edit_that_took_most_away() -> None:
+    gallery = ArrayGallery(np.eye(3, dtype=np.float32))
+    captions = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    edits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the first changed nothing
+    query = QueryEmbeddings(captions, edits, [0, 1], captions[:1], captions[0])
+    features = methods.gather([query], drops(gallery))
+    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04))
+    _, rows = top_images(score, gallery, 1)
+    assert rows.item() == 2
+
+
+def test_excluded_rows_are_never_retrieved_by_either_kind_of_score() -> None:
+    gallery = ArrayGallery(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))
+    vectors = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    excluded = torch.tensor([[3, 4], [-1, 8]])
+    rank_score = methods.RankEnds(vectors, vectors.flip(0), 1e-6, 1e-6)
+    for score in (Ends(vectors, vectors), rank_score):
+        values, rows = top_images(score, gallery, 9, excluded=excluded)
+        assert set(rows[0, :7].tolist()) == set(range(9)) - {3, 4}
+        assert set(rows[1, :8].tolist()) == set(range(8))
+        assert values[0, 7:].tolist() == [float("-inf")] * 2
