@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -82,10 +82,21 @@ def atomic(file: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write ``text``, completely or not at all."""
+    with atomic(file) as temporary, storage_errors(file):
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write ``content`` as JSON, completely or not at all."""
-    with atomic(file) as temporary, storage_errors(file):
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_text(file, json.dumps(content, ensure_ascii=False))
+
+
+def write_records(file: Path, header: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
+    """Write a whole record file at once, completely or not at all."""
+    lines = [{"header": header | provenance()}, *records]
+    write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 @contextlib.contextmanager

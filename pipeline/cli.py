@@ -72,8 +72,13 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, yaml.safe_load(value)
 
 
-def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every stage and hand them on as a ready ``Run``."""
+def run_options(
+    function: Callable[..., Any], defaults: dict[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Add the options of every stage and hand them on as a ready ``Run``.
+
+    ``defaults`` are fields that this command sets where neither option nor --set does.
+    """
 
     @functools.wraps(function)
     def wrapper(
@@ -97,7 +102,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         for sign, alpha in (("positive", alpha_pos), ("negative", alpha_neg)):
             if alpha is not None:
                 overrides[f"search.{increment}.{sign}"] = alpha
-        settings = config.load(preset, overrides)
+        settings = config.load(preset, (defaults or {}) | overrides)
         split = split or datasets.find(dataset).splits[0]
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
         if limit is not None:
@@ -269,6 +274,137 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
     files = predictions
     metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
     _print_metrics({run.name: metrics}, as_json)
+
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "markdown", "latex"]),
+    default="text",
+    show_default=True,
+)
+
+
+@main.command(cls=Stage)
+@functools.partial(run_options, defaults={"search.method": "all"})
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME=FILE[,FILE]",
+    help="another row: a ranking (cache/…/search/*.jsonl) or predictions as in a submission",
+)
+@click.option("--baseline", help="row that the others are compared with; the first by default")
+@click.option("--metric", "metrics", multiple=True, help="metrics to show; the first is compared")
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True)
+@click.option("--mixed", is_flag=True, help="allow rows made under different protocols")
+@click.option("--out", type=click.Path(path_type=Path), help="file for the table")
+@format_option
+@json_option
+def compare(
+    run: Any,
+    others: tuple[str, ...],
+    baseline: str | None,
+    metrics: tuple[str, ...],
+    resamples: int,
+    mixed: bool,
+    out: Path | None,
+    form: Any,
+    as_json: bool,
+) -> None:
+    """Print one table of validation metrics: a row for each method's ranking (--method all).
+
+    Differences against the baseline come with 95 % intervals of the paired bootstrap.
+
+    Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
+    """
+    from pipeline import compare as table
+    from pipeline.cache import write_text
+    from pipeline.run import dump
+
+    rows = table.rows_of_run(run)
+    for text in others:
+        name, equals, files = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--with")
+        rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
+    protocol = table.check_protocols(rows, mixed)
+    baseline = baseline or rows[0].name
+    found = table.compare(run.dataset, rows, baseline, resamples)
+    if as_json:
+        lines = found.to_dict(orient="records")
+        click.echo(dump({"baseline": baseline, "protocol": protocol, "table": lines}))
+        return
+    text = table.render(run.dataset, found, protocol, baseline, metrics, form)
+    if out is None:
+        click.echo(text)
+    else:
+        write_text(out, text + "\n")
+
+
+@main.command(cls=Stage)
+@run_options
+@click.option(
+    "--grid",
+    "grids",
+    multiple=True,
+    metavar="PARAMETER=VALUES",
+    help="values to try: a,b,c or start:stop:step, e.g. negative=0:3:0.25",
+)
+@click.option("--metric", help="the metric to be best at; the benchmark's first by default")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("outputs"),
+    show_default=True,
+    help="folder for the CSV and the picture",
+)
+@json_option
+def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_json: bool) -> None:
+    """Try a grid of the method's weights on val, from features on disk; print the best.
+
+    Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
+    seize-rank), drops and temperature (k, τ of ldre).
+
+    Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
+    """
+    from pipeline import tune as tuning
+
+    name = run.config.search.method
+    grid = tuning.grid_of(name, dict(_grid(text) for text in grids))
+    tuned = tuning.tune(run, grid, out, metric)
+    if as_json:
+        from pipeline.run import dump
+
+        files = {"csv": str(tuned.csv), "picture": tuned.picture and str(tuned.picture)}
+        found = {"best": tuned.best, "metric": tuned.metric, "value": tuned.value}
+        click.echo(dump(found | {"border": tuned.border, "protocol": run.protocol} | files))
+        return
+    best = ", ".join(f"{name} {value:g}" for name, value in tuned.best.items())
+    cells = len(tuned.table)
+    click.echo(f"{run.name}, {name}: {tuned.metric} {tuned.value:.2f} at {best} ({cells} cells)")
+    for parameter, end in tuned.border.items():
+        click.echo(
+            f"Warning: {parameter} {tuned.best[parameter]:g} is the {end} value tried; the best "
+            f"may lie beyond. Widen with --grid {parameter}=…"
+        )
+    for file in (tuned.csv, tuned.picture):
+        if file is not None:
+            click.echo(f"  {file}")
+
+
+def _grid(text: str) -> tuple[str, list[float]]:
+    name, _, values = text.partition("=")
+    try:
+        if ":" in values:
+            start, stop, step = map(float, values.split(":"))
+            count = int((stop - start) / step + 1e-9)
+            return name, [round(start + i * step, 10) for i in range(count + 1)]
+        return name, [float(value) for value in values.split(",")]
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(
+            f"{text!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step", param_hint="--grid"
+        ) from None
 
 
 @main.command(cls=Stage)

@@ -23,10 +23,15 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def evaluate_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, float]:
     """Return the metrics of submission-shaped files: one a kind. Raises InputError."""
+    return dataset.evaluate(predictions_of_files(dataset, files))
+
+
+def predictions_of_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, Predictions]:
+    """Return the prediction lists of submission-shaped files by kind. Raises InputError."""
     found: dict[str, Predictions] = {}
     for file in files:
         kind, content = dataset.read_submission(read_json(file), file)
         if kind in found:
             raise InputError(f"{file} is a second file with {kind} predictions; give one a kind.")
         found[kind] = content
-    return dataset.evaluate(found)
+    return found

@@ -71,6 +71,14 @@ def gather(
         rows = [i for i, caption in enumerate(query.edited) if caption == query.edited[0]]
         return query.edits[rows] if rows else query.relative
 
+    largest: list[Tensor] = []
+
+    def largest_drops(k: int) -> list[Tensor]:
+        if not largest or k > largest_k[0]:
+            largest[:], largest_k[:] = drops(differences, k), [k]
+        return [rows[:, :k] for rows in largest]
+
+    largest_k = [0]
     edits = [normalise(query.edits) for query in queries]
     before = [normalise(query.captions)[list(query.edited)] for query in queries]
     differences = [b - a for b, a in zip(before, edits, strict=True)]
@@ -81,7 +89,7 @@ def gather(
         torch.stack([mean(q.relative) for q in queries]),
         normalise(torch.stack([q.reference for q in queries])),
         edits,
-        lambda k: drops(differences, k),
+        largest_drops,
     )
 
 
@@ -107,19 +115,30 @@ Method = Callable[[QueryFeatures, Parameters], Score]
 
 METHODS: dict[str, Method] = {}
 
+GRIDS: dict[str, dict[str, list[float]]] = {}
+"""For each method that can be tuned, the values of ``Parameters`` that are tried by default."""
 
-def method(name: str) -> Callable[[Method], Method]:
-    """Register a method under the name that ``--method`` takes."""
+
+def method(name: str, **grid: list[float]) -> Callable[[Method], Method]:
+    """Register a method under the name that ``--method`` takes; ``grid`` is what to tune."""
 
     def register(function: Method) -> Method:
         METHODS[name] = function
+        if grid:
+            GRIDS[name] = grid
         return function
 
     return register
 
 
+def _steps(start: float, stop: float, step: float) -> list[float]:
+    return [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
+
+
 def find(name: str) -> Method:
     """Return the method of that name; raises ConfigError with the nearest one."""
+    if name == "all" or "," in name:
+        raise ConfigError(f"--method {name}: only search and compare take several methods.")
     try:
         return METHODS[name]
     except KeyError:
@@ -128,7 +147,7 @@ def find(name: str) -> Method:
 
 def selection(names: str) -> list[str]:
     """Return the methods of a comma-separated list, or every one for ``all``."""
-    chosen = list(METHODS) if names == "all" else [name.strip() for name in names.split(",")]
+    chosen = METHODS if names == "all" else [name.strip() for name in names.split(",")]
     for name in chosen:
         find(name)
     return list(dict.fromkeys(chosen))
@@ -138,13 +157,17 @@ def _same(vectors: Tensor) -> Ends:
     return Ends(vectors, vectors)
 
 
-@method("seize")
+@method("seize", positive=_steps(0, 1, 0.1), negative=_steps(0, 3, 0.25))
 def seize(query: QueryFeatures, parameters: Parameters) -> Score:
     """Absolute similarity plus semantic editing increment (SEIZE, section 3.3)."""
     return increment_ends(query.content, query.composed, parameters.positive, parameters.negative)
 
 
-@method("seize-rank")
+@method(
+    "seize-rank",
+    rank_positive=[0, 1e-7, 5e-7, 1e-6, 5e-6, 1e-5, 1e-4],
+    rank_negative=[0, 1e-7, 5e-7, 1e-6, 5e-6, 1e-5, 1e-4],
+)
 def seize_rank(query: QueryFeatures, parameters: Parameters) -> Score:
     """Absolute similarity plus an increment in places risen, not in similarity gained (SEIZE)."""
     weights = parameters.rank_positive, parameters.rank_negative
@@ -157,7 +180,7 @@ def mean_ensemble(query: QueryFeatures, parameters: Parameters) -> Score:
     return _same(query.composed)
 
 
-@method("ldre")
+@method("ldre", drops=[1, 2, 5, 10, 20, 50], temperature=[0.01, 0.02, 0.04, 0.1, 0.3, 1, 3])
 def ldre(query: QueryFeatures, parameters: Parameters) -> Score:
     """Edits weighted by how much they took away (LDRE, SIGIR 2024).
 

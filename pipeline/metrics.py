@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def recall_at_k(ranking: Sequence[str], target: str, k: int) -> float:
     """Return 1.0 if ``target`` is among the first ``k`` of ``ranking``, else 0.0."""
@@ -20,3 +23,27 @@ def average_precision_at_k(ranking: Sequence[str], relevant: Collection[str], k:
             hits += 1
             total += hits / place
     return total / min(k, len(relevant)) if relevant else 0.0
+
+
+def resample(
+    strata: Sequence[Sequence[int]], queries: int, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """Return how often each query is drawn, (resamples, queries): the bootstrap's weights.
+
+    Queries are drawn with replacement within each of ``strata`` (lists of query numbers), so that
+    every category keeps its size. The same weights for two rankings make the comparison paired.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((resamples, queries))
+    for stratum in strata:
+        even = np.full(len(stratum), 1 / len(stratum))
+        weights[:, list(stratum)] = rng.multinomial(len(stratum), even, size=resamples)
+    return weights
+
+
+def interval(samples: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap ``samples``; a resample without value is left
+    out (a semantic aspect of few queries may be missed)."""
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
+    return float(low), float(high)

@@ -93,13 +93,13 @@ def top_images(
         best, best_rows = [], []
         for start, scores, rows in _whole(score, gallery, inside, device, advance):
             part = None if excluded is None else excluded[start : start + len(scores)]
-            found, found_rows = top_k(_without(scores, rows, part), rows, k)
+            found, found_rows = top_k(without(scores, rows, part), rows, k)
             best.append(found)
             best_rows.append(found_rows)
         return torch.cat(best), torch.cat(best_rows)
     kept = Best(queries, k)
     for rows, features in blocks(gallery, inside, device, advance):
-        kept.add(_without(score.scores(features).cpu(), rows, excluded), rows)
+        kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
     return kept.scores, kept.rows
 
 
@@ -152,7 +152,8 @@ def _whole(
         yield start, part.scores(after, before).cpu(), torch.cat([rows for rows, _ in found])
 
 
-def _without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:
+def without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:
+    """Set the ``scores`` (queries, n) of ``excluded`` rows (queries, m) to -inf, in place."""
     if excluded is not None:
         for column in excluded.T:
             scores[rows[None, :] == column[:, None]] = float("-inf")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import RecordFile, atomic, fingerprint, provenance, storage_errors, write_json
+from pipeline.cache import RecordFile, fingerprint, write_json, write_records
 from pipeline.datasets.base import Dataset, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.run import Run, StageReport, log, slug, stage
@@ -126,14 +126,8 @@ def _write(
                 f"Other texts were imported as {prefix + key!r} before ({others[0]}). "
                 "Give these another name with --name, or delete that file."
             )
-        lines = [
-            {"header": header | provenance() | {"source": [str(path) for path in files]}},
-            *records,
-        ]
-        with atomic(file) as temporary, storage_errors(file):
-            temporary.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8"
-            )
+        source = {"source": [str(path) for path in files]}
+        write_records(file, header | source, records)
         imported.append(
             Imported(
                 name=prefix + key,

@@ -1,6 +1,5 @@
 """The search stage: rank the gallery for every query, from features on disk and no model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import caption, edit, embed, methods
-from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, provenance, storage_errors
+from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import resolve_device
 from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
 from pipeline.ranking import scores_of, top_images
@@ -45,6 +44,7 @@ def header(run: Run) -> dict[str, Any]:
 
 def ranking_file(run: Run) -> RecordFile:
     """Return the file of rankings: ``{"query", "images", "scores", "subset"}`` a line."""
+    methods.find(run.config.search.method)
     content = header(run)
     file = run.file("search", run.config.search.method, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
@@ -74,9 +74,7 @@ def search(run: Run) -> list[StageReport]:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
             rankings = rank(one, score, inputs.images)
-            lines = [{"header": output.header | provenance()}, *(asdict(r) for r in rankings)]
-            with atomic(output.file) as temporary, storage_errors(output.file):
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            write_records(output.file, output.header, map(asdict, rankings))
             report.computed = len(rankings)
         reports.append(report)
     return reports
@@ -198,6 +196,11 @@ class Part:
     groups: list[list[int]]
     """For each query, the rows of its CIRR group that have a feature, in gallery order."""
 
+    def slice(self, start: int, stop: int) -> "Part":
+        """Return the part of some of these queries."""
+        some = slice(start, stop)
+        return Part(self.places[some], self.inside, self.excluded[some], self.groups[some])
+
 
 def parts(run: Run, images: FeatureFile) -> list[Part]:
     """Return the run's queries by gallery."""
@@ -234,22 +237,38 @@ def rank(run: Run, score: Score, images: FeatureFile) -> list[Ranking]:
                 device,
                 bar.update,
             )
-            subsets: list[tuple[str, ...]] = [()] * len(part.places)
+            scores = []
             if any(part.groups):
                 scores = scores_of(own, images, part.groups, part.inside, device)
-                subsets = [
-                    _subset(run.queries[i], found, group, images)
-                    for i, found, group in zip(part.places, scores, part.groups, strict=True)
-                ]
-            for i, place in enumerate(part.places):
-                kept = torch.isfinite(best[i])
-                rankings[run.queries[place].id] = Ranking(
-                    run.queries[place].id,
-                    tuple(images.names[r] for r in rows[i][kept].tolist()),
-                    tuple(best[i][kept].tolist()),
-                    subsets[i],
-                )
+            for ranking in rankings_of(run, part, best, rows, scores, images):
+                rankings[ranking.query] = ranking
     return [rankings[query.id] for query in run.queries]
+
+
+def rankings_of(
+    run: Run,
+    part: Part,
+    best: Tensor,
+    rows: Tensor,
+    group_scores: Sequence[Tensor],
+    images: FeatureFile,
+) -> list[Ranking]:
+    """Return the part's rankings from the best scores and their rows, both (queries, k).
+
+    ``group_scores`` holds the scores of each query's group, or nothing where there are no groups.
+    """
+    made = []
+    for i, place in enumerate(part.places):
+        query, kept = run.queries[place], torch.isfinite(best[i])
+        made.append(
+            Ranking(
+                query.id,
+                tuple(images.names[row] for row in rows[i][kept].tolist()),
+                tuple(best[i][kept].tolist()),
+                _subset(query, group_scores[i], part.groups[i], images) if group_scores else (),
+            )
+        )
+    return made
 
 
 def _subset(query: Query, scores: Tensor, group: list[int], images: FeatureFile) -> tuple[str, ...]:

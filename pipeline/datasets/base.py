@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError, InputError
@@ -154,14 +156,28 @@ class Dataset(ABC):
 
         Raises InputError, naming the query, for missing, unknown or duplicate predictions.
         """
-        means = {
-            metric: 100 * sum(values.values()) / len(values)
-            for metric, values in self.per_query(predictions).items()
-        }
+        once = np.ones((1, len(self.queries)))
+        means = self.means(self.per_query(predictions), once)
+        return {metric: float(values[0]) for metric, values in means.items()}
+
+    def means(
+        self, values: Mapping[str, Mapping[str, float]], weights: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return each metric in percent, (n), where queries count as ``weights`` (n, queries) say.
+
+        ``values`` is what ``per_query`` returns. NaN where the weights of all its queries are 0.
+        """
+        number = {query.id: i for i, query in enumerate(self.queries)}
+        found = {}
+        for metric, by_query in values.items():
+            counts = weights[:, [number[name] for name in by_query]]
+            total = counts.sum(axis=1)
+            mean = counts @ np.array(list(by_query.values())) / np.where(total > 0, total, np.nan)
+            found[metric] = 100 * mean
         for metric, parts in self.averages.items():
-            if all(part in means for part in parts):
-                means[metric] = sum(means[part] for part in parts) / len(parts)
-        return means
+            if all(part in found for part in parts):
+                found[metric] = np.mean([found[part] for part in parts], axis=0)
+        return found
 
     def per_query(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
         """Return each metric's value in [0, 1] by query id, of checked predictions.

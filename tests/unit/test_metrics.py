@@ -1,9 +1,11 @@
 """Metrics against their definitions."""
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics import average_precision_at_k, recall_at_k
+from pipeline.metrics import average_precision_at_k, interval, recall_at_k, resample
 
 IDS = [str(number) for number in range(12)]
 
@@ -36,3 +38,22 @@ def test_average_precision_by_hand() -> None:
 @given(st.permutations(IDS), st.integers(1, 12))
 def test_recall_counts_the_target_within_the_first_k(ranking: list[str], k: int) -> None:
     assert recall_at_k(ranking, "3", k) == float(ranking.index("3") < k)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_resampling_keeps_every_category_its_size(seed: int) -> None:
+    weights = resample([[0, 1, 2, 3], [4, 5, 6]], 7, 50, seed)
+    assert weights.shape == (50, 7)
+    assert (weights[:, :4].sum(axis=1) == 4).all()
+    assert (weights[:, 4:].sum(axis=1) == 3).all()
+    assert (weights >= 0).all()
+
+
+def test_the_interval_of_a_recall_is_as_wide_as_the_binomial_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = (rng.random(2000) < 0.3).astype(float)
+    weights = resample([range(2000)], 2000, 3000)
+    low, high = interval(weights @ hits / 2000)
+    expected = 1.96 * np.sqrt(0.3 * 0.7 / 2000)
+    assert low < hits.mean() < high
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)

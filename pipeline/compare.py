@@ -1,0 +1,206 @@
+"""One table of validation metrics, a ranking a row, with paired bootstrap intervals."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from pipeline import methods, search
+from pipeline.cache import RecordFile
+from pipeline.datasets.base import Dataset, Predictions, read_json
+from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
+from pipeline.evaluate import predictions, predictions_of_files
+from pipeline.metrics import interval, resample
+from pipeline.records import Ranking
+from pipeline.run import Run
+
+Format = Literal["text", "csv", "markdown", "latex"]
+FORMATS: tuple[Format, ...] = ("text", "csv", "markdown", "latex")
+STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ranking of a split: each metric's value in [0, 1] by query, and how it was made."""
+
+    name: str
+    values: Mapping[str, Mapping[str, float]]
+    protocol: Mapping[str, Any] | None
+    """The choices that make figures differ (``Run.protocol``), None where nothing tells."""
+
+
+def rows_of_run(run: Run) -> list[Row]:
+    """Return a row for each of the run's methods; MissingStageError names those not searched."""
+    found, missing = [], []
+    for name in methods.selection(run.config.search.method):
+        one = run.with_method(name)
+        try:
+            lists = predictions(search.read(one), run.dataset.kinds)
+        except MissingStageError:
+            missing.append(name)
+            continue
+        found.append(Row(name, run.dataset.per_query(lists), run.protocol))
+    if missing:
+        one = run.with_method(missing[0])
+        stage = f"search --method {','.join(missing)}"
+        raise run.missing(stage, search.ranking_file(one).file, f"No ranking by {missing[0]}")
+    return found
+
+
+def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
+    """Return the row of a ranking of the search stage (.jsonl), or of submission-shaped files.
+
+    The protocol is read from the ranking's header, or from the ``.config.json`` beside the file.
+    """
+    first = files[0]
+    if first.suffix == ".jsonl":
+        lists, header = _read_ranking(dataset, first)
+    else:
+        sidecar = first.with_suffix(".config.json")
+        lists = predictions_of_files(dataset, files)
+        header = read_json(sidecar).get("search", {}) if sidecar.exists() else {}
+    return Row(name, dataset.per_query(lists), header.get("protocol"))
+
+
+def _read_ranking(dataset: Dataset, file: Path) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    if not file.exists():
+        raise InputError(f"{file} does not exist.")
+    try:
+        header = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])["header"]
+        records = RecordFile(file, header).read()
+        rankings = [Ranking(r["query"], r["images"], r["scores"], r["subset"]) for r in records]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is not a ranking of the search stage.") from None
+    return predictions(rankings, dataset.kinds), header
+
+
+def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
+    """Return the protocol's fields with the rows' values; raises ConfigError where they differ."""
+    known = [row.protocol or {} for row in rows]
+    fields = list(dict.fromkeys(field for protocol in known for field in protocol))
+    values = {field: [protocol.get(field, "unknown") for protocol in known] for field in fields}
+    differing = [field for field, found in values.items() if any(v != found[0] for v in found)]
+    if differing and not mixed:
+        told = "; ".join(
+            f"{field}: "
+            + ", ".join(
+                f"{row.name} {json.dumps(value)}"
+                for row, value in zip(rows, values[field], strict=True)
+            )
+            for field in differing
+        )
+        raise ConfigError(
+            f"These rankings were not made under one protocol, so their figures cannot be "
+            f"compared: {told}. To see them in one table all the same, add --mixed."
+        )
+    return values
+
+
+def compare(
+    dataset: Dataset,
+    rows: Sequence[Row],
+    baseline: str,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return every metric of every row with 95 % intervals, one line a row and metric.
+
+    Columns: method, metric, value, low, high (percent), and difference, difference_low,
+    difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries are
+    resampled within their gallery, the same ones for both. Raises ConfigError for an unknown row.
+    """
+    names = [row.name for row in rows]
+    if baseline not in names:
+        raise ConfigError(
+            f"There is no row {baseline!r} to compare with.{nearest(baseline, names)}"
+        )
+    strata = [
+        [i for i, query in enumerate(dataset.queries) if query.gallery == gallery]
+        for gallery in dataset.galleries
+    ]
+    strata = [stratum for stratum in strata if stratum]
+    weights = resample(strata, len(dataset.queries), resamples, seed)
+    once = np.ones((1, len(dataset.queries)))
+    exact = {row.name: dataset.means(row.values, once) for row in rows}
+    sampled = {row.name: dataset.means(row.values, weights) for row in rows}
+    lines = []
+    for name in names:
+        for metric, value in exact[name].items():
+            low, high = interval(sampled[name][metric])
+            line = {"method": name, "metric": metric, "value": value[0], "low": low, "high": high}
+            if metric in exact[baseline]:
+                base = sampled[baseline][metric]
+                low, high = interval(sampled[name][metric] - base)
+                line |= {
+                    "difference": value[0] - exact[baseline][metric][0],
+                    "difference_low": low,
+                    "difference_high": high,
+                }
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def shown(dataset: Dataset, metrics: Sequence[str], found: pd.DataFrame) -> list[str]:
+    """Return the metrics to show: those asked for, or all but the parts of others.
+
+    Raises ConfigError for a metric that the table does not have.
+    """
+    known = list(dict.fromkeys(found["metric"]))
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError(f"{dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
+    return list(metrics) or [metric for metric in known if "/" not in metric]
+
+
+def render(
+    dataset: Dataset,
+    found: pd.DataFrame,
+    protocol: Mapping[str, Sequence[Any]],
+    baseline: str,
+    metrics: Sequence[str],
+    form: Format,
+) -> str:
+    """Return the table as text: wide for people, one line a row and metric (tidy) for CSV."""
+    names = list(dict.fromkeys(found["method"]))
+    if form == "csv":
+        for field, values in protocol.items():
+            found = found.assign(**{field: found["method"].map(dict(zip(names, values)))})  # noqa: B905
+        return found.to_csv(index=False)
+    columns = shown(dataset, metrics, found)
+    main = metrics[0] if metrics else dataset.headline
+    wide = found.pivot(index="method", columns="metric", values="value")
+    cells = found.set_index(["method", "metric"])
+    differing = {f: v for f, v in protocol.items() if any(value != v[0] for value in v)}
+    lines = []
+    for number, name in enumerate(names):
+        line: dict[str, Any] = {"method": name}
+        line |= {field: values[number] for field, values in differing.items()}
+        line |= {metric: format(float(wide[metric][name]), ".2f") for metric in columns}
+        line[f"{main} against {baseline}"] = _difference(cells.loc[(name, main)], name == baseline)
+        lines.append(line)
+    table = tabulate(
+        lines, headers="keys", tablefmt=STYLES[form], disable_numparse=True, stralign="left"
+    )
+    same = {field: values[0] for field, values in protocol.items() if field not in differing}
+    note = _note(dataset, same)
+    return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
+
+
+def _difference(cell: Any, is_baseline: bool) -> str:
+    if is_baseline:
+        return ""
+    low, high = cell["difference_low"], cell["difference_high"]
+    return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _note(dataset: Dataset, protocol: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{field} {json.dumps(value)}" for field, value in protocol.items())
+    return (
+        f"{dataset.name} {dataset.split}, {len(dataset.queries)} queries, percent; "
+        f"in brackets 95 % intervals of the paired bootstrap. Protocol: {said or 'unknown'}."
+    )

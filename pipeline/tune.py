@@ -1,0 +1,234 @@
+"""Grid search of a method's weights on the validation split, from features on disk."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline import methods, search
+from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
+from pipeline.config import resolve_device
+from pipeline.datasets.base import Predictions
+from pipeline.errors import ConfigError, nearest
+from pipeline.evaluate import predictions
+from pipeline.methods import GRIDS, Parameters
+from pipeline.ranking import Best, blocks, scores_of, top_images, without
+from pipeline.records import Ranking
+from pipeline.run import Run, log, progress
+from pipeline.scoring import Ends, Score
+
+Grid = Mapping[str, Sequence[float]]
+"""Names of ``Parameters`` to the values that are tried."""
+
+LABELS = {
+    "positive": "α⁺",
+    "negative": "α⁻",
+    "rank_positive": "α⁺ a place",
+    "rank_negative": "α⁻ a place",
+    "drops": "k",
+    "temperature": "τ",
+}
+QUERIES = 1024
+"""Queries ranked at a time, in every cell of the grid."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What ``tune`` found."""
+
+    table: pd.DataFrame
+    """A line a cell: the parameters, then every metric in percent."""
+    metric: str
+    best: dict[str, float]
+    value: float
+    """The metric at the best cell, percent."""
+    border: dict[str, str]
+    """Parameters whose best value is the smallest or the largest tried."""
+    csv: Path
+    picture: Path | None
+
+
+def grid_of(method: str, given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Return the grid to search: the method's own, with ``given`` values in place of its.
+
+    Raises ConfigError for a method without parameters, or a parameter it does not have.
+    """
+    methods.find(method)
+    if method not in GRIDS:
+        known = ", ".join(sorted(GRIDS))
+        raise ConfigError(f"{method} has nothing to tune. Methods that have: {known}.")
+    own = GRIDS[method]
+    for name in given:
+        if name not in own:
+            raise ConfigError(f"{method} has no parameter {name!r}.{nearest(name, own)}")
+    return {name: sorted(set(given.get(name, values))) for name, values in own.items()}
+
+
+def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned:
+    """Rank the validation queries in every cell of ``grid`` in one pass over the gallery.
+
+    Each distinct vector (q⁺ of an α⁺, q⁻ of an α⁻) is compared with a block once, and cells combine
+    these similarities. Writes a CSV, and a picture where one or two parameters vary. Raises
+    ConfigError on a split that is not for tuning.
+    """
+    if run.dataset.split != "val" or not run.dataset.has_ground_truth:
+        raise ConfigError(
+            f"Weights are tuned on val, never on {run.dataset.split}: figures on a test split "
+            "would say nothing any more. Use --split val."
+        )
+    inputs = search.Inputs(run)
+    for item, reason in inputs.failed.items():
+        log.warning("[tune %s] %s: %s", run.name, item, reason)
+    if "drops" in grid:
+        inputs.features.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
+    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    base = search.parameters(run)
+    method = methods.find(run.config.search.method)
+    scores = [method(inputs.features, _with(base, cell)) for cell in cells]
+    table = pd.DataFrame(
+        [
+            cell | run.dataset.evaluate(predictions)
+            for cell, predictions in zip(cells, rank_all(run, scores, inputs.images), strict=True)
+        ]
+    )
+    metric = metric or run.dataset.headline
+    known = [name for name in table.columns if name not in grid]
+    if metric not in known:
+        raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
+    place = int(table[metric].to_numpy().argmax())
+    best = cells[place]
+    content = {"grid": grid, "search": search.header(run)}
+    stem = f"tune-{run.name}-{run.config.search.method}-{fingerprint(content)}"
+    csv = folder / f"{stem}.csv"
+    protocol = {f"protocol.{field}": value for field, value in run.protocol.items()}
+    write_text(csv, table.assign(**protocol).to_csv(index=False))
+    picture = _draw(run, table, grid, metric, best, folder / f"{stem}.png")
+    value = float(table[metric].to_numpy()[place])
+    return Tuned(table, metric, best, value, border(best, grid), csv, picture)
+
+
+def _with(base: Parameters, cell: Mapping[str, float]) -> Parameters:
+    typed = {name: int(value) if name == "drops" else value for name, value in cell.items()}
+    return replace(base, **typed)  # type: ignore[arg-type]
+
+
+def border(best: Mapping[str, float], grid: Grid) -> dict[str, str]:
+    """Return which of the best values are the smallest or largest tried, of two or more."""
+    found = {}
+    for name, value in best.items():
+        if len(grid[name]) > 1 and value in (min(grid[name]), max(grid[name])):
+            found[name] = "smallest" if value == min(grid[name]) else "largest"
+    return found
+
+
+def rank_all(
+    run: Run, scores: Sequence[Score], images: FeatureFile
+) -> list[dict[str, Predictions]]:
+    """Return the predictions of every score, as ``search.rank`` would one by one."""
+    found: list[dict[str, Ranking]] = [{} for _ in scores]
+    device = resolve_device(run.config.runtime.device)
+    parts = search.parts(run, images)
+    chunks = sum(-(-len(part.places) // QUERIES) for part in parts)
+    with progress(chunks * images.shape[0], 0, "image", f"{len(scores)} cells") as bar:
+        for part in parts:
+            for start in range(0, len(part.places), QUERIES):
+                chosen = part.slice(start, start + QUERIES)
+                own = [score.map(itemgetter(chosen.places)) for score in scores]
+                if all(isinstance(score, Ends) for score in own):
+                    ranked = _one_pass(run, own, images, chosen, device, bar)  # type: ignore[arg-type]
+                else:
+                    ranked = [_alone(run, score, images, chosen, device) for score in own]
+                for rankings, (best, groups) in zip(found, ranked, strict=True):
+                    made = search.rankings_of(run, chosen, best[0], best[1], groups, images)
+                    rankings |= {ranking.query: ranking for ranking in made}
+    kinds = run.dataset.kinds
+    return [predictions([r[query.id] for query in run.queries], kinds) for r in found]
+
+
+Ranked = tuple[tuple[Tensor, Tensor], list[Tensor]]
+"""Best scores and rows (queries, k), and for each query the scores of its group."""
+
+
+def _alone(run: Run, score: Score, images: FeatureFile, part: search.Part, device: str) -> Ranked:
+    k = run.config.search.top_k
+    best = top_images(score, images, k, part.inside, part.excluded, device)
+    asked = any(part.groups)
+    return best, scores_of(score, images, part.groups, part.inside, device) if asked else []
+
+
+def _one_pass(
+    run: Run, scores: Sequence[Ends], images: FeatureFile, part: search.Part, device: str, bar: Any
+) -> list[Ranked]:
+    vectors: dict[bytes, Tensor] = {}
+
+    def known(vector: Tensor) -> bytes:
+        key = vector.numpy().tobytes()
+        vectors.setdefault(key, vector.to(device))
+        return key
+
+    ends = [(known(score.positive), known(score.negative), score.take_max) for score in scores]
+    queries, width = len(part.places), max((len(group) for group in part.groups), default=0)
+    kept = [Best(queries, run.config.search.top_k) for _ in scores]
+    of_groups = [torch.zeros(queries, width) for _ in scores]
+    padded = [group + [-1] * (width - len(group)) for group in part.groups]
+    members = torch.tensor(padded, dtype=torch.long).reshape(queries, width)
+    for rows, features in blocks(images, part.inside, device, bar.update):
+        similarity = {key: vector @ features.T for key, vector in vectors.items()}
+        column = torch.searchsorted(rows, members).clamp(max=len(rows) - 1)
+        here = rows[column] == members
+        for (positive, negative, take_max), best, groups in zip(ends, kept, of_groups, strict=True):
+            smaller = torch.maximum if take_max else torch.minimum
+            score = smaller(similarity[positive], similarity[negative]).cpu()
+            if width:
+                groups[here] = score.gather(1, column)[here]
+            best.add(without(score, rows, part.excluded), rows)
+    split = [
+        [row[: len(group)] for row, group in zip(groups, part.groups, strict=True)]
+        for groups in of_groups
+    ]
+    return [((best.scores, best.rows), groups) for best, groups in zip(kept, split, strict=True)]
+
+
+def _draw(
+    run: Run,
+    table: pd.DataFrame,
+    grid: Grid,
+    metric: str,
+    best: Mapping[str, float],
+    file: Path,
+) -> Path | None:
+    """Draw the metric over one parameter as a line, over two as a heat map; else return None."""
+    varying = [name for name, values in grid.items() if len(values) > 1]
+    if not 1 <= len(varying) <= 2:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    title = f"{run.name}, {run.config.search.method}: {metric} (%)"
+    if len(varying) == 1:
+        (name,) = varying
+        axes.plot(table[name], table[metric], marker="o")
+        axes.set(xlabel=LABELS[name], ylabel=f"{metric} (%)", title=title)
+        axes.axvline(best[name], linestyle=":")
+    else:
+        down, across = varying
+        wide = table.pivot(index=down, columns=across, values=metric)
+        shown = axes.imshow(wide.to_numpy(), origin="lower", aspect="auto", cmap="viridis")
+        axes.set_xticks(range(len(wide.columns)), [f"{value:g}" for value in wide.columns])
+        axes.set_yticks(range(len(wide.index)), [f"{value:g}" for value in wide.index])
+        axes.set(xlabel=LABELS[across], ylabel=LABELS[down], title=title)
+        x, y = grid[across].index(best[across]), grid[down].index(best[down])
+        axes.plot(x, y, marker="s", markersize=14, markerfacecolor="none", color="red")
+        figure.colorbar(shown, ax=axes)
+    with atomic(file) as temporary, storage_errors(file):
+        figure.savefig(temporary, format="png", dpi=120)
+    return file

@@ -1,0 +1,201 @@
+"""The table of methods, its intervals, and tuning: from rankings and features on disk."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import compare, search, submit, tune
+from pipeline.errors import ConfigError, MissingStageError
+from pipeline.evaluate import evaluate
+from pipeline.everything import run_stages
+from pipeline.methods import METHODS
+from pipeline.run import Run
+from tests.integration.test_cli import seize
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(params=["circo", "cirr", "fashioniq"])
+def searched(request: pytest.FixtureRequest, make_run: MakeRun) -> Run:
+    """A run whose rankings by every method are there."""
+    run_stages(make_run(request.param))
+    run = make_run(request.param, search__method="all")
+    assert [report.computed for report in search.search(run)] == [len(run.queries)] * len(METHODS)
+    return run
+
+
+def table(run: Run, rows: list[compare.Row], baseline: str, form: compare.Format) -> str:
+    found = compare.compare(run.dataset, rows, baseline, resamples=200)
+    protocol = compare.check_protocols(rows, mixed=False)
+    return compare.render(run.dataset, found, protocol, baseline, (), form)
+
+
+def test_the_table_has_every_method_and_the_evaluate_stages_figures(searched: Run) -> None:
+    rows = compare.rows_of_run(searched)
+    assert [row.name for row in rows] == list(METHODS)
+    found = compare.compare(searched.dataset, rows, "mean-ensemble", resamples=300)
+    assert (found["low"] <= found["value"] + 1e-9).all()
+    assert (found["value"] <= found["high"] + 1e-9).all()
+    for name in METHODS:
+        expected = evaluate(searched.with_method(name))
+        own = found[found["method"] == name].set_index("metric")
+        assert own["value"].to_dict() == pytest.approx(expected)
+    base = found[found["method"] == "mean-ensemble"]
+    assert (base[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    headline = found[found["metric"] == searched.dataset.headline].set_index("method")
+    value, difference = headline["value"], headline["difference"]
+    assert difference["text"] == pytest.approx(value["text"] - value["mean-ensemble"])
+
+
+def test_every_format_holds_the_same_figures(searched: Run) -> None:
+    rows = compare.rows_of_run(searched)
+    headline = searched.dataset.headline
+    csv = pd.read_csv(io.StringIO(table(searched, rows, "seize", "csv")))
+    chosen = csv[(csv["method"] == "text") & (csv["metric"] == headline)].iloc[0]
+    assert bool(chosen["exclude_reference"]) is True  # how it was made is in every line
+    for form in ("text", "markdown", "latex"):
+        text = table(searched, rows, "seize", form)
+        (line,) = [line for line in text.splitlines() if line.lstrip("| ").startswith("text ")]
+        assert f"{chosen['value']:.2f}" in line
+        assert f"{chosen['difference']:+.2f}" in line
+        assert "Protocol: " in text
+    assert r"\toprule" in table(searched, rows, "seize", "latex")
+
+
+def test_predictions_of_other_systems_are_a_row_and_equal_files_differ_by_nothing(
+    searched: Run,
+) -> None:
+    one = searched.with_method("seize")
+    rows = compare.rows_of_run(one)
+    files = list(submit.files(one).values())
+    rows.append(compare.row_of_files(one.dataset, "uploaded", files))
+    rows.append(compare.row_of_files(one.dataset, "ranked", [search.ranking_file(one).file]))
+    found = compare.compare(one.dataset, rows, "seize", resamples=100)
+    assert (found[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    compare.check_protocols(rows, mixed=False)
+
+
+def test_rankings_of_different_protocols_are_refused_unless_told(make_run: MakeRun) -> None:
+    run = make_run("fashioniq")
+    run_stages(run)
+    union = make_run("fashioniq", dataset__gallery="union", search__exclude_reference=False)
+    union = Run(
+        type(run.dataset)("val", run.dataset.root.parent, "union"),
+        union.config, run.cache, run.submissions,
+    )  # fmt: skip
+    run_stages(union)
+    smaller = [len(union.dataset.galleries[name]) for name in union.dataset.galleries]
+    whole = [len(run.dataset.galleries[name]) for name in run.dataset.galleries]
+    assert all(a < b for a, b in zip(smaller, whole, strict=True))
+    file = search.ranking_file(union).file
+    rows = [*compare.rows_of_run(run), compare.row_of_files(run.dataset, "other", [file])]
+    with pytest.raises(ConfigError, match=r"gallery: seize \"split\", other \"union\""):
+        compare.check_protocols(rows, mixed=False)
+    found = compare.compare(run.dataset, rows, "seize", resamples=100)
+    protocol = compare.check_protocols(rows, mixed=True)
+    text = compare.render(run.dataset, found, protocol, "seize", (), "text")
+    assert "gallery" in text.splitlines()[0]
+    assert "union" in text
+
+
+def test_a_missing_ranking_names_the_methods_to_search(make_run: MakeRun) -> None:
+    run = make_run()
+    run_stages(run)
+    both = make_run(search__method="seize,ldre")
+    with pytest.raises(MissingStageError, match="seize search --method ldre --config demo"):
+        compare.rows_of_run(both)
+    with pytest.raises(ConfigError, match="only search and compare take several"):
+        evaluate(both)
+    with pytest.raises(ConfigError, match="Did you mean 'seize'"):
+        compare.compare(run.dataset, compare.rows_of_run(run), "sieze")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "grid"),
+    [
+        ("circo", "seize", {"positive": [0.0, 0.13, 3.0], "negative": [-1.0, 0.0, 2.1]}),
+        ("cirr", "seize", {"positive": [0.0, 0.22], "negative": [0.0, 1.0]}),
+        ("fashioniq", "ldre", {"drops": [1, 4, 9], "temperature": [0.02, 0.5]}),
+        ("cirr", "seize-rank", {"rank_positive": [0.0, 1e-3], "rank_negative": [5e-7]}),
+    ],
+)
+def test_every_cell_is_what_search_and_evaluate_give(
+    make_run: MakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str,
+    method: str,
+    grid: dict[str, list[float]],
+) -> None:
+    if dataset != "circo":  # there, rounding by other shapes swaps two images 6e-8 apart
+        monkeypatch.setattr(tune, "QUERIES", 5)
+    run = make_run(dataset, search__method=method)
+    run_stages(run)
+    tuned = tune.tune(run, grid, tmp_path / "out")
+    places = {
+        "positive": f"search__increment__{dataset}__positive",
+        "negative": f"search__increment__{dataset}__negative",
+        "rank_positive": "search__rank_increment__positive",
+        "rank_negative": "search__rank_increment__negative",
+        "drops": "search__drops",
+        "temperature": "search__temperature",
+    }
+    assert len(tuned.table) == np.prod([len(values) for values in grid.values()])
+    for cell in tuned.table.to_dict(orient="records"):
+        fields = {places[name]: cell[name] for name in grid}
+        one = make_run(dataset, search__method=method, **fields)
+        search.search(one)
+        assert evaluate(one) == pytest.approx({k: v for k, v in cell.items() if k not in grid})
+    assert tuned.value == tuned.table[run.dataset.headline].max()
+    assert len(pd.read_csv(tuned.csv)) == len(tuned.table)
+    assert tuned.picture is not None
+    assert Image.open(tuned.picture).size[0] > 500
+
+
+def test_the_best_value_at_the_border_is_said() -> None:
+    grid = {"positive": [0.0, 0.1, 0.2], "negative": [1.0, 2.0], "drops": [5.0]}
+    best = {"positive": 0.1, "negative": 2.0, "drops": 5.0}
+    assert tune.border(best, grid) == {"negative": "largest"}
+    assert tune.border(best | {"positive": 0.0, "negative": 1.0}, grid) == {
+        "positive": "smallest",
+        "negative": "smallest",
+    }
+
+
+def test_tuning_on_test_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("circo", "test")
+    with pytest.raises(ConfigError, match="tuned on val, never on test"):
+        tune.tune(run, {"positive": [0]}, tmp_path)
+    with pytest.raises(ConfigError, match="nothing to tune"):
+        tune.grid_of("image", {})
+    with pytest.raises(ConfigError, match="Did you mean 'negative'"):
+        tune.grid_of("seize", {"negativ": [1]})
+
+
+def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    run_stages(run)
+    given = [*run.command.split(), "--cache", str(run.cache), "--workers", "0"]
+    assert seize("search", *given, "--method", "all").exit_code == 0
+    result = seize("compare", *given, "--json", "--baseline", "mean-ensemble")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert {line["method"] for line in content["table"]} == set(METHODS)
+    out = tmp_path / "table.md"
+    options = ("--format", "markdown", "--out", str(out), "--metric", "mAP@10")
+    assert seize("compare", *given, *options).exit_code == 0
+    assert "mAP@10 against seize" in out.read_text()
+    folder = str(tmp_path / "tuned")
+    result = seize(
+        "tune", *given, "--grid", "positive=0", "--grid", "negative=0:2:0.5", "--out", folder
+    )
+    assert result.exit_code == 0, result.output
+    assert "(5 cells)" in result.stdout
+    result = seize("tune", *given, "--grid", "negative=1:x")
+    assert result.exit_code == 2
