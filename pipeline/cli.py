@@ -507,6 +507,41 @@ def rank(
         click.echo(f"Ranked {images:,} images for {queries:,} queries -> {out}")
 
 
+@main.command("table")
+@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@click.option("--backbone", "backbones", multiple=True, help="B/32, L/14 or G/14; all by default")
+@click.option(
+    "--mine",
+    multiple=True,
+    metavar="NAME[@BACKBONE]=FILE",
+    help="your own row: JSON from `seize evaluate --json`, or of what the server answered",
+)
+@format_option
+@json_option
+def table_(
+    dataset: str, backbones: tuple[str, ...], mine: tuple[str, ...], form: Any, as_json: bool
+) -> None:
+    """Show published figures with their sources beside one's own.
+
+    Example: seize table --dataset circo --backbone L/14 --mine "mine@L/14=server.json"
+    """
+    from pipeline import published
+    from pipeline.run import dump
+
+    own = {}
+    for text in mine:
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--mine")
+        own[name] = Path(file)
+    frame, found = published.table(dataset, backbones, own)
+    if as_json:
+        lines = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+        click.echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
+    else:
+        click.echo(published.render(dataset, frame, found, form))
+
+
 @main.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="circo, cirr or fashioniq")
