@@ -274,6 +274,9 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
     files = predictions
     metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
     _print_metrics({run.name: metrics}, as_json)
+    if not as_json and not files:
+        said = ", ".join(f"{field} {value!r}" for field, value in run.protocol.items())
+        click.echo(f"Protocol: {said}")
 
 
 format_option = click.option(
