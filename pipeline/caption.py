@@ -18,7 +18,8 @@ def header(run: Run) -> dict[str, Any]:
     device = resolve_device(run.config.runtime.device)
     return {
         "stage": "caption",
-        **config.model_dump(),
+        **config.model_dump(exclude={"url"}),
+        "prompt": captioners.prompt_of(config),
         "model": model_identity(config.model),
         "precision": resolve_precision(config.precision, device),
         "gallery": run.dataset.gallery_fingerprint,

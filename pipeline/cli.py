@@ -18,11 +18,15 @@ from pipeline.errors import SeizeError
 log = logging.getLogger("seize")
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
-    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint: hub name or folder"),
+    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
     "--captions": ("captioner.samples", int, "captions a reference image"),
     "--seed": ("captioner.seed", int, "seed of the captions"),
     "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
     "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
+    "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
+    "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
+    "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
+    "--captioner-url": ("captioner.url", str, "server of a served:NAME captioner"),
     "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
     "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
     "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
@@ -33,7 +37,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
     "--workers": ("runtime.workers", int, "processes that decode images"),
-    "--concurrency": ("runtime.concurrency", int, "requests in flight to the LLM server"),
+    "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
 }
 """Options that override one field of the preset: option to field, type and help."""
@@ -220,18 +224,104 @@ def caption(run: Any, as_json: bool) -> None:
     _print_reports([stage(run)], as_json)
 
 
+def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about how vLLM is started."""
+    options = [
+        click.option("--vllm-bin", help="the vllm program; the one on PATH by default"),
+        click.option(
+            "--serve-arg",
+            "serve_arguments",
+            multiple=True,
+            metavar="ARGUMENT",
+            help="for `vllm serve`, e.g. --serve-arg='--max-model-len 1024'",
+        ),
+        click.option(
+            "--serve-timeout",
+            type=float,
+            default=900.0,
+            show_default=True,
+            help="seconds until the server must be ready",
+        ),
+    ]
+    return functools.reduce(lambda decorated, option: option(decorated), options, function)
+
+
+def _split_arguments(arguments: tuple[str, ...]) -> list[str]:
+    return [word for argument in arguments for word in shlex.split(argument)]
+
+
 @main.command(cls=Stage)
 @run_options
+@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` for this stage")
+@vllm_options
+@click.option("--retry-failed", is_flag=True, help="try again what failed before")
 @json_option
-def edit(run: Any, as_json: bool) -> None:
+def edit(
+    run: Any,
+    model: str | None,
+    vllm_bin: str | None,
+    serve_arguments: tuple[str, ...],
+    serve_timeout: float,
+    retry_failed: bool,
+    as_json: bool,
+) -> None:
     """Let the LLM apply the relative caption to every caption.
+
+    The LLM is behind --llm-url, in process (--llm transformers:PATH), or served for this stage by
+    vLLM (--serve); the stages after this one are then given --llm MODEL.
 
     Example: seize edit --dataset circo --split val --llm Qwen/Qwen2.5-7B-Instruct
     --llm-url http://localhost:8000/v1
     """
     from pipeline.edit import edit as stage
 
-    _print_reports([stage(run)], as_json)
+    if model is None:
+        _print_reports([stage(run, retry_failed)], as_json)
+        return
+    from pipeline.llms.vllm import serve
+
+    arguments = _split_arguments(serve_arguments)
+    log_file = run.cache / "vllm.log"
+    with serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout) as url:
+        report = stage(run.with_llm(model, url), retry_failed)
+    _print_reports([report], as_json)
+
+
+@main.command("serve-llm")
+@click.argument("model")
+@click.option("--port", type=int, default=8000, show_default=True)
+@click.option(
+    "--log",
+    "log_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("cache/vllm.log"),
+    show_default=True,
+)
+@vllm_options
+def serve_llm(
+    model: str,
+    port: int,
+    log_file: Path,
+    vllm_bin: str | None,
+    serve_arguments: tuple[str, ...],
+    serve_timeout: float,
+) -> None:
+    """Keep `vllm serve MODEL` running for many edit stages; Ctrl-C stops all of it.
+
+    Example: seize serve-llm Qwen/Qwen2.5-7B-Instruct --vllm-bin vllm/bin/vllm
+    """
+    import time
+
+    from pipeline.llms.vllm import serve
+
+    arguments = _split_arguments(serve_arguments)
+    with serve(model, log_file, vllm_bin, arguments, port, serve_timeout) as url:
+        click.echo(f"{model} is served. Use it with: --llm {model} --llm-url {url}")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            click.echo("Stopping the server.", err=True)
 
 
 @main.command(cls=Stage)
@@ -743,6 +833,56 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
         return
     for message in messages:
         click.echo(f"[{message['role']}]\n{message['content']}\n")
+
+
+@prompts_group.command("try")
+@click.argument("name")
+@click.option(
+    "--image", type=click.Path(path_type=Path, dir_okay=False), help="the captioner describes it"
+)
+@click.option("--caption", "text_of_image", help="instead of --image: a caption of yours")
+@click.option("--text", "relative_caption", required=True, help="the relative caption")
+@click.option("--concept", default="", help="the shared concept, if the prompt uses it")
+@click.option(
+    "--config",
+    "preset",
+    metavar="PRESET|FILE",
+    default="paper-l14",
+    show_default=True,
+    help="preset (see `seize config list`) or YAML file",
+)
+@override_options
+@json_option
+def prompts_try(
+    name: str,
+    image: Path | None,
+    text_of_image: str | None,
+    relative_caption: str,
+    concept: str,
+    preset: str,
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Ask the LLM with prompt NAME about one image: show what is asked, and raw and clean answers.
+
+    Example: seize prompts try seize --image dog.jpg --text "is running on a beach" --captions 3
+    """
+    from pipeline.edit import try_prompt
+
+    if (image is None) == (text_of_image is None):
+        raise click.UsageError("Give either --image or --caption.")
+    settings = config.load(preset, overrides | {"llm.prompt": name})
+    tries = try_prompt(settings, image, text_of_image, relative_caption, concept)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump(tries))
+        return
+    for one in tries:
+        for message in one["messages"]:
+            click.echo(f"[{message['role']}]\n{message['content']}\n")
+        click.echo(f"[raw answer]\n{one['raw']}\n")
+        click.echo(f"[edited caption]\n{one['edited_caption'] or 'none: ' + one['reason']}\n")
 
 
 def _print_reports(reports: list[Any], as_json: bool) -> None:

@@ -24,9 +24,14 @@ class _Section(BaseModel):
 class CaptionerConfig(_Section):
     """Captions of the reference images by nucleus sampling (SEIZE, section 3.1)."""
 
-    model: str = Field(description="BLIP-2 checkpoint: hub name or folder")
+    model: str = Field(
+        description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url"
+    )
+    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
     revision: str | None = None
-    prompt: str = "a photo of"
+    prompt: str | None = Field(
+        default=None, description="what the caption starts from; the captioner's own by default"
+    )
     samples: int = Field(default=15, ge=1, description="captions an image")
     top_p: float = Field(default=0.9, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
@@ -43,6 +48,7 @@ class LlmConfig(_Section):
     model: str = Field(description="served model name, or transformers:NAME_OR_PATH")
     url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
     prompt: str = Field(default="seize", description="name in prompts/ or a YAML file")
+    edits: int = Field(default=1, ge=1, description="edits a caption; several need temperature > 0")
     temperature: float = Field(default=0.0, ge=0)
     attempts: int = Field(default=3, ge=1, description="tries for an answer that is empty")
     precision: Precision = "auto"
@@ -97,6 +103,9 @@ class DatasetConfig(_Section):
     caption_separator: str = Field(
         default=" and ", description="joins FashionIQ's two relative captions"
     )
+    shared_concept: bool = Field(
+        default=False, description="tell the LLM CIRCO's shared concept (the prompt must use it)"
+    )
     both_orders: bool = Field(
         default=False, description="join FashionIQ's two relative captions in both orders, averaged"
     )
@@ -108,9 +117,14 @@ class RuntimeConfig(_Section):
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     caption_batch: int = Field(default=8, ge=1, description="images a captioning batch")
     edit_batch: int = Field(default=64, ge=1, description="prompts a batch in process")
-    concurrency: int = Field(default=64, ge=1, description="requests in flight to a server")
+    concurrency: int | None = Field(
+        default=None, ge=1, description="requests in flight to a server; chosen from it by default"
+    )
     timeout: float = Field(default=120.0, gt=0, description="seconds a request may take")
     retries: int = Field(default=6, ge=0, description="retries of a failed request, backing off")
+    give_up_after: float = Field(
+        default=600.0, gt=0, description="seconds a request may take with all its retries"
+    )
     api_key_variable: str = Field(
         default="OPENAI_API_KEY", description="environment variable that holds the server's key"
     )
@@ -203,7 +217,9 @@ def _resolve(config: Config) -> Config:
     def found(model: str, scheme: str = "") -> str:
         bare = model.removeprefix(scheme)
         inside = PROJECT / bare
-        return f"{scheme}{inside}" if not Path(bare).exists() and inside.exists() else model
+        if Path(bare).exists() or not inside.exists():
+            return model
+        return str(inside) if bare == model else f"{scheme}{inside}"
 
     config.captioner.model = found(config.captioner.model)
     config.llm.model = found(config.llm.model, "transformers:")

@@ -1,20 +1,41 @@
 """The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pipeline import caption, llms, prompts, released
+from pipeline import caption, captioners, llms, prompts, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
-from pipeline.config import resolve_device, resolve_precision
+from pipeline.config import Config, LlmConfig, resolve_device, resolve_precision
+from pipeline.errors import ConfigError
+from pipeline.images import open_image
+from pipeline.llms import Answer
 from pipeline.prompts import Prompt
 from pipeline.records import Query
-from pipeline.run import Run, StageReport, progress, stage
+from pipeline.run import Run, StageReport, log, progress, stage
 
 RETRY_TEMPERATURE = 0.7
-"""An empty answer is asked for again at this temperature at least: at 0 it would stay empty."""
+"""A bad answer is asked for again at this temperature at least: at 0 it would come again."""
 
-Pair = tuple[str, str]
-"""A caption and a relative caption."""
+
+class Pair(NamedTuple):
+    """What one edit is made from; records are keyed by it, so equal pairs are edited once."""
+
+    caption: str
+    relative_caption: str
+    shared_concept: str = ""
+    """CIRCO's, where the configuration asks for it."""
+    sample: int = 0
+    """The number of the edit, where there are several a caption."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the pair as fields of a record; the rare ones only where they are set."""
+        rare = {"shared_concept": self.shared_concept, "sample": self.sample}
+        return {
+            "caption": self.caption,
+            "relative_caption": self.relative_caption,
+            **{name: value for name, value in rare.items() if value},
+        }
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -23,15 +44,16 @@ def header(run: Run) -> dict[str, Any]:
     model = config.model
     if released.is_imported(model):
         return released.header(run, "edit", model)
+    in_process = model.startswith(llms.IN_PROCESS)
     content = {
         "stage": "edit",
-        "model": model,
+        "model": model_identity(model),
         "prompt": prompts.load(config.prompt).model_dump(),
         "temperature": config.temperature,
         "attempts": config.attempts,
         "seed": config.seed,
     }
-    if model.startswith(llms.IN_PROCESS):
+    if in_process:
         content["model"] = llms.IN_PROCESS + model_identity(model.removeprefix(llms.IN_PROCESS))
         device = resolve_device(run.config.runtime.device)
         content["precision"] = resolve_precision(config.precision, device)
@@ -49,16 +71,18 @@ def record_file(run: Run) -> RecordFile:
 
 
 def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
-    """Return the distinct (caption, relative caption) pairs of the run, in query order."""
+    """Return the distinct pairs of the run, in query order."""
     wanted = (pair for query in run.queries for pair in query_pairs(run, query, captions))
     return list(dict.fromkeys(wanted))
 
 
 def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
-    """Return one query's pairs: every caption with its relative caption, or with each order."""
+    """Return one query's pairs, captions innermost: every caption as often as it is edited."""
+    concept = (query.shared_concept or "") if run.config.dataset.shared_concept else ""
     return [
-        (text, relative)
+        Pair(text, relative, concept, sample)
         for relative in run.relative_captions(query)
+        for sample in range(run.config.llm.edits)
         for text in captions.get(query.id, [])
     ]
 
@@ -81,66 +105,138 @@ def read(run: Run) -> dict[str, list[str | None]]:
     return {q.id: [edits[pair] for pair in query_pairs(run, q, captions)] for q in run.queries}
 
 
-def edit(run: Run) -> StageReport:
-    """Edit every pair that is not cached yet; each answer is stored as it arrives."""
+def edit(run: Run, retry_failed: bool = False) -> StageReport:
+    """Edit every pair that is not cached yet; each answer is stored as it arrives.
+
+    An edit that failed before stays so, unless ``retry_failed``. Raises ConfigError for settings
+    that cannot work, ModelError if the LLM cannot answer.
+    """
     source = caption.record_file(run).file
     wanted = pairs(run, caption.read(run))
     records = record_file(run)
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
-    prompt = prompts.load(run.config.llm.prompt)
+    prompt = _prompt(run)
     with stage("edit", run, [source, run.config.llm.prompt], records.file) as report, records:
         done = _by_pair(records)
-        todo = [pair for pair in wanted if pair not in done]
+        failed = {pair for pair in wanted if pair in done and done[pair] is None}
+        todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
+        if failed and not retry_failed:
+            log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
         if not todo:
             return report
         llm = llms.load(run.config.llm, run.config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
             for attempt in range(run.config.llm.attempts):
                 last = attempt == run.config.llm.attempts - 1
-                empty = []
-                for answer in llm.answer(_requests(run, prompt, todo, attempt)):
+                bad = []
+                for answer in llm.answer(_asking(run.config.llm, prompt, todo, attempt)):
                     pair = todo[answer.key]
-                    text = prompt.clean(answer.text) if answer.text is not None else None
-                    if not text and answer.text is not None and not last:
-                        empty.append(pair)
+                    text, reason = judge(prompt, pair, answer)
+                    if reason and answer.reason is None and not last:
+                        bad.append(pair)
                         continue
-                    reason = None if text else answer.reason or "the answer was empty"
-                    _append(records, pair, text or None, reason)
+                    _append(records, pair, text, reason)
                     if reason:
-                        report.failed[" | ".join(pair)] = reason
+                        report.failed[" | ".join(pair[:2])] = reason
                     report.computed += 1
                     bar.update()
-                todo = empty
+                todo = bad
                 if not todo:
                     break
     return report
 
 
+def _prompt(run: Run) -> Prompt:
+    config = run.config.llm
+    prompt = prompts.load(config.prompt)
+    if config.edits > 1 and config.temperature == 0:
+        raise ConfigError(
+            f"{config.edits} edits a caption would all be the same at temperature 0. "
+            "Add --temperature 0.7, for instance."
+        )
+    if run.config.dataset.shared_concept and "shared_concept" not in prompt.variables:
+        raise ConfigError(
+            f"The prompt {prompt.name!r} does not use {{{{ shared_concept }}}}. Choose one that "
+            "does with --prompt, or drop --shared-concept."
+        )
+    return prompt
+
+
+def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str | None]:
+    """Return the edited caption in an LLM's answer, or None and what is wrong with it."""
+    if answer.text is None:
+        return None, answer.reason or "no answer"
+    text = prompt.clean(answer.text)
+    if not text:
+        return None, "the answer was empty"
+    if answer.truncated and "\n" not in answer.text.strip():
+        return None, f"the answer was longer than {prompt.max_tokens} tokens"
+    if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
+        return None, "the answer repeats the prompt"
+    return text, None
+
+
 def _append(records: RecordFile, pair: Pair, text: str | None, reason: str | None) -> None:
-    record = {"caption": pair[0], "relative_caption": pair[1], "edited_caption": text}
+    record = pair.record() | {"edited_caption": text}
     records.append(record if reason is None else record | {"reason": reason})
 
 
 def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
+    """Return the edited captions by pair; a later record of the same pair counts."""
     return {
-        (record["caption"], record["relative_caption"]): record["edited_caption"]
+        Pair(
+            record["caption"],
+            record["relative_caption"],
+            record.get("shared_concept", ""),
+            record.get("sample", 0),
+        ): record["edited_caption"]
         for record in records.read()
     }
 
 
-def _requests(run: Run, prompt: Prompt, todo: Sequence[Pair], attempt: int) -> list[llms.Request]:
-    config = run.config.llm
+def _asking(
+    config: LlmConfig, prompt: Prompt, todo: Sequence[Pair], attempt: int = 0
+) -> Iterator[llms.Request]:
     temperature = config.temperature if attempt == 0 else max(config.temperature, RETRY_TEMPERATURE)
-    return [
-        llms.Request(
+    for key, pair in enumerate(todo):
+        yield llms.Request(
             key=key,
-            messages=prompt.messages(text, relative),
+            messages=prompt.messages(pair.caption, pair.relative_caption, pair.shared_concept),
             max_tokens=prompt.max_tokens,
             stop=tuple(prompt.stop),
             temperature=temperature,
-            seed=config.seed + attempt,
+            seed=config.seed + attempt + pair.sample * config.attempts,
         )
-        for key, (text, relative) in enumerate(todo)
-    ]
+
+
+def try_prompt(
+    config: Config,
+    image: Path | None,
+    text: str | None,
+    relative_caption: str,
+    shared_concept: str = "",
+) -> list[dict[str, Any]]:
+    """Edit each caption of one image (or ``text``) once, without a cache; to try a prompt.
+
+    Returns messages, raw answer, edited caption and reason of each. Raises InputError for an image
+    that cannot be read, ModelError for models that cannot be used.
+    """
+    texts = [text or ""]
+    if image is not None:
+        captioner = captioners.load(config.captioner, config.runtime)
+        (texts,) = captioner.caption([image.name], [open_image(image)])
+    prompt = prompts.load(config.llm.prompt)
+    asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
+    found: dict[int, dict[str, Any]] = {}
+    for answer in llms.load(config.llm, config.runtime).answer(_asking(config.llm, prompt, asked)):
+        edited, reason = judge(prompt, asked[answer.key], answer)
+        messages = prompt.messages(*asked[answer.key][:3])
+        found[answer.key] = {
+            "messages": messages,
+            "raw": answer.text,
+            "edited_caption": edited,
+            "reason": reason,
+        }
+    return [found[key] for key in sorted(found)]

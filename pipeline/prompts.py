@@ -1,18 +1,20 @@
 """Prompts are YAML files: how the LLM is asked for an edit and how its answer is cleaned."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError, nearest
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
-VARIABLES = {"caption", "relative_caption"}
+NEEDED = {"caption", "relative_caption"}
+VARIABLES = NEEDED | {"shared_concept"}
 
 _environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
@@ -53,27 +55,71 @@ class Prompt(BaseModel):
             raise ValueError(f"unknown variable {sorted(unknown)}; known: {sorted(VARIABLES)}")
         return template
 
-    def messages(self, caption: str, relative_caption: str) -> list[dict[str, str]]:
-        """Return chat messages (role, content); what all requests share comes first."""
+    @field_validator("user")
+    @classmethod
+    def _needed_variables(cls, template: str) -> str:
+        missing = sorted(NEEDED - meta.find_undeclared_variables(_environment.parse(template)))
+        if missing:
+            raise ValueError("does not use " + " and ".join(f"{{{{ {m} }}}}" for m in missing))
+        return template
+
+    @property
+    def variables(self) -> set[str]:
+        """The variables that the user template uses."""
+        return meta.find_undeclared_variables(_environment.parse(self.user))
+
+    def messages(
+        self, caption: str, relative_caption: str, shared_concept: str = ""
+    ) -> list[dict[str, str]]:
+        """Return chat messages (role, content).
+
+        What all requests share (system turn, examples) comes first, so that a server with a prefix
+        cache computes it once; ``shared_concept`` is empty unless asked for.
+        """
         turns = [{"role": "system", "content": self.system.strip()}] if self.system else []
         for example in self.examples:
-            turns.append(self._ask(example.caption, example.relative_caption))
+            turns.append(self._ask(example.caption, example.relative_caption, ""))
             answer = f"{self.label} {example.edited_caption}".strip()
             turns.append({"role": "assistant", "content": answer})
-        return [*turns, self._ask(caption, relative_caption)]
+        return [*turns, self._ask(caption, relative_caption, shared_concept)]
 
-    def _ask(self, caption: str, relative_caption: str) -> dict[str, str]:
-        template = _environment.from_string(self.user)
-        content = template.render(caption=caption, relative_caption=relative_caption)
+    def _ask(self, caption: str, relative_caption: str, shared_concept: str) -> dict[str, str]:
+        content = _template(self.user).render(
+            caption=caption, relative_caption=relative_caption, shared_concept=shared_concept
+        )
         return {"role": "user", "content": content.strip()}
 
     def clean(self, answer: str) -> str:
-        """Return the edited caption in ``answer``: label and quotes stripped, first line kept."""
+        """Return the edited caption in ``answer``: label and quotes stripped, first line kept.
+
+        Where the answer repeats the question first, what follows the last label counts.
+        """
         text = answer.strip()
         if self.label:
-            text = re.sub(rf"^\W*{re.escape(self.label.rstrip(':'))}\W*:?", "", text, flags=re.I)
+            label = rf"\W*{re.escape(self.label.rstrip(':'))}\W*:?"
+            text = re.sub(rf"^{label}", "", text, flags=re.I)
+            labelled = re.split(rf"^{label}", text, flags=re.I | re.M)
+            text = labelled[-1] if len(labelled) > 1 and labelled[-1].strip() else text
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[0].strip("\"'“”‘’` \t") if lines else ""
+
+    def repeated(
+        self, text: str, caption: str, relative_caption: str, shared_concept: str = ""
+    ) -> bool:
+        """Return whether a cleaned answer is a line of the prompt, not an edit.
+
+        The caption or the relative caption alone is an edit: nothing, or everything, was changed.
+        """
+        if text in (caption.strip(), relative_caption.strip()):
+            return False
+        messages = self.messages(caption, relative_caption, shared_concept)
+        asked = (m["content"] for m in messages if m["role"] != "assistant")
+        return any(text == line.strip() for content in asked for line in content.splitlines())
+
+
+@functools.lru_cache(maxsize=64)
+def _template(text: str) -> Template:
+    return _environment.from_string(text)
 
 
 def names() -> list[str]:

@@ -63,6 +63,11 @@ class Run:
             **own,
         }
 
+    def with_llm(self, model: str, url: str) -> "Run":
+        """Return the same run with another LLM behind a server."""
+        llm = self.config.llm.model_copy(update={"model": model, "url": url})
+        return replace(self, config=self.config.model_copy(update={"llm": llm}))
+
     def with_method(self, name: str) -> "Run":
         """Return the same run with another retrieval method."""
         search = self.config.search.model_copy(update={"method": name})

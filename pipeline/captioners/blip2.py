@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoProcessor, Blip2ForConditionalGeneration, LogitsProcessor
 from transformers.utils import logging as transformers_logging
 
+from pipeline.captioners import prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 
@@ -73,7 +74,7 @@ class Blip2:
         """Return ``samples`` captions for each RGB image; the image is encoded once for all."""
         config = self.config
         inputs = self.processor(
-            images=list(images), text=[config.prompt] * len(images), return_tensors="pt"
+            images=list(images), text=[prompt_of(config)] * len(images), return_tensors="pt"
         ).to(self.device, self.dtype)
         shape = (config.samples, config.max_new_tokens)
         uniforms = np.concatenate([uniform_numbers(config.seed, name, shape) for name in ids])

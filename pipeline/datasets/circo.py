@@ -44,6 +44,7 @@ class Circo(Dataset):
     name = "circo"
     folder = "CIRCO"
     splits = ("val", "test")
+    choices = ("shared_concept",)
     headline = "mAP@5"
 
     def read(self) -> None:

@@ -1,7 +1,7 @@
 """LLMs: chat models that answer prompts. One file a kind."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,13 +29,18 @@ class Answer:
     key: int
     text: str | None
     reason: str | None = None
+    truncated: bool = False
+    """Whether the text was cut off at the request's ``max_tokens``."""
 
 
 class Llm(Protocol):
     """Answers chats, in whatever order is fastest."""
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Yield an answer for each request as it comes; raises ModelError if none can come."""
+    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Yield an answer for each request as it comes; raises ModelError if none can come.
+
+        ``requests`` is read as they are needed, so that any number takes steady memory.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """A chat model run in process by transformers, for machines with no server."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ from pipeline.errors import ModelError
 from pipeline.llms import IN_PROCESS, Answer, Request
 
 transformers_logging.disable_progress_bar()  # the stages have their own
+
+
+WINDOW = 64
+"""Batches that are read at a time, to put requests of similar length into one batch."""
 
 
 class LocalLlm:
@@ -39,8 +43,13 @@ class LocalLlm:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = model.to(self.device).eval()
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield answers batch by batch; those of one batch come together."""
+        waiting = iter(requests)
+        while window := list(islice(waiting, WINDOW * self.batch)):
+            yield from self._answer(window)
+
+    def _answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
         prompts = [
             self.tokenizer.apply_chat_template(
                 request.messages, add_generation_prompt=True, tokenize=False
@@ -55,11 +64,14 @@ class LocalLlm:
             for start in range(0, len(alike), self.batch):
                 batch = alike[start : start + self.batch]
                 texts = self._generate([prompts[i] for i in batch], requests[batch[0]])
-                for i, text in zip(batch, texts, strict=True):
-                    yield Answer(requests[i].key, _cut(text, requests[i].stop))
+                for i, (text, ended) in zip(batch, texts, strict=True):
+                    cut = _cut(text, requests[i].stop)
+                    truncated = not ended and cut == text
+                    yield Answer(requests[i].key, cut, truncated=truncated)
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[str], like: Request) -> list[str]:
+    def _generate(self, prompts: list[str], like: Request) -> list[tuple[str, bool]]:
+        """Return each prompt's answer, and whether the model ended it by itself."""
         inputs = self.tokenizer(
             prompts, return_tensors="pt", padding=True, add_special_tokens=False
         ).to(self.device)
@@ -75,8 +87,11 @@ class LocalLlm:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return texts
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        ends = self.model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=new.device)
+        ended = torch.isin(new, ends).any(dim=1).tolist()
+        return list(zip(texts, ended, strict=True))
 
 
 def _settings(request: Request) -> tuple[float, int, int]:

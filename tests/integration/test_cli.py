@@ -129,7 +129,7 @@ def test_wrong_captioner_prompt_llm_and_server(small_world: Path, tmp_path: Path
     assert result.exit_code == 5
     result = seize("edit", *given, "--llm", "some-model", "--llm-url", "http://127.0.0.1:9/v1")
     assert result.exit_code == 5
-    assert "There is no LLM server at http://127.0.0.1:9/v1" in result.stderr
+    assert "There is no server at http://127.0.0.1:9/v1" in result.stderr
     assert "vllm serve some-model" in result.stderr
 
 

@@ -160,7 +160,8 @@ def test_kill_9_then_rerun_equals_an_undisturbed_run(
     caption.caption(run) if stage == "edit" else None
     module = {"caption": caption, "edit": edit}[stage]
     file = module.record_file(run).file
-    process = stage_process(run, stage, "--set", f"runtime.{option}=1")
+    samples = ("--captions", str(run.config.captioner.samples))
+    process = stage_process(run, stage, "--set", f"runtime.{option}=1", *samples)
     while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 4):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -182,9 +183,10 @@ def test_half_the_captions_are_not_enough_for_the_next_stage(make_run: MakeRun) 
 
 
 def test_ctrl_c_ends_cleanly_and_the_rerun_resumes(make_run: MakeRun) -> None:
-    run = make_run()
+    run = make_run(captioner__samples=120)  # slow enough to be stopped half-way
     file = caption.record_file(run).file
-    process = stage_process(run, "caption", "--set", "runtime.caption_batch=1")
+    options = ("--set", "runtime.caption_batch=1", "--captions", "120")
+    process = stage_process(run, "caption", *options)
     while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 3):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pipeline import caption, edit, llms
+from pipeline import caption, edit, llms, prompts
+from pipeline.edit import Pair
+from pipeline.errors import ConfigError
 from pipeline.llms import Answer, Request
 from pipeline.run import Run
 
@@ -48,7 +50,7 @@ def test_empty_answers_are_retried_then_recorded_with_their_reason(
     }
     assert set(edits) == set(wanted)
     assert set(edits.values()) == {"a cat", None}
-    starred = [pair for pair in wanted if "star" in " ".join(pair)]
+    starred = [pair for pair in wanted if "star" in " ".join(pair[:2])]
     assert starred
     assert all(edits[pair] is None for pair in starred)
     assert "the answer was empty" in report.failed.values()
@@ -67,12 +69,117 @@ def test_pairs_are_distinct_and_fashioniqs_captions_are_joined(
     captions = {query.id: ["a dress", "a dress", "a gown"] for query in run.queries}
     pairs = edit.pairs(run, captions)
     assert len(pairs) == len(set(pairs))
-    assert ("a dress", " and ".join(query.relative_captions)) in pairs
+    assert Pair("a dress", " and ".join(query.relative_captions)) in pairs
     glued = make_run("fashioniq", dataset__caption_separator="")
-    assert ("a dress", "".join(query.relative_captions)) in edit.pairs(glued, captions)
+    assert Pair("a dress", "".join(query.relative_captions)) in edit.pairs(glued, captions)
     both = make_run("fashioniq", dataset__both_orders=True)
     first, second = query.relative_captions
     of_query = edit.query_pairs(both, query, captions)
-    assert [relative for _, relative in of_query] == (
+    assert [pair.relative_caption for pair in of_query] == (
         [f"{first} and {second}"] * 3 + [f"{second} and {first}"] * 3
     )
+
+
+def test_failed_edits_are_tried_again_only_when_asked(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    caption.caption(run)
+    monkeypatch.setattr(llms, "load", lambda *_: Moody())
+    failed = edit.edit(run).failed
+    assert failed
+    assert edit.edit(run).computed == 0
+
+    class Good:
+        def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+            return (Answer(request.key, "Edited Description: a dog") for request in requests)
+
+    monkeypatch.setattr(llms, "load", lambda *_: Good())
+    before = edit.record_file(run).file.read_bytes()
+    again = edit.edit(run, retry_failed=True)
+    assert again.computed == len(failed)
+    assert not again.failed
+    assert all(text for texts in edit.read(run).values() for text in texts)
+    assert edit.record_file(run).file.read_bytes().startswith(before)  # nothing was lost
+
+
+PAIR = Pair("a cat on a sofa", "is a dog")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "reason"),
+    [
+        (Answer(0, "Edited Description: a dog on a sofa."), "a dog on a sofa.", None),
+        (Answer(0, '"a dog on a sofa"'), "a dog on a sofa", None),
+        (Answer(0, "a cat on a sofa"), "a cat on a sofa", None),  # changing nothing is an answer
+        (Answer(0, "is a dog"), "is a dog", None),
+        (
+            Answer(0, "Image Content: a cat\nInstruction: x\nEdited Description: a dog"),
+            "a dog",
+            None,
+        ),
+        (Answer(0, "  \n "), None, "the answer was empty"),
+        (Answer(0, "Edited Description:"), None, "the answer was empty"),
+        (Answer(0, None, "HTTP 400: no"), None, "HTTP 400: no"),
+        (
+            Answer(0, "a dog and a dog", truncated=True),
+            None,
+            "the answer was longer than 64 tokens",
+        ),
+        (Answer(0, "a dog\nNow I will", truncated=True), "a dog", None),
+        (Answer(0, "Image Content: a cat on a sofa"), None, "the answer repeats the prompt"),
+        (
+            Answer(0, "Instruction: has the woman and the man with the roles switched."),
+            None,
+            "the answer repeats the prompt",
+        ),
+    ],
+)
+def test_answers_are_judged(answer: Answer, text: str | None, reason: str | None) -> None:
+    assert edit.judge(prompts.load("seize"), PAIR, answer) == (text, reason)
+
+
+def test_several_edits_a_caption_are_sampled_and_all_are_used(
+    make_run: Callable[..., Run],
+) -> None:
+    greedy = make_run(llm__edits=3)
+    caption.caption(greedy)
+    with pytest.raises(ConfigError, match="--temperature"):
+        edit.edit(greedy)
+    one = make_run(llm__temperature=2.0)
+    edit.edit(one)
+    three = make_run(llm__edits=3, llm__temperature=2.0)
+    report = edit.edit(three)
+    assert report.cached == len(edit.pairs(one, caption.read(one)))  # the first is there already
+    first = three.queries[0].id
+    texts = edit.read(three)[first]
+    assert len(texts) == 3 * len(caption.read(three)[first])
+    assert texts[: len(texts) // 3] == edit.read(one)[first]
+    assert texts[: len(texts) // 3] != texts[len(texts) // 3 : 2 * len(texts) // 3]
+
+
+def test_the_shared_concept_reaches_the_prompt_only_when_asked(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Listener:
+        def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+            for request in requests:
+                asked.append(request.messages[-1]["content"])
+                yield Answer(request.key, f"edit {request.key}")
+
+    monkeypatch.setattr(llms, "load", lambda *_: Listener())
+    plain, run = make_run(), make_run(dataset__shared_concept=True, llm__prompt="seize-concept")
+    caption.caption(plain)
+    with pytest.raises(ConfigError, match=r"does not use .* shared_concept"):
+        edit.edit(make_run(dataset__shared_concept=True))
+    concept = run.queries[0].shared_concept
+    assert concept
+    edit.edit(plain)
+    assert not any("Shared Concept" in text for text in asked)
+    asked.clear()
+    edit.edit(run)
+    assert any(f"Shared Concept: {concept}" in text for text in asked)
+    assert run.protocol["shared_concept"] is True
+    assert plain.protocol["shared_concept"] is False

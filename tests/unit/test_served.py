@@ -1,86 +1,45 @@
-"""The client of an LLM server, against a small HTTP server that answers as told."""
+"""The client of an LLM server, against a small HTTP server that misbehaves as told."""
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import email.utils
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from pipeline.config import LlmConfig, RuntimeConfig
+from pipeline.captioners.served import ServedCaptioner
+from pipeline.chat import BREAK_AFTER
+from pipeline.config import CaptionerConfig, LlmConfig, RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.llms import Request
+from pipeline.llms import Answer, Request
 from pipeline.llms.served import ServedLlm
+from tests.stub import Fault, Running, Stub
 
-
-class Server(ThreadingHTTPServer):
-    """Echoes the last message in capitals; ``faults`` are status codes to answer with first."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.faults: list[int] = []
-        self.seen: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        self.running = self.most = 0
-        self.gone = False
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def reply(self, status: int, content: Any) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.reply(200, {"object": "list", "data": [{"id": "echo", "object": "model"}]})
-
-    def do_POST(self) -> None:
-        if self.server.gone:
-            self.close_connection = True
-            return
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append(asked)
-            self.server.keys.add(self.headers["Authorization"])
-            self.server.running += 1
-            self.server.most = max(self.server.most, self.server.running)
-            fault = self.server.faults.pop() if self.server.faults else None
-        text = asked["messages"][-1]["content"].upper()
-        if fault:
-            self.reply(fault, {"error": {"message": f"fault {fault}"}})
-        else:
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}}
-            self.reply(200, {"id": "1", "object": "chat.completion", "choices": [choice]})
-        with self.server.lock:
-            self.server.running -= 1
+Start = Callable[..., Running]
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def start() -> Iterator[Start]:
+    """A function that starts a stub server."""
+    started = []
+
+    def begin(**options: Any) -> Running:
+        started.append(Running(Stub(**options)))
+        return started[-1]
+
+    yield begin
+    for server in started:
+        server.stop()
 
 
-def llm(server: Server, model: str = "echo", **runtime: Any) -> ServedLlm:
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back off by milliseconds."""
+    monkeypatch.setattr("pipeline.chat._backoff", lambda state: 0.01 * state.attempt_number)
+
+
+def llm(server: Running, model: str = "echo", **runtime: Any) -> ServedLlm:
     return ServedLlm(LlmConfig(model=model, url=server.url), RuntimeConfig(**runtime))
 
 
@@ -91,48 +50,196 @@ def requests(count: int) -> list[Request]:
     ]
 
 
-def test_every_request_is_answered_once_with_bounded_concurrency(server: Server) -> None:
-    answers = list(llm(server, concurrency=4).answer(requests(50)))
-    assert sorted((a.key, a.text) for a in answers) == [(i, f"EDIT {i}") for i in range(50)]
-    assert len(server.seen) == 50
-    assert 1 < server.most <= 4
-    settings = {key: server.seen[0][key] for key in ("model", "max_tokens", "temperature", "seed")}
-    assert settings == {"model": "echo", "max_tokens": 16, "temperature": 0.0, "seed": 7}
+def texts(answers: Iterator[Answer]) -> dict[int, str | None]:
+    return {answer.key: answer.text for answer in answers}
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_passing_faults_are_retried(server: Server, status: int) -> None:
-    server.faults = [status, status]
-    answers = list(llm(server).answer(requests(3)))
-    assert {answer.text for answer in answers} == {"EDIT 0", "EDIT 1", "EDIT 2"}
+ALL = {i: f"EDIT {i}" for i in range(20)}
 
 
-def test_a_request_the_server_refuses_is_recorded_and_the_others_go_on(server: Server) -> None:
-    server.faults = [400]
-    answers = list(llm(server, concurrency=1).answer(requests(3)))
-    failed = [answer for answer in answers if answer.text is None]
-    assert len(failed) == 1
-    assert "fault 400" in (failed[0].reason or "")
+def test_every_request_is_answered_once_with_bounded_concurrency(start: Start) -> None:
+    server = start(delay=0.02)
+    assert texts(llm(server, concurrency=4).answer(requests(20))) == ALL
+    assert len(server.stub.seen) == 20
+    assert server.stub.most == 4
+    asked = server.stub.seen[0]
+    settings = {key: asked[key] for key in ("model", "max_tokens", "temperature", "seed", "stop")}
+    assert settings == {
+        "model": "echo", "max_tokens": 16, "temperature": 0.0, "seed": 7, "stop": ["\n"],
+    }  # fmt: skip
 
 
-def test_a_wrong_model_is_fatal_at_once_and_lists_the_served_ones(server: Server) -> None:
+def test_requests_are_read_as_they_are_needed(start: Start) -> None:
+    read = []
+
+    def lazily() -> Iterator[Request]:
+        for request in requests(200):
+            read.append(request.key)
+            yield request
+
+    answers = llm(start(), concurrency=3).answer(lazily())
+    next(answers)
+    assert len(read) < 100
+    answers.close()
+
+
+FAULTS = {
+    "busy": Fault(429),
+    "busy, wait": Fault(429, retry_after="0"),
+    "error": Fault(500),
+    "unavailable": Fault(503, retry_after="0.01"),
+    "reset": Fault(reset=True),
+    "hang": Fault(hang=True),
+    "no json": Fault(body="<html>proxy</html>"),
+    "cut json": Fault(body='{"choices": [{"mess'),
+    "no choice": Fault(body='{"choices": []}'),
+    "wrong shape": Fault(body='{"choices": [{"message": {"content": 3}}]}'),
+    "list": Fault(body="[]"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_passing_fault_costs_no_answer(start: Start, fault: Fault) -> None:
+    server = start(plan=lambda text, tries: fault if tries < 2 and text.endswith("3") else None)
+    assert texts(llm(server, timeout=0.3, concurrency=8).answer(requests(20))) == ALL
+    assert server.stub.tries["edit 3"] == 3
+    assert server.stub.tries["edit 4"] == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_lasting_fault_of_one_request_is_recorded_and_the_others_go_on(
+    start: Start, fault: Fault
+) -> None:
+    server = start(plan=lambda text, tries: fault if text == "edit 3" else None)
+    client = llm(server, timeout=0.2, concurrency=2, retries=2, give_up_after=2.0)
+    answers = {answer.key: answer for answer in client.answer(requests(20))}
+    assert answers[3].text is None
+    assert "tries" in (answers[3].reason or "")
+    assert {key: answer.text for key, answer in answers.items() if key != 3} == {
+        key: text for key, text in ALL.items() if key != 3
+    }
+
+
+def test_retry_after_is_respected_as_seconds_or_date(start: Start) -> None:
+    for value in ("1", email.utils.formatdate(time.time() + 3, usegmt=True)):
+        fault = Fault(429, retry_after=value)
+        server = start(plan=lambda text, tries, fault=fault: fault if tries == 0 else None)
+        begun = time.monotonic()
+        assert texts(llm(server).answer(requests(1))) == {0: "EDIT 0"}
+        assert time.monotonic() - begun > 0.8
+
+
+def test_busy_is_tried_until_the_total_limit_however_often(start: Start) -> None:
+    server = start(plan=lambda text, tries: Fault(429) if tries < 9 else None)
+    assert texts(llm(server, retries=1).answer(requests(1))) == {0: "EDIT 0"}
+    server = start(plan=lambda text, tries: Fault(429))
+    (answer,) = llm(server, retries=1, give_up_after=0.3).answer(requests(1))
+    assert "HTTP 429" in (answer.reason or "")
+
+
+def test_a_too_long_context_is_that_requests_fault_and_says_the_lengths(start: Start) -> None:
+    said = "This model's maximum context length is 256 tokens. However, your request has 300."
+    fault = Fault(400, body=f'{{"error": {{"message": "{said}"}}}}')
+    server = start(plan=lambda text, tries: fault if text == "edit 1" else None)
+    answers = {answer.key: answer for answer in llm(server).answer(requests(3))}
+    assert answers[1].reason == f"HTTP 400: {said}"
+    assert server.stub.tries["edit 1"] == 1
+    assert answers[2].text == "EDIT 2"
+
+
+def test_a_cut_off_answer_is_told(start: Start) -> None:
+    (answer,) = llm(start(finish_reason="length")).answer(requests(1))
+    assert answer.truncated
+
+
+def test_a_wrong_model_is_fatal_at_once_and_lists_the_served_ones(start: Start) -> None:
+    server = start()
     with pytest.raises(ModelError, match="It serves: echo"):
         list(llm(server, model="other").answer(requests(1)))
-    assert server.seen == []
+    assert server.stub.seen == []
 
 
-def test_the_key_comes_from_the_environment(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+def test_the_key_comes_from_the_environment_and_is_never_shown(
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MY_KEY", "secret")
-    list(llm(server, api_key_variable="MY_KEY").answer(requests(1)))
-    assert server.keys == {"Bearer secret"}
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    echo = Fault(400, body='{"error": {"message": "bad request by sk-secret"}}')
+    server = start(key="sk-secret", plan=lambda text, tries: echo if text == "edit 1" else None)
+    answers = {a.key: a for a in llm(server, api_key_variable="MY_KEY").answer(requests(2))}
+    assert answers[0].text == "EDIT 0"
+    assert "sk-secret" not in (answers[1].reason or "")
+    assert all("sk-secret" not in str(asked) for asked in server.stub.seen)
+    monkeypatch.setenv("MY_KEY", "sk-wrong")
+    with pytest.raises(ModelError, match="set MY_KEY") as error:
+        list(llm(server, api_key_variable="MY_KEY").answer(requests(1)))
+    assert "sk-wrong" not in str(error.value)
 
 
-def test_a_server_that_goes_away_ends_the_run_with_advice(server: Server) -> None:
-    client = llm(server, retries=0, concurrency=1)
-    answers = client.answer(requests(5))
+def test_no_server_is_one_error_that_says_how_to_start_one() -> None:
+    config = LlmConfig(model="echo", url="http://127.0.0.1:9/v1")
+    with pytest.raises(ModelError, match=r"There is no server at .*seize serve-llm echo"):
+        list(ServedLlm(config, RuntimeConfig()).answer(requests(1)))
+
+
+def test_a_server_that_goes_away_ends_the_run_and_keeps_what_came(start: Start) -> None:
+    server = start(delay=0.01)
+    answers = llm(server, retries=2, concurrency=2).answer(requests(500))
     assert next(answers).text is not None
-    server.gone = True
-    with pytest.raises(ModelError, match="Answers so far are kept"):
+    server.stop()
+    with pytest.raises(ModelError, match="What was answered is kept"):
         list(answers)
+
+
+def test_a_server_that_hangs_on_everything_ends_the_run(start: Start) -> None:
+    server = start(plan=lambda text, tries: Fault(hang=True))
+    answers = llm(server, timeout=0.1, retries=1, concurrency=8).answer(requests(200))
+    with pytest.raises(ModelError, match="failed at 20 requests in a row, the last: no answer"):
+        list(answers)
+
+
+def test_a_server_that_fails_at_everything_is_left_alone_soon(start: Start) -> None:
+    server = start(plan=lambda text, tries: Fault(500))
+    with pytest.raises(ModelError, match="HTTP 500: told to fail"):
+        list(llm(server, retries=1, concurrency=4).answer(requests(500)))
+    assert len(server.stub.tries) <= BREAK_AFTER + 4
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"), [(10_000_000, 256), (1000, 1000 * 16 // (43 // 3 + 16)), (1, 8)]
+)
+def test_concurrency_is_what_fits_a_vllms_cache(start: Start, blocks: int, expected: int) -> None:
+    labels = f'block_size="16",num_gpu_blocks="{blocks}",other="None"'
+    server = start(delay=0.3, metrics=f"# x\nvllm:cache_config_info{{{labels}}} 1.0\n")
+    count = min(expected, 256)
+    list(llm(server).answer(requests(count * 3 // 2)))
+    assert server.stub.most == pytest.approx(count, abs=count // 10)
+
+
+def test_a_served_vision_model_captions_each_image_in_one_request(start: Start) -> None:
+    server = start(model="qwen-vl")
+    config = CaptionerConfig(model="served:qwen-vl", url=server.url, samples=4)
+    images = [Image.new("RGB", (2000, 100), colour) for colour in ("red", "blue")]
+    captions = ServedCaptioner(config, RuntimeConfig()).caption(["a", "b"], images)
+    assert [texts[1:] for texts in captions] == [["1", "2", "3"]] * 2
+    assert captions[0][0].startswith("DESCRIBE THIS IMAGE")
+    assert len(server.stub.seen) == 2
+    asked = {request["seed"]: request for request in server.stub.seen}
+    assert len(asked) == 2  # a seed an image
+    for request in asked.values():
+        assert request["n"] == 4
+        assert (request["top_p"], request["temperature"]) == (0.9, 1.0)
+        url = request["messages"][0]["content"][0]["image_url"]["url"]
+        assert url.startswith("data:image/jpeg;base64,")
+        assert len(url) < 100_000
+    again = Running(Stub(model="qwen-vl"))
+    config = config.model_copy(update={"url": again.url})
+    ServedCaptioner(config, RuntimeConfig()).caption(["b"], images[1:])
+    assert again.stub.seen[0]["seed"] in asked  # the same whatever else is captioned
+    again.stop()
+
+
+def test_an_image_that_the_vision_model_refuses_is_named(start: Start) -> None:
+    server = start(plan=lambda text, tries: Fault(400))
+    config = CaptionerConfig(model="served:echo", url=server.url)
+    with pytest.raises(ModelError, match="did not caption image a: HTTP 400: told to fail"):
+        ServedCaptioner(config, RuntimeConfig()).caption(["a"], [Image.new("RGB", (9, 9))])

@@ -1,0 +1,73 @@
+"""A vision model (Qwen-VL and the like) behind an OpenAI-compatible server as captioner."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from PIL import Image
+
+from pipeline.captioners import SERVED, prompt_of
+from pipeline.chat import ChatClient
+from pipeline.config import CaptionerConfig, RuntimeConfig
+from pipeline.errors import ModelError
+
+LONGEST_SIDE = 768
+"""Pixels that an image is scaled down to before it is sent."""
+
+
+class ServedCaptioner:
+    """Asks for all samples of an image in one request, so that the server encodes it once."""
+
+    def __init__(self, config: CaptionerConfig, runtime: RuntimeConfig) -> None:
+        self.config = config
+        self.client = ChatClient(config.url, config.model.removeprefix(SERVED), runtime)
+
+    def caption(self, ids: Sequence[str], images: Sequence[Image.Image]) -> list[list[str]]:
+        """Return ``samples`` captions for each RGB image; raises ModelError if an image got none.
+
+        The seed sent is made from the configured one and the image's id.
+        """
+        captions: dict[int, list[str]] = {}
+        for done in self.client.complete(self._requests(ids, images)):
+            texts = [" ".join(text.split()) for text in done.texts]
+            if done.reason or len(texts) != self.config.samples or not all(texts):
+                reason = done.reason or f"{sum(map(bool, texts))} of {self.config.samples} captions"
+                raise ModelError(
+                    f"{self.client.model} did not caption image {ids[done.key]}: {reason}. "
+                    "Captions so far are kept; the same command resumes."
+                )
+            captions[done.key] = texts
+        return [captions[key] for key in range(len(ids))]
+
+    def _requests(
+        self, ids: Sequence[str], images: Sequence[Image.Image]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.config
+        for key, (name, image) in enumerate(zip(ids, images, strict=True)):
+            seed = int.from_bytes(hashlib.sha256(f"{config.seed} {name}".encode()).digest()[:4])
+            content = [
+                {"type": "image_url", "image_url": {"url": data_url(image)}},
+                {"type": "text", "text": prompt_of(config)},
+            ]
+            yield (
+                key,
+                {
+                    "messages": [{"role": "user", "content": content}],
+                    "n": config.samples,
+                    "max_tokens": config.max_new_tokens,
+                    "temperature": config.temperature,
+                    "top_p": config.top_p,
+                    "seed": seed,
+                },
+            )
+
+
+def data_url(image: Image.Image) -> str:
+    """Return an RGB image as a JPEG data URL, its longest side at most ``LONGEST_SIDE`` pixels."""
+    small = image.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,320 @@
+"""A client of OpenAI-compatible chat servers (vLLM and the like): many requests, any fault.
+
+aiohttp, not the ``openai`` package: at tens of thousands of short requests its CPU time counts.
+"""
+
+import asyncio
+import email.utils
+import json
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import tenacity
+
+from pipeline.config import RuntimeConfig
+from pipeline.errors import ModelError
+from pipeline.run import log
+
+BREAK_AFTER = 20
+"""Requests that fail one after another, none succeeding, before the server is called broken."""
+CHECK_TIMEOUT = 10.0
+"""Seconds in which a server that is there lists its models."""
+FALLBACK_CONCURRENCY = 64
+"""Requests in flight at a server that does not tell how many it can take."""
+MOST_CONCURRENCY = 256
+"""vLLM's own default for how many sequences it runs at a time."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The texts that a request got, or none and the reason."""
+
+    key: int
+    texts: tuple[str, ...]
+    truncated: bool = False
+    """Whether a text was cut off at ``max_tokens``."""
+    reason: str | None = None
+
+
+class Transient(Exception):
+    """A fault worth another try; ``after`` is how many seconds the server asks to wait."""
+
+    def __init__(self, message: str, after: float | None = None, busy: bool = False) -> None:
+        super().__init__(message)
+        self.after = after
+        self.busy = busy  # HTTP 429: tried again until the total limit, however often
+
+
+@dataclass
+class _State:
+    """What the requests of one ``complete`` call share."""
+
+    requests: Iterator[tuple[int, dict[str, Any]]]
+    done: list[Completion] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    error: ModelError | None = None
+    failed_in_a_row: int = 0
+
+
+class ChatClient:
+    """One model behind one server. The key comes from the environment and never leaves requests.
+
+    ``concurrency`` None chooses from the server: as many requests as fit a vLLM's KV cache.
+    """
+
+    def __init__(self, url: str, model: str, runtime: RuntimeConfig) -> None:
+        self.url = url.rstrip("/")
+        self.model = model
+        self.runtime = runtime
+        self._key = os.environ.get(runtime.api_key_variable, "")
+
+    def complete(self, requests: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Completion]:
+        """Yield a completion for each (key, request body) as it comes; bodies are read lazily.
+
+        A fault of one request ends in a completion with a reason. Raises ModelError when the
+        server is gone, refuses the key, does not serve the model, or fails at everything;
+        stopping early (Ctrl-C) cancels what is in flight, and what was yielded is the caller's.
+        """
+        with asyncio.Runner() as runner:
+            batches = self._batches(iter(requests))
+            try:
+                while True:
+                    try:
+                        batch = runner.run(batches.asend(None))
+                    except StopAsyncIteration:
+                        return
+                    yield from batch
+            finally:
+                runner.run(batches.aclose())
+
+    async def _batches(
+        self, requests: Iterator[tuple[int, dict[str, Any]]]
+    ) -> AsyncGenerator[list[Completion], None]:
+        """Yield what has arrived since the last time, at least one completion."""
+        first = next(requests, None)
+        if first is None:
+            return
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=timeout, connector=connector
+        ) as session:
+            await self._check(session)
+            count = self.runtime.concurrency or await self._fitting(session, first[1])
+            state = _State(_chain(first, requests))
+            workers = [asyncio.create_task(self._work(session, state)) for _ in range(count)]
+            everything = asyncio.gather(*workers)
+            everything.add_done_callback(lambda _: state.wake.set())
+            try:
+                while not everything.done() or state.done:
+                    await state.wake.wait()
+                    state.wake.clear()
+                    batch, state.done = state.done, []
+                    if batch:
+                        yield batch
+                    if state.error:
+                        raise state.error
+                await everything
+            finally:
+                everything.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, session: aiohttp.ClientSession, state: _State) -> None:
+        """Take requests one by one until there are none left, or one ended it for all."""
+        while state.error is None:
+            request = next(state.requests, None)
+            if request is None:
+                return
+            try:
+                completion = await self._ask(session, *request)
+            except ModelError as error:
+                state.error = state.error or error
+                state.wake.set()
+                return
+            state.failed_in_a_row = state.failed_in_a_row + 1 if completion.reason else 0
+            state.done.append(completion)
+            state.wake.set()
+            if state.failed_in_a_row >= BREAK_AFTER and state.error is None:
+                state.error = ModelError(
+                    f"The server at {self.url} failed at {state.failed_in_a_row} requests in a "
+                    f"row, the last: {completion.reason}. Answers so far are kept; mend the server "
+                    "or the request, then repeat the same command with --retry-failed."
+                )
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, key: int, body: dict[str, Any]
+    ) -> Completion:
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=_wait,
+            stop=tenacity.stop_any(
+                _TriedEnough(self.runtime.retries),
+                tenacity.stop_before_delay(self.runtime.give_up_after),
+            ),
+            reraise=True,
+        )
+        data = json.dumps({"model": self.model, **body}).encode()
+        try:
+            answer: tuple[tuple[str, ...], bool] = await retrying(self._once, session, data)
+        except Transient as fault:
+            await self._check(session)  # raises if it is the server, not this request
+            tries = retrying.statistics["attempt_number"]
+            return Completion(key, (), reason=f"{fault}, after {tries} tries")
+        except _Refused as refusal:
+            return Completion(key, (), reason=str(refusal))
+        return Completion(key, *answer)
+
+    async def _once(
+        self, session: aiohttp.ClientSession, data: bytes
+    ) -> tuple[tuple[str, ...], bool]:
+        try:
+            async with session.post(f"{self.url}/chat/completions", data=data) as response:
+                content = await response.read()
+        except TimeoutError:
+            raise Transient(f"no answer within {self.runtime.timeout:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Transient(f"connection lost ({type(error).__name__})") from None
+        if response.status != 200:
+            raise await self._fault(session, response, content)
+        try:
+            choices = json.loads(content)["choices"]
+            texts = tuple(choice["message"]["content"] or "" for choice in choices)
+            if not texts or not all(isinstance(text, str) for text in texts):
+                raise ValueError("no choice")
+        except (ValueError, KeyError, TypeError):
+            raise Transient("the answer was no chat completion") from None
+        return texts, any(choice.get("finish_reason") == "length" for choice in choices)
+
+    async def _fault(
+        self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes
+    ) -> Exception:
+        """Return the exception that a response other than 200 stands for."""
+        status, message = response.status, self._safe(_message(content))
+        said = f"HTTP {status}: {message}"
+        if status in (401, 403):
+            return self._wants_key()
+        if status == 404:
+            await self._check(session)  # raises if the model is not served
+            return ModelError(f"{self.url}/chat/completions: {said}. Is --llm-url right?")
+        if status in (408, 409, 425, 429) or status >= 500:
+            after = _retry_after(response.headers.get("Retry-After"))
+            return Transient(said, after, busy=status == 429)
+        return _Refused(said)
+
+    def _safe(self, text: str) -> str:
+        return text.replace(self._key, "(key)") if self._key else text
+
+    def _wants_key(self) -> ModelError:
+        variable = self.runtime.api_key_variable
+        return ModelError(
+            f"The server at {self.url} refuses the key: set {variable} to one that it takes."
+        )
+
+    async def _check(self, session: aiohttp.ClientSession) -> None:
+        """Raise ModelError if the server is not there or does not serve the model."""
+        limit = aiohttp.ClientTimeout(total=CHECK_TIMEOUT)
+        try:
+            async with session.get(f"{self.url}/models", timeout=limit) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise ModelError(
+                f"There is no server at {self.url}, or it stopped answering "
+                f"({type(error).__name__}). What was answered is kept. Start it (`seize serve-llm "
+                f"{self.model}`, or `vllm serve`) or give --llm-url; then repeat the same command."
+            ) from None
+        if response.status in (401, 403):
+            raise self._wants_key()
+        try:
+            served = [str(model["id"]) for model in json.loads(content)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return  # some servers do not list their models
+        if self.model not in served:
+            raise ModelError(
+                f"The server at {self.url} does not serve {self.model!r}. It serves: "
+                f"{', '.join(served) or 'nothing'}."
+            )
+
+    async def _fitting(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> int:
+        """Return how many requests like ``body`` a vLLM's KV cache holds; else a fixed number."""
+        count = FALLBACK_CONCURRENCY
+        try:
+            async with session.get(f"{self.url.removesuffix('/v1')}/metrics") as response:
+                metrics = await response.text()
+        except (aiohttp.ClientError, OSError, ValueError):
+            metrics = ""
+        found = re.search(r"^vllm:cache_config_info\{(.*)\}", metrics, re.MULTILINE)
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1])) if found else {}
+        blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+        if blocks.isdigit() and size.isdigit():
+            tokens = len(json.dumps(body["messages"])) // 3 + int(body["max_tokens"])
+            fitting = int(blocks) * int(size) // max(tokens, 1)
+            count = min(max(fitting, 8), MOST_CONCURRENCY)
+        log.info("Keeps %d requests in flight at %s (--concurrency changes it).", count, self.url)
+        return count
+
+
+class _TriedEnough(tenacity.stop.stop_base):
+    """Stop after some retries, unless the server only says that it is busy."""
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        fault = state.outcome.exception() if state.outcome else None
+        busy = isinstance(fault, Transient) and fault.busy
+        return not busy and state.attempt_number > self.retries
+
+
+class _Refused(Exception):
+    """The server will never answer this request (HTTP 400 and the like)."""
+
+
+def _chain(
+    first: tuple[int, dict[str, Any]], rest: Iterator[tuple[int, dict[str, Any]]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    yield first
+    yield from rest
+
+
+_backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=30, jitter=1)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Back off with jitter, and at least as long as the server asks."""
+    fault = state.outcome.exception() if state.outcome else None
+    asked = fault.after if isinstance(fault, Transient) and fault.after else 0.0
+    return max(asked, float(_backoff(state)))
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, as a number or an HTTP date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _message(content: bytes) -> str:
+    """Return what an error's body says, as one line."""
+    text = content.decode(errors="replace")
+    try:
+        parsed = json.loads(text)
+        error = parsed.get("error", parsed)
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:300] or "no message"

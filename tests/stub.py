@@ -1,0 +1,153 @@
+"""A small OpenAI-compatible server that answers at once, or misbehaves as told.
+
+For unit tests and the client's benchmark only: ``python -m tests.stub PORT``.
+"""
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass
+class Fault:
+    """What to do instead of answering."""
+
+    status: int = 200
+    body: str = '{"error": {"message": "told to fail"}}'
+    retry_after: str | None = None
+    hang: bool = False
+    reset: bool = False
+
+
+Plan = Callable[[str, int], Fault | None]
+"""From the last message and how often it was asked before, to a fault or None."""
+
+
+@dataclass
+class Stub:
+    """Echoes the last message in capitals, ``n`` times. ``plan`` says when not to."""
+
+    plan: Plan = lambda text, tries: None
+    delay: float = 0.0
+    model: str = "echo"
+    key: str | None = None
+    finish_reason: str = "stop"
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    running: int = 0
+    most: int = 0
+    metrics: str | None = None
+
+    def application(self) -> web.Application:
+        """Return the server's routes."""
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/metrics", self.show_metrics)
+        app.router.add_post("/v1/chat/completions", self.complete)
+        return app
+
+    def _refused(self, request: web.Request) -> web.Response | None:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            wrong = {"error": {"message": f"wrong key {request.headers.get('Authorization')}"}}
+            return web.json_response(wrong, status=401)
+        return None
+
+    async def models(self, request: web.Request) -> web.Response:
+        """List the one model."""
+        return self._refused(request) or web.json_response({"data": [{"id": self.model}]})
+
+    async def show_metrics(self, request: web.Request) -> web.Response:
+        """Answer as vLLM's Prometheus endpoint does, if told to."""
+        if self.metrics is None:
+            raise web.HTTPNotFound
+        return web.Response(text=self.metrics)
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """Answer one chat."""
+        refused = self._refused(request)
+        if refused:
+            return refused
+        asked = await request.json()
+        content = asked["messages"][-1]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        self.seen.append(asked)
+        tries = self.tries[text]
+        self.tries[text] += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            fault = self.plan(text, tries)
+            if fault is None:
+                return web.json_response({"choices": self._choices(text, asked.get("n", 1))})
+            if fault.reset and request.transport is not None:
+                request.transport.abort()
+            if fault.hang:
+                await asyncio.sleep(3600)
+            headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+            return web.Response(text=fault.body, status=fault.status, headers=headers)
+        finally:
+            self.running -= 1
+
+    def _choices(self, text: str, count: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": i,
+                "message": {"role": "assistant", "content": text.upper() if i == 0 else f"{i}"},
+                "finish_reason": self.finish_reason,
+            }
+            for i in range(count)
+        ]
+
+
+class Running:
+    """A stub served by a thread of this process; ``stop`` ends it at once."""
+
+    def __init__(self, stub: Stub) -> None:
+        self.stub = stub
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        ready.wait(10)
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+
+    def _run(self, ready: threading.Event) -> None:
+        async def start() -> None:
+            app = self.stub.application()
+            self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
+            await self._runner.setup()
+            self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            await self._site.start()
+            self.port = self._runner.addresses[0][1]
+            ready.set()
+
+        self._loop.run_until_complete(start())
+        self._loop.run_forever()
+
+    def stop(self) -> None:
+        """End the server and drop its connections, those that hang too."""
+
+        async def end() -> None:
+            await self._site.stop()
+            for task in asyncio.all_tasks():
+                if task is not asyncio.current_task():
+                    task.cancel()
+            if self._runner.server is not None:
+                await self._runner.server.shutdown(0)
+
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+
+
+if __name__ == "__main__":
+    web.run_app(Stub().application(), host="127.0.0.1", port=int(sys.argv[1]), print=None)
