@@ -27,6 +27,7 @@ lint: $(SETUP)
 
 # The edit stage against a real vLLM server on the CPU; fails where vLLM cannot start.
 test-vllm: $(SETUP) $(VLLM_VENV)/.installed
+	@echo "vllm $$($(VLLM) --version | tail -n 1)"
 	VLLM_BIN=$(VLLM) $(BIN)/python -m pytest tests/vllm $(ARGS)
 
 bench: $(SETUP)

@@ -111,10 +111,10 @@ class ChatClient:
             count = self.runtime.concurrency or await self._fitting(session, first[1])
             state = _State(_chain(first, requests))
             workers = [asyncio.create_task(self._work(session, state)) for _ in range(count)]
-            everything = asyncio.gather(*workers)
-            everything.add_done_callback(lambda _: state.wake.set())
+            for worker in workers:
+                worker.add_done_callback(lambda _: state.wake.set())
             try:
-                while not everything.done() or state.done:
+                while state.done or not all(worker.done() for worker in workers):
                     await state.wake.wait()
                     state.wake.clear()
                     batch, state.done = state.done, []
@@ -122,9 +122,11 @@ class ChatClient:
                         yield batch
                     if state.error:
                         raise state.error
-                await everything
+                for worker in workers:
+                    worker.result()  # raises what no fault of a server explains
             finally:
-                everything.cancel()
+                for worker in workers:
+                    worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
     async def _work(self, session: aiohttp.ClientSession, state: _State) -> None:

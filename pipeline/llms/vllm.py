@@ -16,6 +16,9 @@ from tqdm import tqdm
 from pipeline.errors import ConfigError, ModelError
 from pipeline.run import log
 
+GRACE = 15.0
+"""Seconds between asking the server's processes to end and killing them."""
+
 TAIL = 20
 """Lines of the server's log that an error shows."""
 
@@ -55,7 +58,7 @@ def serve(
     log.info("Starts %s (log: %s)", " ".join(command), log_file)
     with log_file.open("wb") as output:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.llms.keeper", *command],
+            [sys.executable, "-m", "pipeline.llms.keeper", str(GRACE), *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

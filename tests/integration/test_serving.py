@@ -1,0 +1,140 @@
+"""Starting, watching and stopping a server's processes. The server is a program of our own."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.llms import vllm
+from tests.conftest import PROJECT
+
+PROGRAM = f'''#!{sys.executable}
+import http.server, os, subprocess, sys, time
+print("arguments", sys.argv[1:], flush=True)
+if "--die" in sys.argv:
+    print("\\x1b[31mValueError: no such model", flush=True)
+    sys.exit(3)
+child = subprocess.Popen([sys.executable, "-c", """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as stubborn as an engine in mid-step
+time.sleep(600)
+"""])
+open(os.environ["PIDS"], "w").write(f"{{os.getpid()}} {{child.pid}}")
+if "--slow" in sys.argv:
+    time.sleep(600)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+'''
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that behaves as ``vllm serve`` does, with a child that ignores SIGTERM."""
+    file = tmp_path / "vllm"
+    file.write_text(PROGRAM)
+    file.chmod(0o755)
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
+    monkeypatch.setattr(vllm, "GRACE", 0.5)
+    return file
+
+
+def family(tmp_path: Path) -> list[int]:
+    return [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        alive = [pid for pid in pids if psutil.pid_exists(pid)]
+        alive = [pid for pid in alive if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_server_is_waited_for_and_all_of_it_is_stopped(program: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "vllm.log"
+    with vllm.serve("my/model", log, str(program), ["--max-model-len", "64"]) as url:
+        assert url.startswith("http://127.0.0.1:")
+        assert not gone(family(tmp_path), 0.2)
+    assert gone(family(tmp_path), 1)
+    said = log.read_text()
+    assert "'serve', 'my/model'" in said
+    assert "'--enable-prefix-caching', '--max-model-len', '64'" in said
+
+
+def test_an_error_in_between_stops_it_too(program: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="mine"),
+        vllm.serve("m", tmp_path / "log", str(program)),
+    ):
+        raise RuntimeError("mine")
+    assert gone(family(tmp_path), 1)
+
+
+def test_a_server_that_dies_shows_the_end_of_its_log(program: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ModelError, match=r"ended with code 3(.|\n)*ValueError: no such model") as e,
+        vllm.serve("m", tmp_path / "log", str(program), ["--die"]),
+    ):
+        pass
+    assert "\x1b" not in str(e.value)
+
+
+def test_a_server_that_is_never_ready_is_stopped(program: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ModelError, match="not ready within 2 s"),
+        vllm.serve("m", tmp_path / "log", str(program), ["--slow"], timeout=2),
+    ):
+        pass
+    assert gone(family(tmp_path), 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_survives_the_process_that_started_it(
+    program: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    code = f"""
+        import time
+        from pathlib import Path
+        from pipeline.llms import vllm
+        vllm.GRACE = 0.5
+        with vllm.serve("m", Path({str(tmp_path / "log")!r}), {str(program)!r}):
+            print("ready", flush=True)
+            time.sleep(600)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PIDS": str(tmp_path / "pids")},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    pids = family(tmp_path)
+    process.send_signal(how)
+    process.wait(60)
+    assert gone(pids, 40)
+
+
+def test_no_vllm_is_an_error_that_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no vllm on PATH.*--vllm-bin"):
+        vllm.find()
+    with pytest.raises(ConfigError, match="no vllm at /nowhere/vllm"):
+        vllm.find("/nowhere/vllm")

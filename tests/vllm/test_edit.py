@@ -1,0 +1,144 @@
+"""The edit stage against a real vLLM server: agreement, faults, kills on either side."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import caption, edit
+from pipeline.config import LlmConfig, RuntimeConfig
+from pipeline.everything import run_stages
+from pipeline.llms import Request
+from pipeline.llms.served import ServedLlm
+from pipeline.llms.vllm import serve
+from pipeline.run import Run
+from tests.conftest import PROJECT
+from tests.vllm.conftest import ARGUMENTS, MODEL, binary
+
+MakeRun = Callable[..., Run]
+
+
+def test_served_edits_are_those_of_the_same_model_in_process(
+    make_run: MakeRun, server: str
+) -> None:
+    run = make_run()
+    caption.caption(run)
+    served = run.with_llm(MODEL, server)
+    report = edit.edit(served)
+    assert report.computed == len(edit.pairs(run, caption.read(run)))
+    assert not report.failed
+    edit.edit(run)
+    here, there = edit.read(run), edit.read(served)
+    texts = [(a, b) for query in here for a, b in zip(here[query], there[query], strict=True)]
+    agreement = sum(a == b for a, b in texts) / len(texts)
+    print(f"agreement of {len(texts)} edits: {100 * agreement:.1f} %")
+    assert agreement > 0.95
+    reports, metrics = run_stages(served)
+    assert reports[1].computed == 0
+    assert metrics
+
+
+def test_a_too_long_prompt_is_that_records_failure_with_the_lengths(server: str) -> None:
+    llm = ServedLlm(LlmConfig(model=MODEL, url=server), RuntimeConfig())
+    long, short = "red circle " * 400, "a red circle"
+    requests = [
+        Request(i, [{"role": "user", "content": text}], 16, (), 0.0, 0)
+        for i, text in enumerate((long, short))
+    ]
+    answers = {answer.key: answer for answer in llm.answer(requests)}
+    assert "256" in (answers[0].reason or "")
+    assert "HTTP 400" in (answers[0].reason or "")
+    assert answers[1].text
+
+
+def process(run: Run, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "pipeline", "edit", *run.command.split()]
+    folders = ["--cache", str(run.cache), "--submissions", str(run.submissions)]
+    return subprocess.Popen(
+        [*command, *folders, "--concurrency", "2", *options],
+        cwd=PROJECT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_lines(file: Path, count: int, running: "subprocess.Popen[str]") -> None:
+    while running.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < count):
+        time.sleep(0.005)
+
+
+def test_kill_9_of_the_client_loses_nothing(make_run: MakeRun, server: str) -> None:
+    run = make_run().with_llm(MODEL, server)
+    caption.caption(run)
+    file = edit.record_file(run).file
+    client = process(run, "--llm", MODEL, "--llm-url", server)
+    wait_for_lines(file, 12, client)
+    client.send_signal(signal.SIGKILL)
+    assert client.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    kept = file.read_bytes().rpartition(b"\n")[0]
+    report = edit.edit(run)
+    assert report.cached >= 11
+    assert report.cached + report.computed == len(edit.pairs(run, caption.read(run)))
+    assert file.read_bytes().startswith(kept)
+
+
+def test_kill_9_of_the_server_loses_nothing_and_another_finishes(
+    make_run: MakeRun, server: str, tmp_path: Path
+) -> None:
+    run = make_run().with_llm(MODEL, server)
+    caption.caption(run)
+    file = edit.record_file(run).file
+    with serve(MODEL, tmp_path / "vllm.log", binary(), ARGUMENTS) as url:
+        port = url.removesuffix("/v1").rpartition(":")[2]
+        (keeper,) = [c for c in psutil.Process().children() if port in c.cmdline()]
+        (engine,) = keeper.children()
+        client = process(run, "--llm", MODEL, "--llm-url", url, "--set", "runtime.retries=2")
+        wait_for_lines(file, 12, client)
+        assert client.poll() is None, "the stage ended before the server could be killed"
+        for part in [engine, *engine.children(recursive=True)]:
+            part.send_signal(signal.SIGKILL)
+        said = client.communicate(timeout=120)[1]
+    assert client.returncode == 5
+    assert "What was answered is kept" in said.splitlines()[-1]
+    kept = file.read_bytes()
+    assert b"reason" not in kept  # the server's end is no record's fault
+    report = edit.edit(run)  # with the server that still runs
+    assert report.cached >= 11
+    assert not report.failed
+    assert file.read_bytes().startswith(kept)
+
+
+def test_edit_serves_the_model_itself_and_ctrl_c_stops_all_of_it(make_run: MakeRun) -> None:
+    run = make_run().with_llm(MODEL, "")
+    caption.caption(run)
+    file = edit.record_file(run).file
+    arguments = [f"--serve-arg={' '.join(ARGUMENTS)}", "--vllm-bin", binary()]
+    client = process(run, "--serve", MODEL, *arguments)
+    wait_for_lines(file, 5, client)
+    started = psutil.Process(client.pid).children(recursive=True)
+    assert len(started) >= 2
+    os.kill(client.pid, signal.SIGINT)
+    assert client.wait(60) == 130
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    client = process(run, "--serve", MODEL, *arguments)
+    said = client.communicate(timeout=600)[1]
+    assert client.returncode == 0, said
+    assert "vLLM is ready after" in said
+    assert all(text for texts in edit.read(run).values() for text in texts)
+
+
+@pytest.mark.parametrize("bad", ["--no-such-option", "--max-model-len 0"])
+def test_a_server_that_cannot_start_shows_why(make_run: MakeRun, bad: str) -> None:
+    run = make_run()
+    caption.caption(run)
+    client = process(run, "--serve", MODEL, f"--serve-arg={bad}", "--vllm-bin", binary())
+    said = client.communicate(timeout=300)[1]
+    assert client.returncode == 5
+    assert "before it was ready. The end of" in said
