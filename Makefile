@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM = $(VLLM_VENV)/bin/vllm
 
-.PHONY: demo test test-vllm lint bench clean
+.PHONY: demo test test-vllm lint bench bench-edit clean
 demo: $(SETUP)
 	$(BIN)/python -m pipeline demo
 
@@ -51,6 +51,9 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt
 	d.mkdir(exist_ok=True); \
 	(d / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n')"
 	touch $@
+
+bench-edit: $(SETUP) $(VLLM_VENV)/.installed
+	VLLM_BIN=$(VLLM) $(BIN)/python -m tests.benchmarks.edit $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) outputs data/demo
