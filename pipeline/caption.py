@@ -5,7 +5,7 @@ from typing import Any
 from pipeline import captioners, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import resolve_device, resolve_precision
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.run import Run, StageReport, progress, stage
 
@@ -78,10 +78,20 @@ def caption(run: Run) -> StageReport:
                 if images:
                     texts = captioner.caption(list(images), list(images.values()))
                     for image, captions in zip(images, texts, strict=True):
-                        records.append({"image": image, "captions": captions})
-                    report.computed += len(images)
+                        if isinstance(captions, captioners.Failure):
+                            _fail(run, records, image, captions.reason, report)
+                        else:
+                            records.append({"image": image, "captions": captions})
+                            report.computed += 1
                 bar.update(len(batch))
     return report
+
+
+def _fail(run: Run, records: RecordFile, image: str, reason: str, report: StageReport) -> None:
+    if run.config.runtime.strict:
+        raise ModelError(f"Image {image} cannot be captioned: {reason}")
+    report.failed[image] = reason
+    records.append({"image": image, "captions": [], "reason": reason})
 
 
 def _open(run: Run, ids: list[str], report: StageReport) -> dict[str, Any]:

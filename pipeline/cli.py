@@ -284,6 +284,7 @@ def edit(
     log_file = run.cache / "vllm.log"
     with serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout) as url:
         report = stage(run.with_llm(model, url), retry_failed)
+    log.info("The stages after this one find these edits with: --llm %s", model)
     _print_reports([report], as_json)
 
 
@@ -711,15 +712,31 @@ def export(run: Any, out: Path, as_json: bool) -> None:
 
 @main.command("run", cls=Stage)
 @run_options
+@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` to edit with")
+@vllm_options
 @json_option
-def run_all(run: Any, as_json: bool) -> None:
+def run_all(
+    run: Any,
+    model: str | None,
+    vllm_bin: str | None,
+    serve_arguments: tuple[str, ...],
+    serve_timeout: float,
+    as_json: bool,
+) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
     Example: seize run --dataset circo --split val --data-root /data --limit 20
     """
     from pipeline.everything import run_stages
 
-    reports, metrics = run_stages(run)
+    serving = None
+    if model is not None:
+        from pipeline.llms.vllm import serve
+
+        arguments = _split_arguments(serve_arguments)
+        log_file = run.cache / "vllm.log"
+        serving = serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout)
+    reports, metrics = run_stages(run, model, serving)
     if as_json:
         from pipeline.run import dump
 

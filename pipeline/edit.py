@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipeline import caption, captioners, llms, prompts, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import Config, LlmConfig, resolve_device, resolve_precision
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import Answer
 from pipeline.prompts import Prompt
@@ -226,7 +226,10 @@ def try_prompt(
     texts = [text or ""]
     if image is not None:
         captioner = captioners.load(config.captioner, config.runtime)
-        (texts,) = captioner.caption([image.name], [open_image(image)])
+        (captions,) = captioner.caption([image.name], [open_image(image)])
+        if isinstance(captions, captioners.Failure):
+            raise ModelError(f"{image} cannot be captioned: {captions.reason}")
+        texts = captions
     prompt = prompts.load(config.llm.prompt)
     asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
     found: dict[int, dict[str, Any]] = {}

@@ -1,5 +1,8 @@
 """All stages of one run, in order."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+from pipeline import captioners
 from pipeline.caption import caption
 from pipeline.edit import edit
 from pipeline.embed import embed
@@ -9,7 +12,19 @@ from pipeline.search import search
 from pipeline.submit import submit
 
 
-def run_stages(run: Run) -> tuple[list[StageReport], dict[str, float] | None]:
-    """Run every stage; return their reports, and metrics where the ground truth is known."""
-    reports = [caption(run), edit(run), *embed(run), *search(run), submit(run)]
+def run_stages(
+    run: Run, model: str | None = None, serving: AbstractContextManager[str] | None = None
+) -> tuple[list[StageReport], dict[str, float] | None]:
+    """Run every stage; return their reports, and metrics where the ground truth is known.
+
+    With ``model``, ``serving`` serves it during the edit stage and yields the server's URL.
+    """
+    reports = [caption(run)]
+    if model is not None:
+        captioners.unload()  # the server may need its memory
+    with serving or nullcontext("") as url:
+        if model is not None:
+            run = run.with_llm(model, url)
+        reports.append(edit(run))
+    reports += [*embed(run), *search(run), submit(run)]
     return reports, evaluate(run) if run.dataset.has_ground_truth else None

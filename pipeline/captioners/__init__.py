@@ -1,7 +1,10 @@
 """Captioners: models that describe an image several times. One file a kind."""
 
 import functools
+import gc
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
@@ -21,17 +24,38 @@ def prompt_of(config: CaptionerConfig) -> str:
     return "a photo of"  # BLIP-2, as SEIZE and LDRE prompt it
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Stands for the captions of an image that got none."""
+
+    reason: str
+
+
 class Captioner(Protocol):
     """Describes images. The captions of an image depend on nothing but it, its id and the seed."""
 
-    def caption(self, ids: Sequence[str], images: Sequence[Image.Image]) -> list[list[str]]:
-        """Return ``samples`` captions for each RGB image, in sampling order."""
+    def caption(
+        self, ids: Sequence[str], images: Sequence[Image.Image]
+    ) -> Sequence[list[str] | Failure]:
+        """Return ``samples`` captions for each RGB image, in sampling order, or why there are none.
+
+        Raises ModelError if no image can be captioned any more.
+        """
         ...
 
 
 def load(config: CaptionerConfig, runtime: RuntimeConfig) -> Captioner:
     """Load the captioner that ``config`` names, once a process; raises ModelError."""
     return _load(config.model_dump_json(), runtime.model_dump_json())
+
+
+def unload() -> None:
+    """Forget the captioner that is loaded, so that its memory is freed."""
+    _load.cache_clear()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @functools.lru_cache(maxsize=1)

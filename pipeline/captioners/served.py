@@ -8,10 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.captioners import SERVED, prompt_of
+from pipeline.captioners import SERVED, Failure, prompt_of
 from pipeline.chat import ChatClient
 from pipeline.config import CaptionerConfig, RuntimeConfig
-from pipeline.errors import ModelError
 
 LONGEST_SIDE = 768
 """Pixels that an image is scaled down to before it is sent."""
@@ -24,21 +23,20 @@ class ServedCaptioner:
         self.config = config
         self.client = ChatClient(config.url, config.model.removeprefix(SERVED), runtime)
 
-    def caption(self, ids: Sequence[str], images: Sequence[Image.Image]) -> list[list[str]]:
-        """Return ``samples`` captions for each RGB image; raises ModelError if an image got none.
+    def caption(
+        self, ids: Sequence[str], images: Sequence[Image.Image]
+    ) -> list[list[str] | Failure]:
+        """Return ``samples`` captions for each RGB image, or why the server gave none.
 
-        The seed sent is made from the configured one and the image's id.
+        The seed sent is made from the configured one and the image's id. Raises ModelError.
         """
-        captions: dict[int, list[str]] = {}
+        captions: dict[int, list[str] | Failure] = {}
         for done in self.client.complete(self._requests(ids, images)):
             texts = [" ".join(text.split()) for text in done.texts]
-            if done.reason or len(texts) != self.config.samples or not all(texts):
-                reason = done.reason or f"{sum(map(bool, texts))} of {self.config.samples} captions"
-                raise ModelError(
-                    f"{self.client.model} did not caption image {ids[done.key]}: {reason}. "
-                    "Captions so far are kept; the same command resumes."
-                )
             captions[done.key] = texts
+            if done.reason or len(texts) != self.config.samples or not all(texts):
+                said = f"{sum(map(bool, texts))} of {self.config.samples} captions came"
+                captions[done.key] = Failure(done.reason or said)
         return [captions[key] for key in range(len(ids))]
 
     def _requests(

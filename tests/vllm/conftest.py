@@ -14,7 +14,7 @@ from pipeline.llms import vllm
 from tests.conftest import PROJECT
 
 MODEL = str(PROJECT / "data" / "models" / "llm")
-ARGUMENTS = ["--enforce-eager", "--max-model-len", "256"]
+ARGUMENTS = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "256"]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
