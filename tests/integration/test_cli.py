@@ -130,7 +130,7 @@ def test_wrong_captioner_prompt_llm_and_server(small_world: Path, tmp_path: Path
     result = seize("edit", *given, "--llm", "some-model", "--llm-url", "http://127.0.0.1:9/v1")
     assert result.exit_code == 5
     assert "There is no server at http://127.0.0.1:9/v1" in result.stderr
-    assert "vllm serve some-model" in result.stderr
+    assert "seize serve-llm some-model" in result.stderr
 
 
 def test_config_show_prints_what_config_takes(tmp_path: Path) -> None:
