@@ -78,12 +78,37 @@ class RankIncrement(_Section):
     negative: float = 5e-7
 
 
+class Sdr(_Section):
+    """SDR-CIR's weights: of the reference image (α), and of the surplus taken off (β)."""
+
+    anchor: float
+    debias: float
+
+
+class Pdv(_Section):
+    """PDV's weight of the text side (β), and its steps along the edit's direction (α_I, α_T)."""
+
+    blend: float = 0.75
+    image: float = 1.4
+    text: float = 1.4
+
+
+SDR = {
+    "circo": Sdr(anchor=0.15, debias=0.35),
+    "cirr": Sdr(anchor=0.05, debias=0.5),
+    "fashioniq": Sdr(anchor=0.2, debias=0.4),
+}
+"""As published (arXiv 2602.04451)."""
+
+
 class SearchConfig(_Section):
     """How gallery images are scored."""
 
     method: str = "seize"
     increment: dict[str, Increment] = Field(description="α⁺ and α⁻ by dataset")
     rank_increment: RankIncrement = RankIncrement()
+    sdr: dict[str, Sdr] = Field(default=SDR, description="weights of sdr and seize+image")
+    pdv: Pdv = Pdv()
     normalise_texts: bool = Field(
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
@@ -154,6 +179,15 @@ class Config(_Section):
             raise ConfigError(
                 f"The configuration has no α⁺ and α⁻ for {dataset}. Give --alpha-pos and "
                 "--alpha-neg, or set search.increment."
+            ) from None
+
+    def sdr_for(self, dataset: str) -> Sdr:
+        """Return SDR-CIR's weights for ``dataset``; raises ConfigError where none are set."""
+        try:
+            return self.search.sdr[dataset]
+        except KeyError:
+            raise ConfigError(
+                f"The configuration has no search.sdr for {dataset}. Set its anchor and debias."
             ) from None
 
 

@@ -109,6 +109,16 @@ class Parameters:
     """k of LDRE."""
     temperature: float
     """τ of LDRE."""
+    anchor: float
+    """Weight of the reference image in SDR-CIR's anchored query (its α), and in seize+image."""
+    debias: float
+    """How much SDR-CIR takes of what the edit says but the relative caption does not (its β)."""
+    pdv_blend: float
+    """Weight of the text side in PDV's query (its β)."""
+    pdv_image: float
+    """Steps that PDV takes from the reference image along the edit's direction (its α_I)."""
+    pdv_text: float
+    """Steps that PDV takes from the caption along the edit's direction (its α_T)."""
 
 
 Method = Callable[[QueryFeatures, Parameters], Score]
@@ -220,3 +230,73 @@ def text(query: QueryFeatures, parameters: Parameters) -> Score:
 def image_and_text(query: QueryFeatures, parameters: Parameters) -> Score:
     """The mean of reference image and relative caption."""
     return _same(normalise(query.reference + query.relative))
+
+
+def _pdv_query(query: QueryFeatures, parameters: Parameters) -> Tensor:
+    direction = query.composed - query.content
+    image = query.reference + parameters.pdv_image * direction
+    text = query.content + parameters.pdv_text * direction
+    blend = parameters.pdv_blend
+    return normalise((1 - blend) * image + blend * text)
+
+
+def _anchored(query: QueryFeatures, parameters: Parameters) -> Tensor:
+    return (1 - parameters.anchor) * query.composed + parameters.anchor * query.reference
+
+
+def _sdr_query(query: QueryFeatures, parameters: Parameters) -> Tensor:
+    surplus = query.composed - query.relative
+    anchored = _anchored(query, parameters)
+    return (1 + parameters.debias) * anchored - parameters.debias * surplus
+
+
+PDV_GRID: dict[str, list[float]] = {
+    "pdv_blend": [0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1],
+    "pdv_image": [0.6, 1, 1.4, 2],
+    "pdv_text": [1, 1.4],
+}
+SDR_GRID: dict[str, list[float]] = {
+    "anchor": [0, 0.05, 0.1, 0.15, 0.2, 0.3],
+    "debias": [0, 0.2, 0.35, 0.5, 0.75],
+}
+INCREMENT_GRID: dict[str, list[float]] = {"positive": [0, 0.13], "negative": [0, 0.25, 1, 2]}
+
+
+@method("pdv", **PDV_GRID)
+def pdv(query: QueryFeatures, parameters: Parameters) -> Score:
+    """Reference image and caption, both moved along the edit's direction a − b, fused.
+
+    PDV-F (Tursun et al., WACV 2026, arXiv 2502.07215).
+    """
+    return _same(_pdv_query(query, parameters))
+
+
+@method("sdr", **SDR_GRID)
+def sdr(query: QueryFeatures, parameters: Parameters) -> Score:
+    """The composed feature anchored in the reference image, less what the edit adds to the
+    relative caption: (1 + β)·q·x − β(a·x − m·x), q = (1 − α)a + α·r (SDR-CIR, arXiv 2602.04451).
+    """
+    return _same(_sdr_query(query, parameters))
+
+
+def _incremented(query: QueryFeatures, parameters: Parameters, linear: Tensor) -> Score:
+    weights = parameters.positive, parameters.negative
+    return increment_ends(query.content, query.composed, *weights, query=linear)
+
+
+@method("seize+image", anchor=[0, 0.05, 0.1, 0.15, 0.2, 0.3], **INCREMENT_GRID)
+def seize_image(query: QueryFeatures, parameters: Parameters) -> Score:
+    """SEIZE's increment on a composed feature anchored in the reference image."""
+    return _incremented(query, parameters, _anchored(query, parameters))
+
+
+@method("seize+sdr", anchor=[0, 0.05, 0.15, 0.2], debias=[0, 0.2, 0.35, 0.5], **INCREMENT_GRID)
+def seize_sdr(query: QueryFeatures, parameters: Parameters) -> Score:
+    """SEIZE's increment on SDR-CIR's query."""
+    return _incremented(query, parameters, _sdr_query(query, parameters))
+
+
+@method("seize+pdv", pdv_blend=[0.1, 0.2, 0.3, 0.4, 0.55, 0.75], **INCREMENT_GRID)
+def seize_pdv(query: QueryFeatures, parameters: Parameters) -> Score:
+    """SEIZE's increment on PDV's query."""
+    return _incremented(query, parameters, _pdv_query(query, parameters))

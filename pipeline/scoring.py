@@ -98,17 +98,25 @@ def _places(similarity: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def increment_ends(content: Tensor, composed: Tensor, positive: float, negative: float) -> Ends:
+def increment_ends(
+    content: Tensor,
+    composed: Tensor,
+    positive: float,
+    negative: float,
+    query: Tensor | None = None,
+) -> Ends:
     """Return the ends of SEIZE's score (section 3.3) for normalised features (queries, d).
 
     With s_after = composed·x, Δ = s_after − content·x, the score is
     s_after + α⁺·max(Δ, 0) + α⁻·min(Δ, 0). Where α⁻ ≥ α⁺ that is the smaller of
     s_after + α⁺Δ and s_after + α⁻Δ, else the larger; each of these is one inner product.
+    ``query`` (queries, d), where given, takes the place of composed in s_after, not in Δ.
     """
+    query = composed if query is None else query
     difference = composed - content
     return Ends(
-        composed + positive * difference,
-        composed + negative * difference,
+        query + positive * difference,
+        query + negative * difference,
         take_max=positive > negative,
     )
 

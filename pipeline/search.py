@@ -83,14 +83,19 @@ def search(run: Run) -> list[StageReport]:
 def parameters(run: Run) -> Parameters:
     """Return what the run's configuration says of the methods' weights."""
     increment, settings = run.config.increment_for(run.dataset.name), run.config.search
-    rank_increment = settings.rank_increment
+    sdr = run.config.sdr_for(run.dataset.name)
     return Parameters(
-        increment.positive,
-        increment.negative,
-        rank_increment.positive,
-        rank_increment.negative,
-        settings.drops,
-        settings.temperature,
+        positive=increment.positive,
+        negative=increment.negative,
+        rank_positive=settings.rank_increment.positive,
+        rank_negative=settings.rank_increment.negative,
+        drops=settings.drops,
+        temperature=settings.temperature,
+        anchor=sdr.anchor,
+        debias=sdr.debias,
+        pdv_blend=settings.pdv.blend,
+        pdv_image=settings.pdv.image,
+        pdv_text=settings.pdv.text,
     )
 
 

@@ -33,6 +33,11 @@ LABELS = {
     "rank_negative": "α⁻ a place",
     "drops": "k",
     "temperature": "τ",
+    "anchor": "weight of the reference image",
+    "debias": "weight of the surplus",
+    "pdv_blend": "weight of the text side",
+    "pdv_image": "steps from the image",
+    "pdv_text": "steps from the caption",
 }
 QUERIES = 1024
 """Queries ranked at a time, in every cell of the grid."""

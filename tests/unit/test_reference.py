@@ -65,16 +65,34 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
     a = mean(edited) if edited else unit(relative)
     b = mean(list(captions)) if len(captions) else unit(relative)
     after, before = x @ a, x @ b
-    if name in ("seize", "seize-rank"):
-        change = after - before
-        positive, negative = p.positive, p.negative
-        if name == "seize-rank":
-            change = places(before) - places(after)
-            positive, negative = p.rank_positive, p.rank_negative
+    r, m = unit(image), unit(relative)
+    change = after - before
+    released = p.positive * np.maximum(change, 0) + p.negative * np.minimum(change, 0)
+    pdv = unit(
+        (1 - p.pdv_blend) * (r + p.pdv_image * (a - b)) + p.pdv_blend * (b + p.pdv_text * (a - b))
+    )
+    anchored = (1 - p.anchor) * after + p.anchor * (x @ r)
+    sdr = (1 + p.debias) * anchored - p.debias * (after - x @ m)
+    known = {
+        "seize": after + released,
+        "pdv": x @ pdv,
+        "sdr": sdr,
+        "seize+image": anchored + released,
+        "seize+sdr": sdr + released,
+        "seize+pdv": x @ pdv + released,
+        "mean-ensemble": after,
+    }
+    if name in known:
+        return known[name]
+    if name == "seize-rank":
+        rises = places(before) - places(after)
         return np.array(
-            [s + (positive if d > 0 else negative) * d for s, d in zip(after, change, strict=True)]
+            [
+                s + (p.rank_positive if d > 0 else p.rank_negative) * d
+                for s, d in zip(after, rises, strict=True)
+            ]
         )
-    if name == "mean-ensemble" or (name == "ldre" and not edited):
+    if name == "ldre" and not edited:
         return after
     if name == "ldre":
         u = []
@@ -130,6 +148,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(place_weight),
         draw(st.integers(1, 8)),
         draw(st.floats(0.02, 2.0)),
+        *(draw(st.sampled_from([0.0, 0.15, 0.35, 0.75, 1.0, 1.4])) for _ in range(5)),
     )
     return Case(queries, gallery, parameters)
 
@@ -160,8 +179,9 @@ def drops(gallery: ArrayGallery) -> Callable[[list[torch.Tensor], int], list[tor
 
 def total_weight(name: str, parameters: Parameters) -> float:
     """How much a float32 error of a similarity can grow in a score."""
-    if name == "seize":
-        return 1 + 2 * max(abs(parameters.positive), abs(parameters.negative))
+    if name.startswith(("seize", "sdr")):
+        largest = max(abs(parameters.positive), abs(parameters.negative))
+        return 8 + 2 * largest
     if name == "ldre":
         return 1 + 1 / parameters.temperature
     return 1
@@ -196,7 +216,7 @@ def test_rank_variant_moves_images_by_the_places_they_rise() -> None:
     composed = torch.tensor([[0.1, 0.3, 0.9]])  # ranks 2, 1, 0
     captions = QueryEmbeddings(content, composed, [0], content, content[0])
     features = methods.gather([captions], drops(gallery))
-    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04)
+    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04, 0, 0, 0, 0, 0)
     values, rows = top_images(methods.seize_rank(features, parameters), gallery, 3)
     length = float(np.linalg.norm([0.1, 0.3, 0.9]))
     assert rows.tolist() == [[2, 1, 0]]
@@ -210,7 +230,7 @@ def test_ldre_weighs_most_the_edit_that_took_most_away() -> None:
     edits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the first changed nothing
     query = QueryEmbeddings(captions, edits, [0, 1], captions[:1], captions[0])
     features = methods.gather([query], drops(gallery))
-    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04))
+    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04, 0, 0, 0, 0, 0))
     _, rows = top_images(score, gallery, 1)
     assert rows.item() == 2
 
