@@ -76,6 +76,32 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, yaml.safe_load(value)
 
 
+data_root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="the benchmark's folder, or the one that holds it",
+)
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("cache"),
+    show_default=True,
+    help="where stages keep their output",
+)
+
+preset_option = click.option(
+    "--config",
+    "preset",
+    metavar="PRESET|FILE",
+    default="paper-l14",
+    show_default=True,
+    help="preset (see `seize config list`) or YAML file",
+)
+
+
 def run_options(
     function: Callable[..., Any], defaults: dict[str, Any] | None = None
 ) -> Callable[..., Any]:
@@ -117,21 +143,8 @@ def run_options(
     options = [
         click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
         click.option("--split", help="val or test (CIRR: test1); val by default"),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path),
-            default=Path("data"),
-            show_default=True,
-            help="the benchmark's folder, or the one that holds it",
-        ),
-        click.option(
-            "--config",
-            "preset",
-            metavar="PRESET|FILE",
-            default="paper-l14",
-            show_default=True,
-            help="preset (see `seize config list`) or YAML file",
-        ),
+        data_root_option,
+        preset_option,
         click.option(
             "--limit",
             type=click.IntRange(1),
@@ -139,13 +152,7 @@ def run_options(
         ),
         click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
         click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
-        click.option(
-            "--cache",
-            type=click.Path(path_type=Path),
-            default=Path("cache"),
-            show_default=True,
-            help="where stages keep their output",
-        ),
+        cache_option,
         click.option(
             "--submissions",
             type=click.Path(path_type=Path),
@@ -518,13 +525,7 @@ def submit(run: Any, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="circo or cirr")
 @click.option("--split", required=True, help="the split the file is for")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="the benchmark's folder, or the one that holds it",
-)
+@data_root_option
 @json_option
 def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) -> None:
     """Say whether FILE is what the evaluation server takes: exit code 0, or 1 with all reasons.
@@ -640,20 +641,8 @@ def table_(
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="circo, cirr or fashioniq")
 @click.option("--split", required=True, help="the split the files are for")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="the benchmark's folder, or the one that holds it",
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("cache"),
-    show_default=True,
-    help="where stages keep their output",
-)
+@data_root_option
+@cache_option
 @click.option("--name", default="", help="put before the sets' names, to tell two imports apart")
 @json_option
 def import_(
@@ -860,14 +849,7 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
 @click.option("--caption", "text_of_image", help="instead of --image: a caption of yours")
 @click.option("--text", "relative_caption", required=True, help="the relative caption")
 @click.option("--concept", default="", help="the shared concept, if the prompt uses it")
-@click.option(
-    "--config",
-    "preset",
-    metavar="PRESET|FILE",
-    default="paper-l14",
-    show_default=True,
-    help="preset (see `seize config list`) or YAML file",
-)
+@preset_option
 @override_options
 @json_option
 def prompts_try(

@@ -92,9 +92,10 @@ class Prompt(BaseModel):
     def clean(self, answer: str) -> str:
         """Return the edited caption in ``answer``: label and quotes stripped, first line kept.
 
-        Where the answer repeats the question first, what follows the last label counts.
+        Where the answer repeats the question first, what follows the last label counts. What a
+        reasoning model thinks first (``<think>…</think>``) is dropped.
         """
-        text = answer.strip()
+        text = re.sub(r"<think>.*?</think>", "", answer, flags=re.S).strip()
         if self.label:
             label = rf"\W*{re.escape(self.label.rstrip(':'))}\W*:?"
             text = re.sub(rf"^{label}", "", text, flags=re.I)

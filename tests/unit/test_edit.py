@@ -113,6 +113,7 @@ PAIR = Pair("a cat on a sofa", "is a dog")
         (Answer(0, '"a dog on a sofa"'), "a dog on a sofa", None),
         (Answer(0, "a cat on a sofa"), "a cat on a sofa", None),  # changing nothing is an answer
         (Answer(0, "is a dog"), "is a dog", None),
+        (Answer(0, "<think>\nA dog?\n</think>\n\na dog on a sofa"), "a dog on a sofa", None),
         (
             Answer(0, "Image Content: a cat\nInstruction: x\nEdited Description: a dog"),
             "a dog",
