@@ -11,8 +11,17 @@ from torch import Tensor
 
 from pipeline.scoring import Ends, RankEnds, Score, normalise, top_k
 
-BLOCK = 16_384
-"""Gallery images scored at a time."""
+BLOCK = 4_096
+"""Gallery images scored at a time on a CPU, where small temporaries are the fast ones."""
+
+ACCELERATOR_BLOCK = 65_536
+"""The same elsewhere."""
+
+FIRST = 2_048
+"""Gallery images scored before there is a threshold to compare with."""
+
+PAIRS = 1_024
+"""Pairs of a query and an image whose second inner product is computed at a time."""
 
 WHOLE = 192 << 20
 """Bytes for the queries that are scored at a time where a score needs the whole gallery."""
@@ -43,16 +52,25 @@ def blocks(
 
     ``inside`` (images) tells which rows take part; ``advance`` is told how many were read.
     """
-    for start in range(0, gallery.shape[0], BLOCK):
-        stop = min(start + BLOCK, gallery.shape[0])
+    size, stop = BLOCK if device == "cpu" else ACCELERATOR_BLOCK, 0
+    while stop < gallery.shape[0]:
+        start, stop = stop, min(stop + (size if stop else min(FIRST, size)), gallery.shape[0])
         rows = torch.arange(start, stop)
         features = torch.from_numpy(gallery.rows(start, stop)).float()
         if inside is not None:
             chosen = torch.from_numpy(inside[start:stop])
             rows, features = rows[chosen], features[chosen]
         if len(rows):
-            yield rows, normalise(features.to(device))
+            yield rows, _unit(features.to(device))
         advance(stop - start)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Return ``features`` normalised; as they are where they are so already, which saves a copy."""
+    lengths = torch.linalg.vector_norm(features, dim=1)
+    if ((lengths - 1).abs() < 1e-6).all():
+        return features
+    return normalise(features)
 
 
 class Best:
@@ -63,9 +81,32 @@ class Best:
         self.scores = torch.empty(queries, 0)
         self.rows = torch.empty(queries, 0, dtype=torch.long)
 
+    @property
+    def threshold(self) -> Tensor | None:
+        """The score (queries) that a later image must exceed, None while there are fewer than k."""
+        return self.scores[:, -1] if self.scores.shape[1] == self.k else None
+
     def add(self, scores: Tensor, rows: Tensor) -> None:
         """Take in a later block's ``scores`` (queries, n) of the images in ``rows`` (n)."""
-        found, found_rows = top_k(scores, rows, self.k)
+        self._merge(*top_k(scores, rows, self.k))
+
+    def add_some(self, queries: Tensor, scores: Tensor, rows: Tensor) -> None:
+        """Take in scores (m) of the images in ``rows`` (m), each for one query of ``queries`` (m).
+
+        ``queries`` must rise, and ``rows`` within a query; all are later than what came before.
+        """
+        counts = torch.bincount(queries, minlength=len(self.scores))
+        if not len(queries):
+            return
+        width = int(counts.max())
+        place = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[queries]
+        found = torch.full((len(counts), width), float("-inf"))
+        found_rows = torch.zeros((len(counts), width), dtype=torch.long)
+        found[queries, place], found_rows[queries, place] = scores, rows
+        self._merge(found, found_rows)
+
+    def _merge(self, found: Tensor, found_rows: Tensor) -> None:
+        """A stable sort keeps what came earlier first among equal scores."""
         both = torch.cat([self.scores, found], dim=1)
         both_rows = torch.cat([self.rows, found_rows], dim=1)
         ranked = both.sort(dim=1, descending=True, stable=True)
@@ -99,8 +140,38 @@ def top_images(
         return torch.cat(best), torch.cat(best_rows)
     kept = Best(queries, k)
     for rows, features in blocks(gallery, inside, device, advance):
-        kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
+        threshold = kept.threshold
+        if threshold is None or score.take_max:
+            kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
+        else:
+            kept.add_some(*_exceeding(score, features, rows, threshold, excluded))
     return kept.scores, kept.rows
+
+
+def _exceeding(
+    ends: Ends, features: Tensor, rows: Tensor, threshold: Tensor, excluded: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query numbers, scores and rows (m each) of the images that exceed ``threshold``.
+
+    A score is the smaller of two inner products, so the first bounds it from above: the second is
+    computed only for images whose bound exceeds the query's threshold.
+    """
+    bound = ends.positive @ features.T
+    queries, columns = (bound > threshold.to(bound.device)[:, None]).nonzero(as_tuple=True)
+    scores = bound[queries, columns]
+    if ends.negative is not ends.positive:
+        for start in range(0, len(queries), PAIRS):
+            part = slice(start, start + PAIRS)
+            # Pairs come query by query, so a slice has few queries: a small product holds them all.
+            first, last = int(queries[start]), int(queries[part][-1])
+            other = ends.negative[first : last + 1] @ features[columns[part]].T
+            own = other[queries[part] - first, torch.arange(other.shape[1], device=other.device)]
+            scores[part] = torch.minimum(scores[part], own)
+    queries, scores, found = queries.cpu(), scores.cpu(), rows[columns.cpu()]
+    good = scores > threshold[queries]
+    if excluded is not None:
+        good &= (excluded[queries] != found[:, None]).all(dim=1)
+    return queries[good], scores[good], found[good]
 
 
 def scores_of(

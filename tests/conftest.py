@@ -1,6 +1,7 @@
 """A small rendered world, and runs on it with the models of the repository."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pipeline.demo.build import Sizes, build
 from pipeline.run import Run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell's background job ignores SIGINT, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PROJECT = Path(__file__).resolve().parent.parent
 SIZES = Sizes(
     circo_queries={"val": 12, "test": 6},

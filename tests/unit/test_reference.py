@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -68,9 +68,11 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
     r, m = unit(image), unit(relative)
     change = after - before
     released = p.positive * np.maximum(change, 0) + p.negative * np.minimum(change, 0)
-    pdv = unit(
-        (1 - p.pdv_blend) * (r + p.pdv_image * (a - b)) + p.pdv_blend * (b + p.pdv_text * (a - b))
-    )
+    mixed = (1 - p.pdv_blend) * (r + p.pdv_image * (a - b))
+    mixed = mixed + p.pdv_blend * (b + p.pdv_text * (a - b))
+    # Where its parts cancel, PDV's query has no direction but rounding's.
+    assume("pdv" not in name or np.linalg.norm(mixed) > 1e-3)
+    pdv = unit(mixed)
     anchored = (1 - p.anchor) * after + p.anchor * (x @ r)
     sdr = (1 + p.debias) * anchored - p.debias * (after - x @ m)
     known = {

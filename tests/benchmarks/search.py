@@ -1,0 +1,99 @@
+"""How fast the search is at CIRCO's size, against the two bare matrix products A·Gᵀ and B·Gᵀ.
+
+``python -m tests.benchmarks.search``: ratios measured in one run, best of some rounds. The gallery
+is synthetic: clustered unit vectors; composed features lie near a gallery image, content features
+near the composed ones, as captions and edits do.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.ranking import top_images
+from pipeline.scoring import increment_ends, normalise
+
+Array = NDArray[np.float32]
+
+
+class ArrayGallery:
+    """A gallery in memory."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.shape: tuple[int, int] = array.shape
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows ``start`` to ``stop``."""
+        return self.array[start:stop]
+
+
+def data(queries: int, images: int, width: int) -> tuple[Array, Array, Array]:
+    """Return composed and content features (queries, width) and a gallery (images, width)."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(500, width)).astype(np.float32)
+    gallery = centres[rng.integers(500, size=images)] + rng.normal(size=(images, width)) * 1.0
+    composed = gallery[rng.integers(images, size=queries)] + rng.normal(size=(queries, width))
+    content = composed + rng.normal(size=(queries, width)) * 1.0
+
+    def unit(rows: NDArray[Any]) -> Array:
+        scaled: Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return scaled
+
+    return unit(composed), unit(content), unit(gallery)
+
+
+def released(a: torch.Tensor, b: torch.Tensor, g: torch.Tensor, k: int) -> torch.Tensor:
+    """Rank as SEIZE's released code does: both matrices, clamps on copies, a full sort."""
+    after, before = a @ g.T, b @ g.T
+    change = after - before
+    score = after + 0.13 * change.clone().clamp(min=0) + 2.1 * change.clone().clamp(max=0)
+    return score.argsort(dim=1, descending=True)[:, :k]
+
+
+def best(run: Callable[[], Any], rounds: int) -> float:
+    """Return the seconds of the fastest of some runs."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@click.command()
+@click.option("--queries", default=800, show_default=True)
+@click.option("--images", default=123_403, show_default=True)
+@click.option("--width", default=768, show_default=True)
+@click.option("--k", default=50, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(queries: int, images: int, width: int, k: int, rounds: int) -> None:
+    """Print a Markdown table."""
+    a, b, g = data(queries, images, width)
+    composed, content, gallery = map(torch.from_numpy, (a, b, g))
+    ends = increment_ends(content, composed, 0.13, 2.1)
+    store = ArrayGallery(g)
+
+    def bare() -> None:
+        for start in range(0, images, 16_384):
+            block = gallery[start : start + 16_384]
+            _ = composed @ block.T
+            _ = content @ block.T
+
+    products = best(bare, rounds)
+    ours = best(lambda: top_images(ends, store, k), rounds)
+    theirs = best(lambda: released(composed, content, normalise(gallery), k), 1)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, best of {rounds}\n")
+    print(f"{queries} queries, {images:,} images, {width} dimensions, k = {k}\n")
+    print("| way | seconds | ratio to two products |\n| --- | --- | --- |")
+    for name, seconds in (("two products", products), ("as released", theirs), ("seize", ours)):
+        print(f"| {name} | {seconds:.2f} | {seconds / products:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
