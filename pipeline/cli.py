@@ -127,12 +127,14 @@ def run_options(
         from pipeline import datasets
         from pipeline.run import Run
 
-        by_rank = overrides.get("search.method") == "seize-rank"
+        overrides = (defaults or {}) | overrides
+        settings = config.load(preset, overrides)
+        by_rank = settings.search.method == "seize-rank"
         increment = "rank_increment" if by_rank else f"increment.{dataset}"
-        for sign, alpha in (("positive", alpha_pos), ("negative", alpha_neg)):
-            if alpha is not None:
-                overrides[f"search.{increment}.{sign}"] = alpha
-        settings = config.load(preset, (defaults or {}) | overrides)
+        alphas = {"positive": alpha_pos, "negative": alpha_neg}
+        given = {f"search.{increment}.{n}": a for n, a in alphas.items() if a is not None}
+        if given:
+            settings = config.load(preset, overrides | given)
         split = split or datasets.find(dataset).splits[0]
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
         if limit is not None:

@@ -1,6 +1,6 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,13 @@ def texts(run: Run) -> list[str]:
 
     Raises MissingStageError if captioning or editing is not complete.
     """
-    captions, edits = caption.read(run), edit.read(run)
+    return texts_of(run, caption.read(run), edit.read(run))
+
+
+def texts_of(
+    run: Run, captions: Mapping[str, list[str]], edits: Mapping[str, list[str | None]]
+) -> list[str]:
+    """Return the distinct texts of captions and edits that were read, as ``texts`` does."""
     relative = [text for query in run.queries for text in run.relative_captions(query)]
     described = [text for query in run.queries for text in captions.get(query.id, [])]
     edited = [text for query in run.queries for text in edits[query.id] if text is not None]

@@ -71,14 +71,13 @@ def gather(
         rows = [i for i, caption in enumerate(query.edited) if caption == query.edited[0]]
         return query.edits[rows] if rows else query.relative
 
-    largest: list[Tensor] = []
+    found: dict[int, list[Tensor]] = {}  # the largest k so far holds those of every smaller one
 
     def largest_drops(k: int) -> list[Tensor]:
-        if not largest or k > largest_k[0]:
-            largest[:], largest_k[:] = drops(differences, k), [k]
-        return [rows[:, :k] for rows in largest]
+        if k > max(found, default=0):
+            found[k] = drops(differences, k)
+        return [rows[:, :k] for rows in found[max(found)]]
 
-    largest_k = [0]
     edits = [normalise(query.edits) for query in queries]
     before = [normalise(query.captions)[list(query.edited)] for query in queries]
     differences = [b - a for b, a in zip(before, edits, strict=True)]

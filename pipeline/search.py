@@ -1,6 +1,6 @@
 """The search stage: rank the gallery for every query, from features on disk and no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
@@ -109,7 +109,8 @@ class Inputs:
         image_path = embed.image_file(run)
         if not image_path.exists():
             raise run.missing("embed", image_path, "The gallery has no features")
-        text_path = embed.text_file(run, embed.texts(run))
+        captions, edits = caption.read(run), edit.read(run)
+        text_path = embed.text_file(run, embed.texts_of(run, captions, edits))
         if not text_path.exists():
             raise run.missing("embed", text_path, "The captions and edits have no features")
         self.files = [image_path, text_path]
@@ -118,13 +119,18 @@ class Inputs:
         lost = len(run.dataset.images) - len(self.images.names)
         if lost:
             self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
-        self.features = self._features(run, FeatureFile(text_path))
+        self.features = self._features(run, FeatureFile(text_path), captions, edits)
 
-    def _features(self, run: Run, texts: FeatureFile) -> QueryFeatures:
+    def _features(
+        self,
+        run: Run,
+        texts: FeatureFile,
+        captions: Mapping[str, list[str]],
+        edits: Mapping[str, list[str | None]],
+    ) -> QueryFeatures:
         embeddings = torch.from_numpy(texts.all()).float()
         row = {text: i for i, text in enumerate(texts.names)}
         image_row = {name: i for i, name in enumerate(self.images.names)}
-        captions, edits = caption.read(run), edit.read(run)
 
         def of(texts: Sequence[str]) -> Tensor:
             return embeddings[[row[text] for text in texts]]

@@ -87,6 +87,10 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
             f"Weights are tuned on val, never on {run.dataset.split}: figures on a test split "
             "would say nothing any more. Use --split val."
         )
+    metric = metric or run.dataset.headline
+    if metric not in run.dataset.metrics:
+        known = run.dataset.metrics
+        raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
     inputs = search.Inputs(run)
     for item, reason in inputs.failed.items():
         log.warning("[tune %s] %s: %s", run.name, item, reason)
@@ -102,10 +106,6 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
             for cell, predictions in zip(cells, rank_all(run, scores, inputs.images), strict=True)
         ]
     )
-    metric = metric or run.dataset.headline
-    known = [name for name in table.columns if name not in grid]
-    if metric not in known:
-        raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
     place = int(table[metric].to_numpy().argmax())
     best = cells[place]
     content = {"grid": grid, "search": search.header(run)}

@@ -151,6 +151,12 @@ class Dataset(ABC):
     def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
         """Return kind and predictions of a submission-shaped JSON object; raises InputError."""
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the protocol's metrics, of a split with ground truth."""
+        nothing = {kind: {query.id: () for query in self.queries} for kind in self.kinds}
+        return list(self.evaluate(nothing))
+
     def evaluate(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
         """Return the protocol's metrics in percent for the given kinds of prediction lists.
 
@@ -362,7 +368,8 @@ def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{file} does not exist. Is --data-root right?") from None
+        hint = " Is --data-root right?" if digest is not None else ""
+        raise InputError(f"{file} does not exist.{hint}") from None
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     if digest is not None:

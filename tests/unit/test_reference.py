@@ -42,7 +42,10 @@ class ArrayGallery:
 
 
 def unit(vector: Array) -> Array:
+    """The direction of a vector; zero for a zero one. A vector whose parts cancelled has only
+    rounding's direction, which no tolerance can judge: such cases are drawn anew."""
     length = np.linalg.norm(vector)
+    assume(length == 0 or length > 0.05)
     return vector / length if length > 0 else vector
 
 
@@ -70,9 +73,7 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
     released = p.positive * np.maximum(change, 0) + p.negative * np.minimum(change, 0)
     mixed = (1 - p.pdv_blend) * (r + p.pdv_image * (a - b))
     mixed = mixed + p.pdv_blend * (b + p.pdv_text * (a - b))
-    # Where its parts cancel, PDV's query has no direction but rounding's.
-    assume("pdv" not in name or np.linalg.norm(mixed) > 1e-3)
-    pdv = unit(mixed)
+    pdv = unit(mixed) if "pdv" in name else mixed
     anchored = (1 - p.anchor) * after + p.anchor * (x @ r)
     sdr = (1 + p.debias) * anchored - p.debias * (after - x @ m)
     known = {
