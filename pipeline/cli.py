@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,169 +13,22 @@ import yaml
 
 from pipeline import __version__, config, prompts
 from pipeline.errors import SeizeError
+from pipeline.options import (
+    Stage,
+    cache_option,
+    data_root_option,
+    format_option,
+    json_option,
+    override_options,
+    preset_option,
+    print_metrics,
+    print_reports,
+    run_options,
+    split_arguments,
+    vllm_options,
+)
 
 log = logging.getLogger("seize")
-
-OVERRIDES: dict[str, tuple[str, Any, str]] = {
-    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
-    "--captions": ("captioner.samples", int, "captions a reference image"),
-    "--seed": ("captioner.seed", int, "seed of the captions"),
-    "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
-    "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
-    "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
-    "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
-    "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
-    "--captioner-url": ("captioner.url", str, "server of a served:NAME captioner"),
-    "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
-    "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
-    "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
-    "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
-    "--top-k": ("search.top_k", int, "images retrieved a query"),
-    "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
-    "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
-    "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
-    "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": ("runtime.workers", int, "processes that decode images"),
-    "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
-    "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
-}
-"""Options that override one field of the preset: option to field, type and help."""
-
-
-def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that change a configuration, and hand them on as one ``overrides`` dict."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **values: Any) -> Any:
-        overrides: dict[str, Any] = {}
-        for option, (field, kind, _) in OVERRIDES.items():
-            value = values.pop(option[2:].replace("-", "_"))
-            if kind is bool:
-                if value:
-                    overrides[field] = option != "--keep-reference"
-            elif value is not None:
-                overrides[field] = value
-        overrides |= dict(_setting(text) for text in values.pop("settings"))
-        return function(*args, overrides=overrides, **values)
-
-    for option, (field, kind, text) in reversed(OVERRIDES.items()):
-        if kind is bool:
-            wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
-        else:
-            wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
-    return click.option(
-        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
-    )(wrapper)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    field, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
-    return field, yaml.safe_load(value)
-
-
-data_root_option = click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="the benchmark's folder, or the one that holds it",
-)
-
-cache_option = click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("cache"),
-    show_default=True,
-    help="where stages keep their output",
-)
-
-preset_option = click.option(
-    "--config",
-    "preset",
-    metavar="PRESET|FILE",
-    default="paper-l14",
-    show_default=True,
-    help="preset (see `seize config list`) or YAML file",
-)
-
-
-def run_options(
-    function: Callable[..., Any], defaults: dict[str, Any] | None = None
-) -> Callable[..., Any]:
-    """Add the options of every stage and hand them on as a ready ``Run``.
-
-    ``defaults`` are fields that this command sets where neither option nor --set does.
-    """
-
-    @functools.wraps(function)
-    def wrapper(
-        preset: str,
-        dataset: str,
-        split: str | None,
-        data_root: Path,
-        cache: Path,
-        submissions: Path,
-        limit: int | None,
-        alpha_pos: float | None,
-        alpha_neg: float | None,
-        overrides: dict[str, Any],
-        **values: Any,
-    ) -> Any:
-        from pipeline import datasets
-        from pipeline.run import Run
-
-        overrides = (defaults or {}) | overrides
-        settings = config.load(preset, overrides)
-        by_rank = settings.search.method == "seize-rank"
-        increment = "rank_increment" if by_rank else f"increment.{dataset}"
-        alphas = {"positive": alpha_pos, "negative": alpha_neg}
-        given = {f"search.{increment}.{n}": a for n, a in alphas.items() if a is not None}
-        if given:
-            settings = config.load(preset, overrides | given)
-        split = split or datasets.find(dataset).splits[0]
-        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
-        if limit is not None:
-            loaded.limit(limit)
-        run = Run(loaded, settings, cache, submissions, _options_given())
-        return function(run, **values)
-
-    options = [
-        click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
-        click.option("--split", help="val or test (CIRR: test1); val by default"),
-        data_root_option,
-        preset_option,
-        click.option(
-            "--limit",
-            type=click.IntRange(1),
-            help="first N queries (of each category) only, for a trial",
-        ),
-        click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
-        click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
-        cache_option,
-        click.option(
-            "--submissions",
-            type=click.Path(path_type=Path),
-            default=Path("submissions"),
-            show_default=True,
-            help="where submission files go",
-        ),
-    ]
-    decorated: Callable[..., Any] = override_options(wrapper)
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
-
-
-def _options_given() -> str:
-    """Return the user's own options, to repeat them in the command an error recommends."""
-    context = click.get_current_context()
-    arguments: list[str] = context.meta["arguments"]
-    return shlex.join(argument for argument in arguments if argument != "--json")
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 
 
 class Commands(click.Group):
@@ -193,14 +45,6 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped. What was computed is kept; the same command resumes.", err=True)
             context.exit(130)
-
-
-class Stage(click.Command):
-    """Remembers the arguments as given."""
-
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        context.meta["arguments"] = list(args)
-        return super().parse_args(context, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -230,33 +74,7 @@ def caption(run: Any, as_json: bool) -> None:
     """
     from pipeline.caption import caption as stage
 
-    _print_reports([stage(run)], as_json)
-
-
-def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options about how vLLM is started."""
-    options = [
-        click.option("--vllm-bin", help="the vllm program; the one on PATH by default"),
-        click.option(
-            "--serve-arg",
-            "serve_arguments",
-            multiple=True,
-            metavar="ARGUMENT",
-            help="for `vllm serve`, e.g. --serve-arg='--max-model-len 1024'",
-        ),
-        click.option(
-            "--serve-timeout",
-            type=float,
-            default=900.0,
-            show_default=True,
-            help="seconds until the server must be ready",
-        ),
-    ]
-    return functools.reduce(lambda decorated, option: option(decorated), options, function)
-
-
-def _split_arguments(arguments: tuple[str, ...]) -> list[str]:
-    return [word for argument in arguments for word in shlex.split(argument)]
+    print_reports([stage(run)], as_json)
 
 
 @main.command(cls=Stage)
@@ -285,16 +103,16 @@ def edit(
     from pipeline.edit import edit as stage
 
     if model is None:
-        _print_reports([stage(run, retry_failed)], as_json)
+        print_reports([stage(run, retry_failed)], as_json)
         return
     from pipeline.llms.vllm import serve
 
-    arguments = _split_arguments(serve_arguments)
+    arguments = split_arguments(serve_arguments)
     log_file = run.cache / "vllm.log"
     with serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout) as url:
         report = stage(run.with_llm(model, url), retry_failed)
     log.info("The stages after this one find these edits with: --llm %s", model)
-    _print_reports([report], as_json)
+    print_reports([report], as_json)
 
 
 @main.command("serve-llm")
@@ -324,7 +142,7 @@ def serve_llm(
 
     from pipeline.llms.vllm import serve
 
-    arguments = _split_arguments(serve_arguments)
+    arguments = split_arguments(serve_arguments)
     with serve(model, log_file, vllm_bin, arguments, port, serve_timeout) as url:
         click.echo(f"{model} is served. Use it with: --llm {model} --llm-url {url}")
         try:
@@ -344,7 +162,7 @@ def embed(run: Any, as_json: bool) -> None:
     """
     from pipeline.embed import embed as stage
 
-    _print_reports(stage(run), as_json)
+    print_reports(stage(run), as_json)
 
 
 @main.command(cls=Stage)
@@ -357,7 +175,7 @@ def search(run: Any, as_json: bool) -> None:
     """
     from pipeline.search import search as stage
 
-    _print_reports(stage(run), as_json)
+    print_reports(stage(run), as_json)
 
 
 @main.command(cls=Stage)
@@ -373,19 +191,10 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
 
     files = predictions
     metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
-    _print_metrics({run.name: metrics}, as_json)
+    print_metrics({run.name: metrics}, as_json)
     if not as_json and not files:
         said = ", ".join(f"{field} {value!r}" for field, value in run.protocol.items())
         click.echo(f"Protocol: {said}")
-
-
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "csv", "markdown", "latex"]),
-    default="text",
-    show_default=True,
-)
 
 
 @main.command(cls=Stage)
@@ -520,7 +329,7 @@ def submit(run: Any, as_json: bool) -> None:
     """
     from pipeline.submit import submit as stage
 
-    _print_reports([stage(run)], as_json)
+    print_reports([stage(run)], as_json)
 
 
 @main.command()
@@ -724,7 +533,7 @@ def run_all(
     if model is not None:
         from pipeline.llms.vllm import serve
 
-        arguments = _split_arguments(serve_arguments)
+        arguments = split_arguments(serve_arguments)
         log_file = run.cache / "vllm.log"
         serving = serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout)
     reports, metrics = run_stages(run, model, serving)
@@ -733,7 +542,7 @@ def run_all(
 
         click.echo(dump({"stages": [r.as_json() for r in reports], "metrics": metrics}))
     elif metrics:
-        _print_metrics({run.name: metrics}, False)
+        print_metrics({run.name: metrics}, False)
 
 
 @main.command()
@@ -759,7 +568,7 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
 
         click.echo(dump(result))
         return
-    _print_metrics(result["metrics"], False)
+    print_metrics(result["metrics"], False)
     click.echo("\nSubmission files:")
     for file in result["submissions"]:
         click.echo(f"  {file}")
@@ -884,29 +693,3 @@ def prompts_try(
             click.echo(f"[{message['role']}]\n{message['content']}\n")
         click.echo(f"[raw answer]\n{one['raw']}\n")
         click.echo(f"[edited caption]\n{one['edited_caption'] or 'none: ' + one['reason']}\n")
-
-
-def _print_reports(reports: list[Any], as_json: bool) -> None:
-    if as_json:
-        from pipeline.run import dump
-
-        click.echo(dump([report.as_json() for report in reports]))
-
-
-def _print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
-    if as_json:
-        from pipeline.run import dump
-
-        only = next(iter(metrics.values()))
-        click.echo(dump(only))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    for name, values in metrics.items():
-        table = Table(title=f"{name} (%)", title_justify="left")
-        table.add_column("metric")
-        table.add_column("value", justify="right")
-        for metric, value in values.items():
-            table.add_row(metric, f"{value:.2f}")
-        Console().print(table)

@@ -1,0 +1,242 @@
+"""What the commands share: their options, and how reports and metrics are printed."""
+
+import functools
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from pipeline import config
+
+OVERRIDES: dict[str, tuple[str, Any, str]] = {
+    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
+    "--captions": ("captioner.samples", int, "captions a reference image"),
+    "--seed": ("captioner.seed", int, "seed of the captions"),
+    "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
+    "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
+    "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
+    "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
+    "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
+    "--captioner-url": ("captioner.url", str, "server of a served:NAME captioner"),
+    "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
+    "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
+    "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
+    "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
+    "--top-k": ("search.top_k", int, "images retrieved a query"),
+    "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
+    "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
+    "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
+    "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
+    "--workers": ("runtime.workers", int, "processes that decode images"),
+    "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
+    "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
+}
+"""Options that override one field of the preset: option to field, type and help."""
+
+
+def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that change a configuration, and hand them on as one ``overrides`` dict."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **values: Any) -> Any:
+        overrides: dict[str, Any] = {}
+        for option, (field, kind, _) in OVERRIDES.items():
+            value = values.pop(option[2:].replace("-", "_"))
+            if kind is bool:
+                if value:
+                    overrides[field] = option != "--keep-reference"
+            elif value is not None:
+                overrides[field] = value
+        overrides |= dict(_setting(text) for text in values.pop("settings"))
+        return function(*args, overrides=overrides, **values)
+
+    for option, (field, kind, text) in reversed(OVERRIDES.items()):
+        if kind is bool:
+            wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
+        else:
+            wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
+    return click.option(
+        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
+    )(wrapper)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
+    return field, yaml.safe_load(value)
+
+
+data_root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="the benchmark's folder, or the one that holds it",
+)
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("cache"),
+    show_default=True,
+    help="where stages keep their output",
+)
+
+preset_option = click.option(
+    "--config",
+    "preset",
+    metavar="PRESET|FILE",
+    default="paper-l14",
+    show_default=True,
+    help="preset (see `seize config list`) or YAML file",
+)
+
+
+def run_options(
+    function: Callable[..., Any], defaults: dict[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Add the options of every stage and hand them on as a ready ``Run``.
+
+    ``defaults`` are fields that this command sets where neither option nor --set does.
+    """
+
+    @functools.wraps(function)
+    def wrapper(
+        preset: str,
+        dataset: str,
+        split: str | None,
+        data_root: Path,
+        cache: Path,
+        submissions: Path,
+        limit: int | None,
+        alpha_pos: float | None,
+        alpha_neg: float | None,
+        overrides: dict[str, Any],
+        **values: Any,
+    ) -> Any:
+        from pipeline import datasets
+        from pipeline.run import Run
+
+        overrides = (defaults or {}) | overrides
+        settings = config.load(preset, overrides)
+        by_rank = settings.search.method == "seize-rank"
+        increment = "rank_increment" if by_rank else f"increment.{dataset}"
+        alphas = {"positive": alpha_pos, "negative": alpha_neg}
+        given = {f"search.{increment}.{n}": a for n, a in alphas.items() if a is not None}
+        if given:
+            settings = config.load(preset, overrides | given)
+        split = split or datasets.find(dataset).splits[0]
+        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
+        if limit is not None:
+            loaded.limit(limit)
+        run = Run(loaded, settings, cache, submissions, _options_given())
+        return function(run, **values)
+
+    options = [
+        click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
+        click.option("--split", help="val or test (CIRR: test1); val by default"),
+        data_root_option,
+        preset_option,
+        click.option(
+            "--limit",
+            type=click.IntRange(1),
+            help="first N queries (of each category) only, for a trial",
+        ),
+        click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
+        click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+        cache_option,
+        click.option(
+            "--submissions",
+            type=click.Path(path_type=Path),
+            default=Path("submissions"),
+            show_default=True,
+            help="where submission files go",
+        ),
+    ]
+    decorated: Callable[..., Any] = override_options(wrapper)
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+def _options_given() -> str:
+    """Return the user's own options, to repeat them in the command an error recommends."""
+    context = click.get_current_context()
+    arguments: list[str] = context.meta["arguments"]
+    return shlex.join(argument for argument in arguments if argument != "--json")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "markdown", "latex"]),
+    default="text",
+    show_default=True,
+)
+
+
+class Stage(click.Command):
+    """Remembers the arguments as given."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta["arguments"] = list(args)
+        return super().parse_args(context, args)
+
+
+def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about how vLLM is started."""
+    options = [
+        click.option("--vllm-bin", help="the vllm program; the one on PATH by default"),
+        click.option(
+            "--serve-arg",
+            "serve_arguments",
+            multiple=True,
+            metavar="ARGUMENT",
+            help="for `vllm serve`, e.g. --serve-arg='--max-model-len 1024'",
+        ),
+        click.option(
+            "--serve-timeout",
+            type=float,
+            default=900.0,
+            show_default=True,
+            help="seconds until the server must be ready",
+        ),
+    ]
+    return functools.reduce(lambda decorated, option: option(decorated), options, function)
+
+
+def split_arguments(arguments: tuple[str, ...]) -> list[str]:
+    return [word for argument in arguments for word in shlex.split(argument)]
+
+
+def print_reports(reports: list[Any], as_json: bool) -> None:
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump([report.as_json() for report in reports]))
+
+
+def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
+    if as_json:
+        from pipeline.run import dump
+
+        only = next(iter(metrics.values()))
+        click.echo(dump(only))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, values in metrics.items():
+        table = Table(title=f"{name} (%)", title_justify="left")
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        for metric, value in values.items():
+            table.add_row(metric, f"{value:.2f}")
+        Console().print(table)
