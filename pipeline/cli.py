@@ -1,5 +1,6 @@
 """The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -57,7 +58,7 @@ def main(debug: bool, quiet: bool) -> None:
 
     \b
     The stages, in order; each reads what the one before wrote into the cache:
-      seize caption → edit → embed → search → evaluate / submit
+      seize caption → edit → embed → search → (verify) → evaluate / submit
     `seize run` does them all. Try everything on a small rendered world: seize demo
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -105,11 +106,7 @@ def edit(
     if model is None:
         print_reports([stage(run, retry_failed)], as_json)
         return
-    from pipeline.llms.vllm import serve
-
-    arguments = split_arguments(serve_arguments)
-    log_file = run.cache / "vllm.log"
-    with serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout) as url:
+    with _serving(run, model, vllm_bin, serve_arguments, serve_timeout) as url:
         report = stage(run.with_llm(model, url), retry_failed)
     log.info("The stages after this one find these edits with: --llm %s", model)
     print_reports([report], as_json)
@@ -176,6 +173,55 @@ def search(run: Any, as_json: bool) -> None:
     from pipeline.search import search as stage
 
     print_reports(stage(run), as_json)
+
+
+@main.command(cls=Stage)
+@run_options
+@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` for this stage")
+@vllm_options
+@click.option("--retry-failed", is_flag=True, help="ask again where there was no answer before")
+@json_option
+def verify(
+    run: Any,
+    model: str | None,
+    vllm_bin: str | None,
+    serve_arguments: tuple[str, ...],
+    serve_timeout: float,
+    retry_failed: bool,
+    as_json: bool,
+) -> None:
+    """Let a vision-language model look at each query's best images, and reorder them.
+
+    Needs the ranking of --method (one, several or all). The result is a method of its own: submit,
+    evaluate and compare take it as METHOD+verify. The verifier is behind --verifier-url, in process
+    (--verifier transformers:PATH), or served for this stage by vLLM (--serve).
+
+    An image that it accepts (verifier.accept) moves before all others, one that it rejects
+    (verifier.reject) behind all others; otherwise the order of the scores stays.
+
+    Example: seize verify --dataset circo --split val --method seize --verifier
+    Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
+    """
+    from pipeline.verify import verify as stage
+
+    serving = None
+    if model is not None:
+        serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
+    with serving or contextlib.nullcontext("") as url:
+        if model is not None:
+            run = run.with_verifier(model, url)
+            log.info("The commands after this one find these verdicts with: --verifier %s", model)
+        reports = stage(run, retry_failed)
+    print_reports(reports, as_json)
+
+
+def _serving(
+    run: Any, model: str, binary: str | None, arguments: tuple[str, ...], timeout: float
+) -> contextlib.AbstractContextManager[str]:
+    from pipeline.llms.vllm import serve
+
+    log_file = run.cache / "vllm.log"
+    return serve(model, log_file, binary, split_arguments(arguments), timeout=timeout)
 
 
 @main.command(cls=Stage)
@@ -531,11 +577,7 @@ def run_all(
 
     serving = None
     if model is not None:
-        from pipeline.llms.vllm import serve
-
-        arguments = split_arguments(serve_arguments)
-        log_file = run.cache / "vllm.log"
-        serving = serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout)
+        serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
     reports, metrics = run_stages(run, model, serving)
     if as_json:
         from pipeline.run import dump
@@ -624,8 +666,11 @@ def prompts_group() -> None:
 @prompts_group.command("list")
 @json_option
 def prompts_list(as_json: bool) -> None:
-    """List the prompts of the prompts/ folder."""
-    loaded = {name: prompts.load(name) for name in prompts.names()}
+    """List the prompts of the prompts/ folder: of the edit stage, and of verify/."""
+    from pipeline.verifiers import prompts as questions
+
+    loaded: dict[str, Any] = {name: prompts.load(name) for name in prompts.names()}
+    loaded |= {f"verify/{name}": questions.load(name) for name in questions.names()}
     if as_json:
         from pipeline.run import dump
 
@@ -641,8 +686,19 @@ def prompts_list(as_json: bool) -> None:
 @click.option("--relative-caption", default="is running on a beach", show_default=True)
 @json_option
 def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) -> None:
-    """Render the prompt NAME (or a YAML file) with a sample caption and relative caption."""
-    messages = prompts.load(name).messages(caption, relative_caption)
+    """Render the prompt NAME (or a YAML file) with a sample caption and relative caption.
+
+    A prompt of the verify stage is named verify/NAME; the caption stands for the edited caption.
+    """
+    from pipeline.verifiers import prompts as questions
+
+    if name.startswith("verify/"):
+        prompt = questions.load(name.removeprefix("verify/"))
+        images = [{"type": "text", "text": f"({kind} image)"} for kind in prompt.images]
+        messages = prompt.messages(images, caption, relative_caption)
+        messages[-1]["content"] = "\n".join(part["text"] for part in messages[-1]["content"])
+    else:
+        messages = prompts.load(name).messages(caption, relative_caption)
     if as_json:
         from pipeline.run import dump
 
@@ -693,3 +749,5 @@ def prompts_try(
             click.echo(f"[{message['role']}]\n{message['content']}\n")
         click.echo(f"[raw answer]\n{one['raw']}\n")
         click.echo(f"[edited caption]\n{one['edited_caption'] or 'none: ' + one['reason']}\n")
+        for role in prompts.ROLES if one["roles"] else ():
+            click.echo(f"[{role}]\n" + "\n".join(one["roles"][role]) + "\n")

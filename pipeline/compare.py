@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline import methods, search
+from pipeline import edit, methods, search
 from pipeline.cache import RecordFile
 from pipeline.datasets.base import Dataset, Predictions, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
@@ -37,7 +37,7 @@ class Row:
 def rows_of_run(run: Run) -> list[Row]:
     """Return a row for each of the run's methods; MissingStageError names those not searched."""
     found, missing = [], []
-    for name in methods.selection(run.config.search.method):
+    for name in methods.selection(run.config.search.method, edit.asks_for_roles(run)):
         one = run.with_method(name)
         try:
             lists = predictions(search.read(one), run.dataset.kinds)
@@ -47,7 +47,7 @@ def rows_of_run(run: Run) -> list[Row]:
         found.append(Row(name, run.dataset.per_query(lists), run.protocol))
     if missing:
         one = run.with_method(missing[0])
-        stage = f"search --method {','.join(missing)}"
+        stage = f"{'verify' if one.verified else 'search'} --method {','.join(missing)}"
         raise run.missing(stage, search.ranking_file(one).file, f"No ranking by {missing[0]}")
     return found
 
@@ -73,7 +73,7 @@ def _read_ranking(dataset: Dataset, file: Path) -> tuple[dict[str, Predictions],
     try:
         header = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])["header"]
         records = RecordFile(file, header).read()
-        rankings = [Ranking(r["query"], r["images"], r["scores"], r["subset"]) for r in records]
+        rankings = [Ranking.of(record) for record in records]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file} is not a ranking of the search stage.") from None
     return predictions(rankings, dataset.kinds), header

@@ -6,7 +6,7 @@ Presets are YAML files in ``pipeline/presets``; a user's file may start from one
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.prompts import first_problem, read_yaml
@@ -85,6 +85,14 @@ class Sdr(_Section):
     debias: float
 
 
+class Roles(_Section):
+    """Weights of a structured answer's parts beside the edited captions' one."""
+
+    desired: float = 0.2
+    preserve: float = 0.2
+    forbidden: float = 0.2
+
+
 class Pdv(_Section):
     """PDV's weight of the text side (β), and its steps along the edit's direction (α_I, α_T)."""
 
@@ -101,6 +109,10 @@ SDR = {
 """As published (arXiv 2602.04451)."""
 
 
+VERIFIED = "+verify"
+"""Ends a method's name, as in ``seize+verify``: its ranking as the verify stage reordered it."""
+
+
 class SearchConfig(_Section):
     """How gallery images are scored."""
 
@@ -109,6 +121,7 @@ class SearchConfig(_Section):
     rank_increment: RankIncrement = RankIncrement()
     sdr: dict[str, Sdr] = Field(default=SDR, description="weights of sdr and seize+image")
     pdv: Pdv = Pdv()
+    roles: Roles = Roles()
     normalise_texts: bool = Field(
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
@@ -116,6 +129,39 @@ class SearchConfig(_Section):
     drops: int = Field(default=5, ge=1, description="LDRE's k")
     temperature: float = Field(default=0.04, gt=0, description="LDRE's τ")
     top_k: int = Field(default=50, ge=1)
+
+
+class VerifierConfig(_Section):
+    """A vision-language model looks at the best candidates (as in WISER, arXiv 2602.23029)."""
+
+    model: str = Field(
+        default="Qwen/Qwen2.5-VL-7B-Instruct",
+        description="served model name, or transformers:NAME_OR_PATH",
+    )
+    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    prompt: str = Field(default="caption", description="name in prompts/verify or a YAML file")
+    candidates: int = Field(default=20, ge=1, description="best images a query that are verified")
+    captions: int = Field(
+        default=1, ge=1, description="edited captions asked about, the most typical first"
+    )
+    accept: float = Field(
+        default=0.7, ge=0, le=1, description="from this probability on a candidate moves to the top"
+    )
+    reject: float = Field(
+        default=0.3, ge=0, le=1, description="below this probability a candidate moves to the end"
+    )
+    early_stop: bool = Field(
+        default=True, description="stop a query once its first `settled` images cannot change"
+    )
+    settled: int = Field(default=10, ge=1)
+    longest_side: int = Field(default=512, ge=16, description="pixels that images are scaled to")
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "VerifierConfig":
+        if self.reject > self.accept:
+            raise ValueError("reject must not be above accept")
+        return self
 
 
 class DatasetConfig(_Section):
@@ -142,6 +188,7 @@ class RuntimeConfig(_Section):
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     caption_batch: int = Field(default=8, ge=1, description="images a captioning batch")
     edit_batch: int = Field(default=64, ge=1, description="prompts a batch in process")
+    verify_batch: int = Field(default=64, ge=1, description="candidates a batch in process")
     concurrency: int | None = Field(
         default=None, ge=1, description="requests in flight to a server; chosen from it by default"
     )
@@ -168,6 +215,7 @@ class Config(_Section):
     llm: LlmConfig
     clip: ClipConfig
     search: SearchConfig
+    verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -257,6 +305,7 @@ def _resolve(config: Config) -> Config:
 
     config.captioner.model = found(config.captioner.model)
     config.llm.model = found(config.llm.model, "transformers:")
+    config.verifier.model = found(config.verifier.model, "transformers:")
     config.clip.model = found(config.clip.model, "local-dir:")
     return config
 

@@ -48,7 +48,7 @@ def header(run: Run) -> dict[str, Any]:
     content = {
         "stage": "edit",
         "model": model_identity(model),
-        "prompt": prompts.load(config.prompt).model_dump(),
+        "prompt": prompts.load(config.prompt).identity,
         "temperature": config.temperature,
         "attempts": config.attempts,
         "seed": config.seed,
@@ -58,6 +58,12 @@ def header(run: Run) -> dict[str, Any]:
         device = resolve_device(run.config.runtime.device)
         content["precision"] = resolve_precision(config.precision, device)
     return content
+
+
+def asks_for_roles(run: Run) -> bool:
+    """Whether the LLM is asked for roles beside an edited caption."""
+    llm = run.config.llm
+    return not released.is_imported(llm.model) and prompts.load(llm.prompt).answer == "roles"
 
 
 def record_file(run: Run) -> RecordFile:
@@ -105,6 +111,24 @@ def read(run: Run) -> dict[str, list[str | None]]:
     return {q.id: [edits[pair] for pair in query_pairs(run, q, captions)] for q in run.queries}
 
 
+def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
+    """Return, for each query and role, the texts of all its edits; empty where none were asked for.
+
+    A text that several edits name is there several times, so that it counts more.
+    """
+    if not asks_for_roles(run):
+        return {query.id: {role: [] for role in prompts.ROLES} for query in run.queries}
+    records, captions = _records(record_file(run)), caption.read(run)
+    found = {}
+    for query in run.queries:
+        made = [records[pair] for pair in query_pairs(run, query, captions) if pair in records]
+        found[query.id] = {
+            role: [text for record in made for text in record.get(role, [])]
+            for role in prompts.ROLES
+        }
+    return found
+
+
 def edit(run: Run, retry_failed: bool = False) -> StageReport:
     """Edit every pair that is not cached yet; each answer is stored as it arrives.
 
@@ -137,7 +161,10 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
                     if reason and answer.reason is None and not last:
                         bad.append(pair)
                         continue
-                    _append(records, pair, text, reason)
+                    roles = (
+                        prompt.fields(answer.text or "") if text and prompt.answer_schema else None
+                    )
+                    _append(records, pair, text, reason, roles)
                     if reason:
                         report.failed[" | ".join(pair[:2])] = reason
                     report.computed += 1
@@ -169,31 +196,46 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     if answer.text is None:
         return None, answer.reason or "no answer"
     text = prompt.clean(answer.text)
+    if prompt.answer_schema and prompt.fields(answer.text) is None:
+        return None, f"the answer was no JSON with target, {', '.join(prompts.ROLES)}"
     if not text:
         return None, "the answer was empty"
-    if answer.truncated and "\n" not in answer.text.strip():
+    if answer.truncated and not prompt.answer_schema and "\n" not in answer.text.strip():
         return None, f"the answer was longer than {prompt.max_tokens} tokens"
     if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
         return None, "the answer repeats the prompt"
     return text, None
 
 
-def _append(records: RecordFile, pair: Pair, text: str | None, reason: str | None) -> None:
+def _append(
+    records: RecordFile,
+    pair: Pair,
+    text: str | None,
+    reason: str | None,
+    roles: dict[str, list[str]] | None,
+) -> None:
     record = pair.record() | {"edited_caption": text}
+    if roles is not None:
+        record |= {role: roles[role] for role in prompts.ROLES}
     records.append(record if reason is None else record | {"reason": reason})
 
 
-def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
-    """Return the edited captions by pair; a later record of the same pair counts."""
+def _records(records: RecordFile) -> dict[Pair, dict[str, Any]]:
+    """Return the records by pair; a later one of the same pair counts."""
     return {
         Pair(
             record["caption"],
             record["relative_caption"],
             record.get("shared_concept", ""),
             record.get("sample", 0),
-        ): record["edited_caption"]
+        ): record
         for record in records.read()
     }
+
+
+def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
+    """Return the edited captions by pair."""
+    return {pair: record["edited_caption"] for pair, record in _records(records).items()}
 
 
 def _asking(
@@ -208,6 +250,7 @@ def _asking(
             stop=tuple(prompt.stop),
             temperature=temperature,
             seed=config.seed + attempt + pair.sample * config.attempts,
+            schema=prompt.answer_schema,
         )
 
 
@@ -240,6 +283,7 @@ def try_prompt(
             "messages": messages,
             "raw": answer.text,
             "edited_caption": edited,
+            "roles": prompt.fields(answer.text or "") if prompt.answer_schema else None,
             "reason": reason,
         }
     return [found[key] for key in sorted(found)]

@@ -1,6 +1,8 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +48,37 @@ def text_file(run: Run, texts: Sequence[str]) -> Path:
     return run.file("texts", run.config.clip.model, identity, ".safetensors")
 
 
-def texts(run: Run) -> list[str]:
-    """Return the distinct texts of the run: captions, edited captions and relative captions.
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a run, by query, as the stages before made them."""
 
-    Raises MissingStageError if captioning or editing is not complete.
-    """
-    return texts_of(run, caption.read(run), edit.read(run))
+    relative: dict[str, tuple[str, ...]]
+    captions: dict[str, list[str]]
+    edits: dict[str, list[str | None]]
+    """None where the LLM failed."""
+    roles: dict[str, dict[str, list[str]]]
 
+    @classmethod
+    def read(cls, run: Run) -> "Texts":
+        """Read them; raises MissingStageError if captioning or editing is not complete."""
+        relative = {query.id: run.relative_captions(query) for query in run.queries}
+        return cls(relative, caption.read(run), edit.read(run), edit.read_roles(run))
 
-def texts_of(
-    run: Run, captions: Mapping[str, list[str]], edits: Mapping[str, list[str | None]]
-) -> list[str]:
-    """Return the distinct texts of captions and edits that were read, as ``texts`` does."""
-    relative = [text for query in run.queries for text in run.relative_captions(query)]
-    described = [text for query in run.queries for text in captions.get(query.id, [])]
-    edited = [text for query in run.queries for text in edits[query.id] if text is not None]
-    return list(dict.fromkeys([*relative, *described, *edited]))
+    @property
+    def distinct(self) -> list[str]:
+        """Every text once, kind by kind in query order."""
+        described = (self.captions.get(query, []) for query in self.relative)
+        edited = ([t for t in self.edits[query] if t is not None] for query in self.relative)
+        roles = (said for query in self.relative for said in self.roles[query].values())
+        groups = itertools.chain(self.relative.values(), described, edited, roles)
+        return list(dict.fromkeys(itertools.chain.from_iterable(groups)))
 
 
 def embed(run: Run) -> list[StageReport]:
     """Embed the gallery's images, then all texts once captions and edits exist."""
     reports = [_embed_images(run)]
     try:
-        wanted = texts(run)
+        wanted = Texts.read(run).distinct
     except MissingStageError as error:
         log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports

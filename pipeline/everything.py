@@ -10,6 +10,7 @@ from pipeline.evaluate import evaluate
 from pipeline.run import Run, StageReport
 from pipeline.search import search
 from pipeline.submit import submit
+from pipeline.verify import verify
 
 
 def run_stages(
@@ -26,5 +27,8 @@ def run_stages(
         if model is not None:
             run = run.with_llm(model, url)
         reports.append(edit(run))
-    reports += [*embed(run), *search(run), submit(run)]
+    reports += [*embed(run), *search(run.unverified)]
+    if run.verified:
+        reports += verify(run)
+    reports.append(submit(run))
     return reports, evaluate(run) if run.dataset.has_ground_truth else None

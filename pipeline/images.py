@@ -1,5 +1,7 @@
 """Opening image files of any kind as RGB."""
 
+import base64
+import io
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from pipeline.errors import InputError
 
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (about 600 MB as RGB)."""
+LOSSLESS_PIXELS = 128 * 128
+"""Images of at most so many pixels are sent without loss: JPEG would blur what little they show."""
 
 
 def open_image(file: Path) -> Image.Image:
@@ -41,3 +45,16 @@ def open_image(file: Path) -> Image.Image:
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image: {error}") from None
+
+
+def data_url(image: Image.Image, longest_side: int) -> str:
+    """Return an RGB image as a data URL, its longest side at most ``longest_side`` pixels.
+
+    JPEG, except for small images: those are sent as they are, as PNG.
+    """
+    small = image.copy()
+    small.thumbnail((longest_side, longest_side))
+    buffer = io.BytesIO()
+    kind = "png" if small.width * small.height <= LOSSLESS_PIXELS else "jpeg"
+    small.save(buffer, format=kind, quality=90)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

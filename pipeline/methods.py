@@ -1,12 +1,14 @@
 """Retrieval methods: each is one function from a query's features to the ends of its score."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pipeline.config import VERIFIED
 from pipeline.errors import ConfigError, nearest
+from pipeline.prompts import ROLES
 from pipeline.scoring import Ends, RankEnds, Score, increment_ends, mean_feature, normalise
 
 
@@ -24,6 +26,8 @@ class QueryEmbeddings:
     """The relative caption (1, d), or its two orders (2, d)."""
     reference: Tensor
     """The reference image (d); zeros where it could not be read."""
+    roles: Mapping[str, Tensor] = field(default_factory=dict)
+    """The texts of each of ``prompts.ROLES`` (texts, d), where the LLM was asked for roles."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class QueryFeatures:
     """The reference image."""
     edits: list[Tensor]
     """For each query, its edited captions one by one (edits, d)."""
+    desired: Tensor
+    """Mean of what the LLM said the target must have anew; zeros where it said nothing."""
+    preserve: Tensor
+    """Mean of what it said must stay; zeros likewise."""
+    forbidden: Tensor
+    """Mean of what it said must be gone; zeros likewise."""
     largest_drops: Callable[[int], list[Tensor]]
     """For k, the k largest max(s_before − s_after, 0) over a query's gallery of every edit and the
     caption it was made from, falling: one float32 (edits, up to k) a query."""
@@ -66,6 +76,10 @@ def gather(
 
     def mean(embeddings: Tensor) -> Tensor:
         return mean_feature(embeddings, normalise_first)
+
+    def role(query: QueryEmbeddings, name: str) -> Tensor:
+        texts = query.roles.get(name)
+        return torch.zeros_like(query.reference) if texts is None or not len(texts) else mean(texts)
 
     def first(query: QueryEmbeddings) -> Tensor:
         rows = [i for i, caption in enumerate(query.edited) if caption == query.edited[0]]
@@ -88,6 +102,9 @@ def gather(
         torch.stack([mean(q.relative) for q in queries]),
         normalise(torch.stack([q.reference for q in queries])),
         edits,
+        torch.stack([role(q, "desired") for q in queries]),
+        torch.stack([role(q, "preserve") for q in queries]),
+        torch.stack([role(q, "forbidden") for q in queries]),
         largest_drops,
     )
 
@@ -118,11 +135,20 @@ class Parameters:
     """Steps that PDV takes from the reference image along the edit's direction (its α_I)."""
     pdv_text: float
     """Steps that PDV takes from the caption along the edit's direction (its α_T)."""
+    desired: float
+    """Weight of what must be there anew, in roles."""
+    preserve: float
+    """Weight of what must stay, in roles."""
+    forbidden: float
+    """Weight of what must be gone, in roles; it is subtracted."""
 
 
 Method = Callable[[QueryFeatures, Parameters], Score]
 
 METHODS: dict[str, Method] = {}
+
+NEED_ROLES = {"roles", "seize+roles"}
+"""Methods for edits whose prompt asks for roles."""
 
 GRIDS: dict[str, dict[str, list[float]]] = {}
 """For each method that can be tuned, the values of ``Parameters`` that are tried by default."""
@@ -148,18 +174,40 @@ def find(name: str) -> Method:
     """Return the method of that name; raises ConfigError with the nearest one."""
     if name == "all" or "," in name:
         raise ConfigError(f"--method {name}: only search and compare take several methods.")
+    if name.endswith(VERIFIED):
+        raise ConfigError(f"{name} is made by the verify stage, from the ranking by {base(name)}.")
     try:
         return METHODS[name]
     except KeyError:
         raise ConfigError(f"There is no method {name!r}.{nearest(name, METHODS)}") from None
 
 
-def selection(names: str) -> list[str]:
-    """Return the methods of a comma-separated list, or every one for ``all``."""
-    chosen = METHODS if names == "all" else [name.strip() for name in names.split(",")]
+def selection(names: str, with_roles: bool) -> list[str]:
+    """Return the methods of a comma-separated list, or every one for ``all``.
+
+    Those that need roles count only ``with_roles``. Names may end in ``+verify``; raises
+    ConfigError for unknown ones.
+    """
+    every = [name for name in METHODS if with_roles or name not in NEED_ROLES]
+    chosen = every if names == "all" else [name.strip() for name in names.split(",")]
     for name in chosen:
-        find(name)
+        find(base(name))
+        if base(name) in NEED_ROLES and not with_roles:
+            raise ConfigError(
+                f"The method {name} needs edits with roles: edit with --prompt roles, or another "
+                "prompt that has `answer: roles`."
+            )
     return list(dict.fromkeys(chosen))
+
+
+def base(name: str) -> str:
+    """Return a method's name without the mark of the verify stage."""
+    return name.removesuffix(VERIFIED)
+
+
+def verified(name: str) -> str:
+    """Return a method's name with the mark of the verify stage."""
+    return base(name) + VERIFIED
 
 
 def _same(vectors: Tensor) -> Ends:
@@ -299,3 +347,29 @@ def seize_sdr(query: QueryFeatures, parameters: Parameters) -> Score:
 def seize_pdv(query: QueryFeatures, parameters: Parameters) -> Score:
     """SEIZE's increment on PDV's query."""
     return _incremented(query, parameters, _pdv_query(query, parameters))
+
+
+ROLES_GRID: dict[str, list[float]] = {
+    "desired": [0, 0.1, 0.2, 0.4, 0.8],
+    "preserve": [0, 0.1, 0.2, 0.4, 0.8],
+    "forbidden": [0, 0.1, 0.2, 0.4, 0.8],
+}
+
+
+def _roles_query(query: QueryFeatures, parameters: Parameters) -> Tensor:
+    wanted = parameters.desired * query.desired + parameters.preserve * query.preserve
+    return query.composed + wanted - parameters.forbidden * query.forbidden
+
+
+@method("roles", **ROLES_GRID)
+def roles(query: QueryFeatures, parameters: Parameters) -> Score:
+    """The composed feature, with what is desired and preserved added and what is forbidden
+    subtracted (after MulVec, arXiv 2608.25305, whose weights and patch vectors are others).
+    """
+    return _same(_roles_query(query, parameters))
+
+
+@method("seize+roles", **{n: [0, 0.2, 0.4] for n in ROLES}, **INCREMENT_GRID)
+def seize_roles(query: QueryFeatures, parameters: Parameters) -> Score:
+    """SEIZE's increment on the query of roles."""
+    return _incremented(query, parameters, _roles_query(query, parameters))

@@ -24,6 +24,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
     "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
     "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
+    "--verifier": ("verifier.model", str, "served vision model, or transformers:NAME_OR_PATH"),
+    "--verifier-url": ("verifier.url", str, "its server"),
+    "--question": ("verifier.prompt", str, "verify prompt's name or YAML file"),
+    "--candidates": ("verifier.candidates", int, "best images a query that are verified"),
+    "--no-early-stop": ("verifier.early_stop", bool, "verify all of them, as tuning needs"),
     "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
     "--top-k": ("search.top_k", int, "images retrieved a query"),
     "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
@@ -35,6 +40,8 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
 }
 """Options that override one field of the preset: option to field, type and help."""
+SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
+"""Flags that set their field to false."""
 
 
 def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +54,7 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
             value = values.pop(option[2:].replace("-", "_"))
             if kind is bool:
                 if value:
-                    overrides[field] = option != "--keep-reference"
+                    overrides[field] = option not in SWITCH_OFF
             elif value is not None:
                 overrides[field] = value
         overrides |= dict(_setting(text) for text in values.pop("settings"))

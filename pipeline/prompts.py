@@ -1,9 +1,10 @@
 """Prompts are YAML files: how the LLM is asked for an edit and how its answer is cleaned."""
 
 import functools
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jinja2 import StrictUndefined, Template, TemplateError, meta
@@ -15,8 +16,12 @@ from pipeline.errors import ConfigError, nearest
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 NEEDED = {"caption", "relative_caption"}
 VARIABLES = NEEDED | {"shared_concept"}
+ROLES = ("desired", "preserve", "forbidden")
+"""What an answer with roles lists besides the target's description (MulVec, arXiv 2608.25305)."""
+MOST_TEXTS = 8
+"""How many texts an answer may list for one role."""
 
-_environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
 class Example(BaseModel):
@@ -43,12 +48,33 @@ class Prompt(BaseModel):
     stop: list[str] = Field(default_factory=list)
     max_tokens: int = Field(default=64, gt=0)
     label: str = "Edited Description:"
+    answer: Literal["text", "roles"] = "text"
+    """``roles``: JSON with the target's description and, for each role, a list of short texts."""
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must follow, None where it is plain text."""
+        if self.answer == "text":
+            return None
+        texts = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_TEXTS}
+        fields = {"target": {"type": "string"}, **dict.fromkeys(ROLES, texts)}
+        return {
+            "type": "object",
+            "properties": fields,
+            "required": list(fields),
+            "additionalProperties": False,
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What enters the fingerprint of edits; the same as before there were roles, without."""
+        return self.model_dump(exclude={"answer"} if self.answer == "text" else None)
 
     @field_validator("system", "user")
     @classmethod
     def _known_variables(cls, template: str) -> str:
         try:
-            unknown = meta.find_undeclared_variables(_environment.parse(template)) - VARIABLES
+            unknown = meta.find_undeclared_variables(environment.parse(template)) - VARIABLES
         except TemplateError as error:
             raise ValueError(f"not a Jinja template: {error}") from None
         if unknown:
@@ -58,7 +84,7 @@ class Prompt(BaseModel):
     @field_validator("user")
     @classmethod
     def _needed_variables(cls, template: str) -> str:
-        missing = sorted(NEEDED - meta.find_undeclared_variables(_environment.parse(template)))
+        missing = sorted(NEEDED - meta.find_undeclared_variables(environment.parse(template)))
         if missing:
             raise ValueError("does not use " + " and ".join(f"{{{{ {m} }}}}" for m in missing))
         return template
@@ -66,7 +92,7 @@ class Prompt(BaseModel):
     @property
     def variables(self) -> set[str]:
         """The variables that the user template uses."""
-        return meta.find_undeclared_variables(_environment.parse(self.user))
+        return meta.find_undeclared_variables(environment.parse(self.user))
 
     def messages(
         self, caption: str, relative_caption: str, shared_concept: str = ""
@@ -84,7 +110,7 @@ class Prompt(BaseModel):
         return [*turns, self._ask(caption, relative_caption, shared_concept)]
 
     def _ask(self, caption: str, relative_caption: str, shared_concept: str) -> dict[str, str]:
-        content = _template(self.user).render(
+        content = template(self.user).render(
             caption=caption, relative_caption=relative_caption, shared_concept=shared_concept
         )
         return {"role": "user", "content": content.strip()}
@@ -93,9 +119,12 @@ class Prompt(BaseModel):
         """Return the edited caption in ``answer``: label and quotes stripped, first line kept.
 
         Where the answer repeats the question first, what follows the last label counts. What a
-        reasoning model thinks first (``<think>…</think>``) is dropped.
+        reasoning model thinks first (``<think>…</think>``) is dropped. An answer with roles gives
+        the target's description; empty where it is no such JSON.
         """
-        text = re.sub(r"<think>.*?</think>", "", answer, flags=re.S).strip()
+        if self.answer == "roles":
+            return (self.fields(answer) or {"target": [""]})["target"][0]
+        text = _thought_through(answer)
         if self.label:
             label = rf"\W*{re.escape(self.label.rstrip(':'))}\W*:?"
             text = re.sub(rf"^{label}", "", text, flags=re.I)
@@ -103,6 +132,24 @@ class Prompt(BaseModel):
             text = labelled[-1] if len(labelled) > 1 and labelled[-1].strip() else text
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[0].strip("\"'“”‘’` \t") if lines else ""
+
+    def fields(self, answer: str) -> dict[str, list[str]] | None:
+        """Return an answer with roles: ``target`` (one text) and each of ``ROLES`` (any number).
+
+        None where it is no JSON object with such fields.
+        """
+        text = _thought_through(answer)
+        try:
+            found = json.loads(text[text.index("{") : text.rindex("}") + 1])
+            # Small tokenizers put spaces around quotes.
+            named = {name.strip(): value for name, value in found.items()}
+            texts = {"target": [named["target"]]} | {role: named[role] for role in ROLES}
+            return {
+                name: [text.strip() for text in values if text.strip() or name == "target"]
+                for name, values in texts.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def repeated(
         self, text: str, caption: str, relative_caption: str, shared_concept: str = ""
@@ -118,9 +165,13 @@ class Prompt(BaseModel):
         return any(text == line.strip() for content in asked for line in content.splitlines())
 
 
+def _thought_through(answer: str) -> str:
+    return re.sub(r"<think>.*?</think>", "", answer, flags=re.S).strip()
+
+
 @functools.lru_cache(maxsize=64)
-def _template(text: str) -> Template:
-    return _environment.from_string(text)
+def template(text: str) -> Template:
+    return environment.from_string(text)
 
 
 def names() -> list[str]:

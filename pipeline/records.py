@@ -1,6 +1,8 @@
 """The plain typed records that stages hand to one another. Image and query ids are strings."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,23 @@ class Ranking:
     """The images retrieved for one query, best first, with their scores.
 
     ``subset`` ranks the members of the query's CIRR group; empty for other datasets.
+    ``probabilities`` are a verifier's for the images, None where it was not asked; empty without
+    one. A verified ranking keeps the scores of the search, which then need not fall.
     """
 
     query: str
     images: tuple[str, ...]
     scores: tuple[float, ...]
-    subset: tuple[str, ...] = field(default=())
+    subset: tuple[str, ...] = ()
+    probabilities: tuple[float | None, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Ranking":
+        """Return the ranking of a record in a file; raises KeyError where a field is missing."""
+        return cls(
+            record["query"],
+            tuple(record["images"]),
+            tuple(record["scores"]),
+            tuple(record["subset"]),
+            tuple(record.get("probabilities", ())),
+        )

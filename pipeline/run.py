@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.config import Config, weights_family
+from pipeline.config import VERIFIED, Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
 from pipeline.records import Query
@@ -68,10 +68,25 @@ class Run:
         llm = self.config.llm.model_copy(update={"model": model, "url": url})
         return replace(self, config=self.config.model_copy(update={"llm": llm}))
 
+    def with_verifier(self, model: str, url: str) -> "Run":
+        """Return the same run with another verifier behind a server."""
+        verifier = self.config.verifier.model_copy(update={"model": model, "url": url})
+        return replace(self, config=self.config.model_copy(update={"verifier": verifier}))
+
     def with_method(self, name: str) -> "Run":
         """Return the same run with another retrieval method."""
         search = self.config.search.model_copy(update={"method": name})
         return replace(self, config=self.config.model_copy(update={"search": search}))
+
+    @property
+    def verified(self) -> bool:
+        """Whether the run is about a ranking that the verify stage reordered."""
+        return self.config.search.method.endswith(VERIFIED)
+
+    @property
+    def unverified(self) -> "Run":
+        """The same run before verification."""
+        return self.with_method(self.config.search.method.removesuffix(VERIFIED))
 
     def file(self, stage: str, name: str, identity: str, ending: str) -> Path:
         """Where a stage keeps its output."""
@@ -96,6 +111,8 @@ class StageReport:
     computed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    cost: dict[str, float] = field(default_factory=dict)
+    """What the stage spent on calls, where it makes some."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-able data."""

@@ -1,6 +1,6 @@
 """The search stage: rank the gallery for every query, from features on disk and no model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import caption, edit, embed, methods
+from pipeline import caption, edit, embed, methods, verifiers
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import resolve_device
 from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
@@ -25,6 +25,8 @@ QUERIES = 64
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes the ranking."""
+    if run.verified:
+        return _verified_header(run)
     search = run.config.search
     return {
         "stage": "search",
@@ -42,9 +44,19 @@ def header(run: Run) -> dict[str, Any]:
     }
 
 
+def _verified_header(run: Run) -> dict[str, Any]:
+    config = run.config.verifier
+    rule = {"candidates", "captions", "accept", "reject", "early_stop", "settled"}
+    verifier = verifiers.header(config, run.config.runtime.device)
+    return header(run.unverified) | {
+        "method": run.config.search.method,
+        "verifier": verifier | config.model_dump(include=rule),
+    }
+
+
 def ranking_file(run: Run) -> RecordFile:
-    """Return the file of rankings: ``{"query", "images", "scores", "subset"}`` a line."""
-    methods.find(run.config.search.method)
+    """Return the file of rankings: ``{"query", "images", "scores", "subset", …}`` a line."""
+    methods.find(methods.base(run.config.search.method))
     content = header(run)
     file = run.file("search", run.config.search.method, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
@@ -53,18 +65,18 @@ def ranking_file(run: Run) -> RecordFile:
 def read(run: Run) -> list[Ranking]:
     """Return the rankings in query order; raises MissingStageError where there are none."""
     records = ranking_file(run)
-    rankings = [
-        Ranking(r["query"], tuple(r["images"]), tuple(r["scores"]), tuple(r["subset"]))
-        for r in records.read()
-    ]
+    rankings = [Ranking.of(record) for record in records.read()]
     if not rankings:
-        raise run.missing("search", records.file, "There is no ranking")
+        stage = "verify" if run.verified else "search"
+        raise run.missing(stage, records.file, "There is no ranking")
     return rankings
 
 
 def search(run: Run) -> list[StageReport]:
     """Rank every query's gallery by each method asked for; a ranking is written whole or not."""
-    names = methods.selection(run.config.search.method)
+    names = methods.selection(run.config.search.method, edit.asks_for_roles(run))
+    for name in names:
+        methods.find(name)  # raises for a verified one
     inputs = Inputs(run)
     reports = []
     for name in names:
@@ -96,6 +108,9 @@ def parameters(run: Run) -> Parameters:
         pdv_blend=settings.pdv.blend,
         pdv_image=settings.pdv.image,
         pdv_text=settings.pdv.text,
+        desired=settings.roles.desired,
+        preserve=settings.roles.preserve,
+        forbidden=settings.roles.forbidden,
     )
 
 
@@ -109,8 +124,8 @@ class Inputs:
         image_path = embed.image_file(run)
         if not image_path.exists():
             raise run.missing("embed", image_path, "The gallery has no features")
-        captions, edits = caption.read(run), edit.read(run)
-        text_path = embed.text_file(run, embed.texts_of(run, captions, edits))
+        texts = embed.Texts.read(run)
+        text_path = embed.text_file(run, texts.distinct)
         if not text_path.exists():
             raise run.missing("embed", text_path, "The captions and edits have no features")
         self.files = [image_path, text_path]
@@ -119,17 +134,11 @@ class Inputs:
         lost = len(run.dataset.images) - len(self.images.names)
         if lost:
             self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
-        self.features = self._features(run, FeatureFile(text_path), captions, edits)
+        self.features = self._features(run, FeatureFile(text_path), texts)
 
-    def _features(
-        self,
-        run: Run,
-        texts: FeatureFile,
-        captions: Mapping[str, list[str]],
-        edits: Mapping[str, list[str | None]],
-    ) -> QueryFeatures:
-        embeddings = torch.from_numpy(texts.all()).float()
-        row = {text: i for i, text in enumerate(texts.names)}
+    def _features(self, run: Run, file: FeatureFile, texts: embed.Texts) -> QueryFeatures:
+        embeddings = torch.from_numpy(file.all()).float()
+        row = {text: i for i, text in enumerate(file.names)}
         image_row = {name: i for i, name in enumerate(self.images.names)}
 
         def of(texts: Sequence[str]) -> Tensor:
@@ -137,7 +146,7 @@ class Inputs:
 
         gathered = []
         for query in run.queries:
-            described, answers = captions.get(query.id, []), edits[query.id]
+            described, answers = texts.captions.get(query.id, []), texts.edits[query.id]
             good = [i for i, answer in enumerate(answers) if answer is not None]
             if not good:
                 self.failed[f"query {query.id}"] = "no edited caption; its relative caption is used"
@@ -156,6 +165,7 @@ class Inputs:
                     [i % len(described) for i in good],
                     of(run.relative_captions(query)),
                     reference,
+                    {role: of(said) for role, said in texts.roles[query.id].items()},
                 )
             )
         return methods.gather(

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import methods, search
+from pipeline import methods, search, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
 from pipeline.config import resolve_device
 from pipeline.datasets.base import Predictions
@@ -38,7 +38,17 @@ LABELS = {
     "pdv_blend": "weight of the text side",
     "pdv_image": "steps from the image",
     "pdv_text": "steps from the caption",
+    "desired": "weight of the desired",
+    "preserve": "weight of the preserved",
+    "forbidden": "weight of the forbidden",
+    "accept": "probability from which an image is accepted",
+    "reject": "probability below which it is rejected",
 }
+VERIFIED_GRID = {
+    "accept": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0],
+    "reject": [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+}
+"""What is tried for a method that ends in +verify: the rule of ``pipeline.fusion``."""
 QUERIES = 1024
 """Queries ranked at a time, in every cell of the grid."""
 
@@ -64,11 +74,12 @@ def grid_of(method: str, given: Mapping[str, Sequence[float]]) -> dict[str, list
 
     Raises ConfigError for a method without parameters, or a parameter it does not have.
     """
-    methods.find(method)
-    if method not in GRIDS:
+    methods.find(methods.base(method))
+    grids = GRIDS if method == methods.base(method) else {method: VERIFIED_GRID}
+    if method not in grids:
         known = ", ".join(sorted(GRIDS))
         raise ConfigError(f"{method} has nothing to tune. Methods that have: {known}.")
-    own = GRIDS[method]
+    own = grids[method]
     for name in given:
         if name not in own:
             raise ConfigError(f"{method} has no parameter {name!r}.{nearest(name, own)}")
@@ -91,20 +102,10 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     if metric not in run.dataset.metrics:
         known = run.dataset.metrics
         raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
-    inputs = search.Inputs(run)
-    for item, reason in inputs.failed.items():
-        log.warning("[tune %s] %s: %s", run.name, item, reason)
-    if "drops" in grid:
-        inputs.features.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
     cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    base = search.parameters(run)
-    method = methods.find(run.config.search.method)
-    scores = [method(inputs.features, _with(base, cell)) for cell in cells]
+    ranked = _verified(run, cells) if run.verified else _searched(run, grid, cells)
     table = pd.DataFrame(
-        [
-            cell | run.dataset.evaluate(predictions)
-            for cell, predictions in zip(cells, rank_all(run, scores, inputs.images), strict=True)
-        ]
+        [cell | run.dataset.evaluate(found) for cell, found in zip(cells, ranked, strict=True)]
     )
     place = int(table[metric].to_numpy().argmax())
     best = cells[place]
@@ -116,6 +117,32 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     picture = _draw(run, table, grid, metric, best, folder / f"{stem}.png")
     value = float(table[metric].to_numpy()[place])
     return Tuned(table, metric, best, value, border(best, grid), csv, picture)
+
+
+def _searched(
+    run: Run, grid: Grid, cells: Sequence[Mapping[str, float]]
+) -> list[dict[str, Predictions]]:
+    """Return the predictions of every cell of a method's weights."""
+    inputs = search.Inputs(run)
+    for item, reason in inputs.failed.items():
+        log.warning("[tune %s] %s: %s", run.name, item, reason)
+    if "drops" in grid:
+        inputs.features.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
+    base = search.parameters(run)
+    method = methods.find(run.config.search.method)
+    scores = [method(inputs.features, _with(base, cell)) for cell in cells]
+    return rank_all(run, scores, inputs.images)
+
+
+def _verified(run: Run, cells: Sequence[Mapping[str, float]]) -> list[dict[str, Predictions]]:
+    """Return the predictions of every cell of the rule's two limits; needs every verdict."""
+    known = verify.known_probabilities(run)
+    found = []
+    for cell in cells:
+        config = run.config.verifier.model_copy(update=dict(cell))
+        rankings = [verify.reordered(ranking, given, config) for ranking, given in known]
+        found.append(predictions(rankings, run.dataset.kinds))
+    return found
 
 
 def _with(base: Parameters, cell: Mapping[str, float]) -> Parameters:

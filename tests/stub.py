@@ -4,6 +4,7 @@ For unit tests and the client's benchmark only: ``python -m tests.stub PORT``.
 """
 
 import asyncio
+import math
 import sys
 import threading
 from collections import Counter
@@ -43,6 +44,9 @@ class Stub:
     running: int = 0
     most: int = 0
     metrics: str | None = None
+    log_probabilities: bool = True
+    yes: Callable[[dict[str, Any]], float | None] = lambda asked: 0.5
+    """The probability of yes where log-probabilities are asked for; None for another answer."""
 
     def application(self) -> web.Application:
         """Return the server's routes."""
@@ -86,7 +90,10 @@ class Stub:
                 await asyncio.sleep(self.delay)
             fault = self.plan(text, tries)
             if fault is None:
-                return web.json_response({"choices": self._choices(text, asked.get("n", 1))})
+                choices = self._choices(text, asked.get("n", 1))
+                if asked.get("logprobs") and self.log_probabilities:
+                    choices[0]["logprobs"] = {"content": [self._first_token(asked)]}
+                return web.json_response({"choices": choices, "usage": {"total_tokens": 100}})
             if fault.reset and request.transport is not None:
                 request.transport.abort()
             if fault.hang:
@@ -95,6 +102,16 @@ class Stub:
             return web.Response(text=fault.body, status=fault.status, headers=headers)
         finally:
             self.running -= 1
+
+    def _first_token(self, asked: dict[str, Any]) -> dict[str, Any]:
+        share = self.yes(asked)
+        if share is None:
+            return {"token": "Sure", "logprob": -0.1, "top_logprobs": []}
+        likely = {" Yes": share, "No": 1 - share}
+        top = [
+            {"token": word, "logprob": math.log(value)} for word, value in likely.items() if value
+        ]
+        return {**top[0], "top_logprobs": top}
 
     def _choices(self, text: str, count: int) -> list[dict[str, Any]]:
         return [

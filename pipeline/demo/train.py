@@ -7,8 +7,9 @@ an open_clip folder, a ``Blip2ForConditionalGeneration`` with its processor, and
 import json
 import math
 import random
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline import prompts
 from pipeline.cache import write_json
 from pipeline.demo import world
+from pipeline.demo.roles import roles
 from pipeline.demo.world import Scene
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
@@ -96,13 +98,19 @@ def pixels(scenes: list[Scene], rng: random.Random) -> Tensor:
     return (stacked - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-def tokenizer(extra: list[str], template: str | None) -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer of the world's words; ``template`` wraps every text."""
+def tokenizer(
+    extra: list[str], template: str | None, more: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer of the world's words and of ``more``.
+
+    ``extra`` are special tokens, which decoding may skip; ``template`` wraps every text.
+    """
     words = [
         *SPECIAL,
         *extra,
         *world.vocabulary(),
         *["photo", "image", "content", "instruction", ":", ","],
+        *more,
     ]
     words = list(dict.fromkeys(words))
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
@@ -255,8 +263,7 @@ def train_captioner(out: Path, steps: int, seed: int, rate: float, start: Path |
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
-    labels = [len(world.SHAPES) + 1, len(world.COLOURS) + 1, 5, 3] * 2 + [5, len(world.BACKGROUNDS)]
-    head = torch.nn.Linear(queries * 128, sum(labels))
+    head = torch.nn.Linear(queries * 128, sum(LABELS))
     parameters = [*model.parameters(), *head.parameters()]
     model.train()
 
@@ -272,10 +279,10 @@ def train_captioner(out: Path, steps: int, seed: int, rate: float, start: Path |
         output = model(
             pixel_values=pixels(scenes, rng), input_ids=ids, attention_mask=mask, labels=answer
         )
-        named = head(output.qformer_outputs.last_hidden_state.flatten(1)).split(labels, dim=1)
-        truth = torch.tensor([_attributes(scene) for scene in scenes])
+        named = head(output.qformer_outputs.last_hidden_state.flatten(1)).split(LABELS, dim=1)
+        truth = torch.tensor([attributes(scene) for scene in scenes])
         cross = torch.nn.functional.cross_entropy
-        extra = sum(cross(logits, truth[:, i]) for i, logits in enumerate(named)) / len(labels)
+        extra = sum(cross(logits, truth[:, i]) for i, logits in enumerate(named)) / len(LABELS)
         loss: Tensor = output.loss + 0.5 * extra
         return loss
 
@@ -287,7 +294,11 @@ def train_captioner(out: Path, steps: int, seed: int, rate: float, start: Path |
     train(parameters, loss_of, save, steps, rate, seed)
 
 
-def _attributes(scene: Scene) -> list[int]:
+LABELS = [len(world.SHAPES) + 1, len(world.COLOURS) + 1, 5, 3] * 2 + [5, len(world.BACKGROUNDS)]
+"""How many classes each of a scene's attributes has."""
+
+
+def attributes(scene: Scene) -> list[int]:
     """Return the scene's attributes as class numbers; 0 stands for a missing second group."""
     numbers: list[int] = []
     for place in range(2):
@@ -311,8 +322,8 @@ CHAT = (
 )
 
 
-def edit_example(rng: random.Random) -> tuple[str, str, str]:
-    """Return a caption, a relative caption and the edited caption, of training scenes only.
+def edit_example(rng: random.Random) -> tuple[Scene, str, Scene]:
+    """Return a description, a relative caption and the edited description, of training scenes only.
 
     Now and then the caption is wrong about an attribute, as a captioner is; the edit still wins.
     """
@@ -327,15 +338,22 @@ def edit_example(rng: random.Random) -> tuple[str, str, str]:
     if rng.random() < 0.15:
         seen = world.random_edit(scene, rng).apply(scene)
     described = world.mention(seen.canonical(), rng)
-    return described.text(), edit.text, edit.apply(described).text()
+    return described, edit.text, edit.apply(described)
 
 
-def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
-    """Train a small Llama on chats of ``prompts/demo.yaml``; the loss is on the answer alone."""
-    prompt = prompts.load("demo")
-    words = tokenizer(["<|system|>", "<|user|>", "<|assistant|>"], None)
-    words.chat_template = CHAT
-    config = transformers.LlamaConfig(
+def carry_over(
+    earlier: PreTrainedTokenizerFast, old: Tensor, words: PreTrainedTokenizerFast, new: Tensor
+) -> None:
+    """Copy the rows of ``old`` (a vocabulary's embeddings) to ``new``, word by word, in place."""
+    known = earlier.get_vocab()
+    for word, row in words.get_vocab().items():
+        if word in known:
+            new.data[row] = old[known[word]]
+
+
+def llama(words: PreTrainedTokenizerFast) -> transformers.LlamaConfig:
+    """Return the architecture of the small LLM, which the verifier shares."""
+    return transformers.LlamaConfig(
         vocab_size=len(words),
         hidden_size=128,
         intermediate_size=384,
@@ -349,24 +367,58 @@ def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None)
         pad_token_id=0,
         tie_word_embeddings=False,
     )
+
+
+def load_llama(model: Any, words: PreTrainedTokenizerFast, folder: Path, prefix: str = "") -> None:
+    """Copy the weights of a small LLM into ``model``, whose vocabulary may be another."""
+    earlier = PreTrainedTokenizerFast.from_pretrained(folder)
+    weights = {
+        n.removeprefix("model."): w for n, w in load_file(folder / "model.safetensors").items()
+    }
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        place = own["lm_head.weight" if name == "lm_head.weight" else f"{prefix}{name}"]
+        if len(tensor) == len(earlier):
+            carry_over(earlier, tensor.float(), words, place)
+        else:
+            place.copy_(tensor)
+
+
+def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
+    """Train a small Llama on chats of two prompts, ``demo`` and ``demo-roles``, half each.
+
+    The loss is on the answer alone.
+    """
+    asking = {name: prompts.load(name) for name in ("demo", "demo-roles")}
+    words = tokenizer(
+        ["<|system|>", "<|user|>", "<|assistant|>"],
+        None,
+        ["roles", "target", *prompts.ROLES, "{", "}", "[", "]", '"'],
+    )
+    words.chat_template = CHAT
     earlier = history(start)
     torch.manual_seed(seed)
-    model: Any = transformers.LlamaForCausalLM(config)
+    model: Any = transformers.LlamaForCausalLM(llama(words))
     if start:
-        model = transformers.LlamaForCausalLM.from_pretrained(start)
+        load_llama(model, words, start, "model.")
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
 
     def loss_of(rng: random.Random) -> Tensor:
+        name = rng.choice(list(asking))
         examples = [edit_example(rng) for _ in range(64)]
         asked = words.apply_chat_template(
-            [prompt.messages(caption, relative) for caption, relative, _ in examples],
+            [asking[name].messages(caption.text(), relative) for caption, relative, _ in examples],
             add_generation_prompt=True,
             tokenize=False,
         )
         starts = [len(ids) for ids in words(asked, add_special_tokens=False)["input_ids"]]
-        texts = [f"{a} {e[2]} </s>" for a, e in zip(asked, examples, strict=True)]
+        answers = [
+            after.text() if name == "demo" else roles_answer(before, after)
+            for before, _, after in examples
+        ]
+        texts = [f"{a} {answer} </s>" for a, answer in zip(asked, answers, strict=True)]
         batch = words(
             texts,
             return_tensors="pt",
@@ -390,10 +442,23 @@ def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None)
     train(list(model.parameters()), loss_of, save, steps, rate, seed)
 
 
+def roles_answer(before: Scene, after: Scene) -> str:
+    """Return the structured answer as JSON, with a space around each of the vocabulary's words."""
+    answer = {"target": after.text(), **roles(before, after)}
+    return " ".join(re.findall(r"\w+|[^\w\s]", json.dumps(answer)))
+
+
+def _train_verifier(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
+    from pipeline.demo.verifier import train_verifier  # which needs this module
+
+    train_verifier(out, steps, seed, rate, start)
+
+
 TRAINERS = {
     "clip": (train_clip, 1e-3),
     "captioner": (train_captioner, 1e-3),
     "llm": (train_llm, 2e-3),
+    "verifier": (_train_verifier, 1e-3),
 }
 """How to train each model, and at which learning rate."""
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.config import LlmConfig, RuntimeConfig
 
@@ -20,6 +20,8 @@ class Request:
     stop: tuple[str, ...]
     temperature: float
     seed: int
+    schema: dict[str, Any] | None = None
+    """JSON schema that a server's decoding is held to; in process it is the prompt's alone."""
 
 
 @dataclass(frozen=True)

@@ -31,4 +31,7 @@ def _body(request: Request) -> dict[str, Any]:
         "temperature": request.temperature,
         "seed": request.seed,
     }
+    if request.schema is not None:
+        schema = {"name": "answer", "schema": request.schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body | ({"stop": list(request.stop)} if request.stop else {})

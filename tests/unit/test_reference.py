@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline import methods, ranking
 from pipeline.methods import METHODS, Parameters, QueryEmbeddings
+from pipeline.prompts import ROLES
 from pipeline.ranking import top_images
 from pipeline.scoring import Ends
 
@@ -25,9 +26,9 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Case:
-    """Queries as (captions, edits or None, relative caption, reference image), and a gallery."""
+    """Queries as (captions, edits or None, relative caption, reference image, roles' texts)."""
 
-    queries: list[tuple[Array, list[Array | None], Array, Array]]
+    queries: list[tuple[Array, list[Array | None], Array, Array, dict[str, Array]]]
     gallery: Array
     parameters: Parameters
 
@@ -60,7 +61,7 @@ def places(scores: Array) -> Array:
 
 
 def reference_scores(name: str, case: Case, query: int) -> Array:
-    captions, edits, relative, image = case.queries[query]
+    captions, edits, relative, image, said = case.queries[query]
     p = case.parameters
     x = np.array([unit(row) for row in case.gallery])
     done = [(c, e) for c, e in zip(captions, edits, strict=True) if e is not None]
@@ -75,6 +76,9 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
     mixed = mixed + p.pdv_blend * (b + p.pdv_text * (a - b))
     pdv = unit(mixed) if "pdv" in name else mixed
     anchored = (1 - p.anchor) * after + p.anchor * (x @ r)
+    texts = {role: mean(list(rows)) if len(rows) else 0 * a for role, rows in said.items()}
+    roles = after + p.desired * (x @ texts["desired"]) + p.preserve * (x @ texts["preserve"])
+    roles = roles - p.forbidden * (x @ texts["forbidden"])
     sdr = (1 + p.debias) * anchored - p.debias * (after - x @ m)
     known = {
         "seize": after + released,
@@ -84,6 +88,8 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
         "seize+sdr": sdr + released,
         "seize+pdv": x @ pdv + released,
         "mean-ensemble": after,
+        "roles": roles,
+        "seize+roles": roles + released,
     }
     if name in known:
         return known[name]
@@ -141,7 +147,8 @@ def cases(draw: st.DrawFn) -> Case:
             elif kind == "same":
                 captions[i], edits[i] = captions[0], captions[0].copy()
         image = np.zeros(width) if draw(st.booleans()) else rng.normal(size=width)
-        queries.append((captions, edits, rng.normal(size=width), image))
+        roles = {role: rng.normal(size=(draw(st.integers(0, 2)), width)) for role in ROLES}
+        queries.append((captions, edits, rng.normal(size=width), image, roles))
     weight = st.floats(-3, 3, allow_nan=False)
     place_weight = st.floats(-1e-6, 1e-6, allow_nan=False)
     parameters = Parameters(
@@ -151,7 +158,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(place_weight),
         draw(st.integers(1, 8)),
         draw(st.floats(0.02, 2.0)),
-        *(draw(st.sampled_from([0.0, 0.15, 0.35, 0.75, 1.0, 1.4])) for _ in range(5)),
+        *(draw(st.sampled_from([0.0, 0.15, 0.35, 0.75, 1.0, 1.4])) for _ in range(8)),
     )
     return Case(queries, gallery, parameters)
 
@@ -159,7 +166,7 @@ def cases(draw: st.DrawFn) -> Case:
 def embeddings(case: Case) -> list[QueryEmbeddings]:
     width = case.gallery.shape[1]
     made = []
-    for captions, edits, relative, image in case.queries:
+    for captions, edits, relative, image, roles in case.queries:
         done = [i for i, edit in enumerate(edits) if edit is not None]
         rows = np.array([edits[i] for i in done]).reshape(len(done), width)
         made.append(
@@ -169,6 +176,7 @@ def embeddings(case: Case) -> list[QueryEmbeddings]:
                 done,
                 torch.from_numpy(relative).float()[None],
                 torch.from_numpy(image).float(),
+                {role: torch.from_numpy(rows).float() for role, rows in roles.items()},
             )
         )
     return made
@@ -182,7 +190,7 @@ def drops(gallery: ArrayGallery) -> Callable[[list[torch.Tensor], int], list[tor
 
 def total_weight(name: str, parameters: Parameters) -> float:
     """How much a float32 error of a similarity can grow in a score."""
-    if name.startswith(("seize", "sdr")):
+    if name.startswith(("seize", "sdr", "roles")):
         largest = max(abs(parameters.positive), abs(parameters.negative))
         return 8 + 2 * largest
     if name == "ldre":
@@ -219,7 +227,7 @@ def test_rank_variant_moves_images_by_the_places_they_rise() -> None:
     composed = torch.tensor([[0.1, 0.3, 0.9]])  # ranks 2, 1, 0
     captions = QueryEmbeddings(content, composed, [0], content, content[0])
     features = methods.gather([captions], drops(gallery))
-    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04, 0, 0, 0, 0, 0)
+    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04, 0, 0, 0, 0, 0, 0, 0, 0)
     values, rows = top_images(methods.seize_rank(features, parameters), gallery, 3)
     length = float(np.linalg.norm([0.1, 0.3, 0.9]))
     assert rows.tolist() == [[2, 1, 0]]
@@ -233,7 +241,7 @@ def test_ldre_weighs_most_the_edit_that_took_most_away() -> None:
     edits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the first changed nothing
     query = QueryEmbeddings(captions, edits, [0, 1], captions[:1], captions[0])
     features = methods.gather([query], drops(gallery))
-    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04, 0, 0, 0, 0, 0))
+    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04, 0, 0, 0, 0, 0, 0, 0, 0))
     _, rows = top_images(score, gallery, 1)
     assert rows.item() == 2
 

@@ -1,4 +1,4 @@
-"""A real vLLM server on the CPU, serving the demo's LLM. ``make test-vllm`` installs it.
+"""Real vLLM servers on the CPU, of the demo's LLM and verifier. ``make test-vllm`` installs it.
 
 These tests fail where vLLM cannot start; they are never skipped.
 """
@@ -14,6 +14,7 @@ from pipeline.llms import vllm
 from tests.conftest import PROJECT
 
 MODEL = str(PROJECT / "data" / "models" / "llm")
+VERIFIER = str(PROJECT / "data" / "models" / "verifier")
 ARGUMENTS = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "256"]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,4 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that all tests share."""
     log: Path = tmp_path_factory.mktemp("vllm") / "vllm.log"
     with vllm.serve(MODEL, log, binary(), ARGUMENTS) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of the verifier that all tests share."""
+    log: Path = tmp_path_factory.mktemp("vllm-vision") / "vllm.log"
+    with vllm.serve(VERIFIER, log, binary(), ARGUMENTS) as url:
         yield url

@@ -1,0 +1,99 @@
+"""Verifiers: vision-language models that say whether a candidate fits. One file a kind."""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.cache import model_identity
+from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
+from pipeline.llms import IN_PROCESS
+from pipeline.verifiers import prompts
+from pipeline.verifiers.prompts import VerifyPrompt
+
+YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one candidate. ``key`` is handed back with the verdict."""
+
+    key: int
+    images: tuple[Path, ...]
+    """The image files, in the prompt's order."""
+    edited_caption: str
+    relative_caption: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The probability in [0, 1] that the candidate fits, or None and the reason."""
+
+    key: int
+    probability: float | None
+    reason: str | None = None
+    tokens: int = 0
+    """Tokens that the request took, images included; 0 where the server does not tell."""
+
+
+class Verifier(Protocol):
+    """Answers questions about images, in whatever order is fastest."""
+
+    def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
+        """Yield a verdict for each question as it comes; raises ModelError if none can come.
+
+        An image that cannot be read ends in a verdict with a reason.
+        """
+        ...
+
+
+def probability(tokens: Mapping[str, float]) -> float | None:
+    """Return p(yes) / (p(yes) + p(no)) from log-probabilities of the answer's first token.
+
+    Tokens that differ in case, spaces or the marks that tokenizers use for them count together.
+    None where neither answer is among ``tokens``.
+    """
+    mass = {YES: 0.0, NO: 0.0}
+    for token, logarithm in tokens.items():
+        if (word := answer_of(token)) is not None:
+            mass[word] += math.exp(logarithm)
+    total = mass[YES] + mass[NO]
+    return mass[YES] / total if total > 0 else None
+
+
+def answer_of(token: str) -> str | None:
+    """Return which answer a token is, or None."""
+    word = token.strip(" \t\n\u0120\u2581").casefold()  # byte-level and sentencepiece spaces
+    return word if word in (YES, NO) else None
+
+
+def header(config: VerifierConfig, device: str) -> dict[str, Any]:
+    """Return everything about the verifier that changes its verdicts."""
+    in_process = config.model.startswith(IN_PROCESS)
+    model = model_identity(config.model.removeprefix(IN_PROCESS))
+    content = {
+        "stage": "verify",
+        "model": IN_PROCESS + model if in_process else model,
+        "prompt": prompts.load(config.prompt).model_dump(),
+        "longest_side": config.longest_side,
+    }
+    if in_process:
+        content["precision"] = resolve_precision(config.precision, resolve_device(device))
+    return content
+
+
+def load(config: VerifierConfig, runtime: RuntimeConfig) -> Verifier:
+    """Load the verifier that ``config`` names, once a process; raises ModelError."""
+    return _load(config.model_dump_json(), runtime.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1)
+def _load(config: str, runtime: str) -> Verifier:
+    from pipeline.verifiers.local import LocalVerifier
+    from pipeline.verifiers.served import ServedVerifier
+
+    settings = VerifierConfig.model_validate_json(config)
+    kind = LocalVerifier if settings.model.startswith(IN_PROCESS) else ServedVerifier
+    return kind(settings, RuntimeConfig.model_validate_json(runtime))

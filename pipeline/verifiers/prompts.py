@@ -1,0 +1,81 @@
+"""Prompts of the verify stage, YAML files too: what is asked about a candidate and its images."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import TemplateError, meta
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.errors import ConfigError, nearest
+from pipeline.prompts import PROMPTS, environment, first_problem, read_yaml, template
+
+FOLDER = PROMPTS / "verify"
+VARIABLES = {"edited_caption", "relative_caption"}
+
+
+class VerifyPrompt(BaseModel):
+    """A question about a candidate whose answer begins with yes or no."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    source: str = ""
+    system: str = ""
+    images: list[Literal["reference", "candidate"]] = Field(default=["candidate"])
+    """The images of the request, in order, before the text."""
+    user: str
+
+    @field_validator("images")
+    @classmethod
+    def _has_candidate(cls, images: list[str]) -> list[str]:
+        if "candidate" not in images:
+            raise ValueError("the candidate must be among the images")
+        return images
+
+    @field_validator("user")
+    @classmethod
+    def _known_variables(cls, text: str) -> str:
+        try:
+            used = meta.find_undeclared_variables(environment.parse(text))
+        except TemplateError as error:
+            raise ValueError(f"not a Jinja template: {error}") from None
+        if not used or used - VARIABLES:
+            raise ValueError(f"must use one or both of {sorted(VARIABLES)} and no other variable")
+        return text
+
+    @property
+    def variables(self) -> set[str]:
+        """The variables that the user template uses."""
+        return meta.find_undeclared_variables(environment.parse(self.user))
+
+    def messages(
+        self, images: list[dict[str, Any]], edited_caption: str, relative_caption: str
+    ) -> list[dict[str, Any]]:
+        """Return chat messages; ``images`` are the content parts that stand for the images."""
+        text = template(self.user).render(
+            edited_caption=edited_caption, relative_caption=relative_caption
+        )
+        turns: list[dict[str, Any]] = []
+        if self.system:
+            turns.append({"role": "system", "content": self.system.strip()})
+        content = [*images, {"type": "text", "text": text.strip()}]
+        return [*turns, {"role": "user", "content": content}]
+
+
+def names() -> list[str]:
+    """Return the names of the prompts that come with the project."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> VerifyPrompt:
+    """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
+    file = Path(name)
+    if not (file.suffix in {".yaml", ".yml"} or file.is_file()):
+        file = FOLDER / f"{name}.yaml"
+        if not file.is_file():
+            raise ConfigError(f"There is no verify prompt {name!r}.{nearest(name, names())}")
+    try:
+        return VerifyPrompt.model_validate(read_yaml(file) or {})
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {first_problem(error)}") from None

@@ -1,0 +1,311 @@
+"""The verify stage: a vision-language model looks at each query's best images and reorders them."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from pipeline import edit, methods, search, verifiers
+from pipeline.cache import RecordFile, fingerprint, write_records
+from pipeline.config import VerifierConfig
+from pipeline.fusion import fuse, walk
+from pipeline.records import Ranking
+from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.verifiers import Question, prompts
+from pipeline.verifiers.prompts import VerifyPrompt
+
+ESTIMATE_AFTER = 32
+"""Calls after which the cost of all is estimated from theirs."""
+
+
+class Asked(NamedTuple):
+    """What one call is about; records are keyed by it, so no call is made twice."""
+
+    query: str
+    candidate: str
+    edited_caption: str
+    """Empty where the prompt does not use one."""
+
+
+@dataclass
+class Cost:
+    """What verifying took."""
+
+    queries: int
+    calls: int = 0
+    cached: int = 0
+    saved: int = 0
+    """Calls that the early stop made needless."""
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """Return one line."""
+        return (
+            f"{self.calls:,} calls, {self.tokens:,} tokens, {self.seconds:.1f} s; {self.cached:,} "
+            f"verdicts from the cache, {self.saved:,} calls saved by the early stop"
+        )
+
+
+def record_file(run: Run) -> RecordFile:
+    """Return the file of verdicts; they belong to queries and images, whatever method found them.
+
+    A record is ``{"query", "candidate", "edited_caption", "probability", "tokens", "reason"}``.
+    """
+    content = verifiers.header(run.config.verifier, run.config.runtime.device) | {
+        "queries": run.dataset.fingerprint,
+        "gallery": run.dataset.gallery_fingerprint,
+        "caption_separator": run.config.dataset.caption_separator,
+    }
+    name = run.config.verifier.model
+    return RecordFile(run.file("verify", name, fingerprint(content), ".jsonl"), content)
+
+
+def verify(run: Run, retry_failed: bool = False) -> list[StageReport]:
+    """Verify the rankings of every method asked for, and write them reordered.
+
+    Each verdict is stored as it arrives. Raises MissingStageError where a method was not searched,
+    ModelError if the verifier cannot answer.
+    """
+    names = [
+        methods.verified(name)
+        for name in methods.selection(run.config.search.method, edit.asks_for_roles(run))
+    ]
+    return [_verify(run.with_method(name), retry_failed) for name in dict.fromkeys(names)]
+
+
+def _verify(run: Run, retry_failed: bool) -> StageReport:
+    config = run.config.verifier
+    source = search.ranking_file(run.unverified)
+    rankings = search.read(run.unverified)
+    output, records = search.ranking_file(run), record_file(run)
+    with stage("verify", run, [source.file, config.prompt], output.file) as report:
+        prompt = prompts.load(config.prompt)
+        captions = _captions(run, prompt)
+        found, cost = _judge(run, prompt, rankings, captions, records, retry_failed, report)
+        made = [
+            reordered(ranking, probabilities, config)
+            for ranking, probabilities in zip(rankings, found, strict=True)
+        ]
+        write_records(output.file, output.header | {"cost": asdict(cost)}, map(asdict, made))
+        report.computed, report.cached = cost.calls, cost.cached
+        report.cost = asdict(cost)
+        log.info("[verify %s] %s", run.name, cost.summary())
+    return report
+
+
+def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:
+    """Return the edited captions that each query's candidates are held against.
+
+    The most typical ones: those whose embedding is nearest the composed feature, which errors of
+    single captions do not reach. The relative caption stands in where there are none.
+    """
+    if "edited_caption" not in prompt.variables:
+        return [("",) for _ in run.queries]
+    edits = edit.read(run)
+    features = search.Inputs(run).features
+    chosen = []
+    for i, query in enumerate(run.queries):
+        texts = [text for text in edits[query.id] if text is not None]
+        order = (features.edits[i] @ features.composed[i]).argsort(descending=True, stable=True)
+        distinct = dict.fromkeys(texts[place] for place in order.tolist())
+        first = itertools.islice(distinct, run.config.verifier.captions)
+        chosen.append(tuple(first) or run.relative_captions(query)[:1])
+    return chosen
+
+
+def _judge(
+    run: Run,
+    prompt: VerifyPrompt,
+    rankings: Sequence[Ranking],
+    captions: Sequence[tuple[str, ...]],
+    records: RecordFile,
+    retry_failed: bool,
+    report: StageReport,
+) -> tuple[list[dict[str, float | None]], Cost]:
+    """Return the probabilities that count, by query and image, and what they cost.
+
+    In rounds: each asks, for every query that is not settled, what is needed whatever comes of it.
+    """
+    config = run.config.verifier
+    cost, start = Cost(len(rankings)), time.monotonic()
+    with records:
+        known = {
+            Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
+            for r in records.read()
+            if not (retry_failed and r["probability"] is None)
+        }
+        before = set(known)
+        looks = _look_at_all(rankings, captions, known, config)
+        most = sum(look.most for look in looks)
+        if wanted := _wanted(looks):
+            _announce(run, prompt, most, len(wanted))
+        with progress(most, 0, "call", "verify") as bar:
+            while wanted:
+                for asked, verdict in _ask(run, prompt, wanted):
+                    known[asked] = verdict.probability
+                    record = asked._asdict() | {"probability": verdict.probability}
+                    record |= {"tokens": verdict.tokens} if verdict.tokens else {}
+                    records.append(record | ({"reason": verdict.reason} if verdict.reason else {}))
+                    if verdict.reason:
+                        report.failed[f"{asked.query} | {asked.candidate}"] = verdict.reason
+                    cost.calls, cost.tokens = cost.calls + 1, cost.tokens + verdict.tokens
+                    bar.update()
+                    if cost.calls == ESTIMATE_AFTER:
+                        _estimate(run, cost, most, time.monotonic() - start)
+                looks = [
+                    _look(r, c, known, config) for r, c in zip(rankings, captions, strict=True)
+                ]
+                wanted = list(dict.fromkeys(asked for look in looks for asked in look.wanted))
+    used = {asked for look in looks for asked in look.used}
+    cost.cached = len(used & before)
+    cost.saved = most - len(used)
+    cost.seconds = round(time.monotonic() - start, 2)
+    return [look.probabilities for look in looks], cost
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is known about one query's candidates."""
+
+    probabilities: dict[str, float | None]
+    """Of the candidates that count: the mean over the captions."""
+    used: list[Asked]
+    wanted: list[Asked]
+    most: int
+    """Calls if every candidate were verified."""
+
+
+def _look(
+    ranking: Ranking,
+    captions: Sequence[str],
+    known: Mapping[Asked, float | None],
+    config: VerifierConfig,
+) -> _Look:
+    """Walk the best candidates, and CIRR's group, in the order of their scores."""
+
+    def asked(image: str) -> list[Asked]:
+        return [Asked(ranking.query, image, caption) for caption in captions]
+
+    counting: dict[str, float | None] = {}
+    wanted: dict[str, None] = {}
+    everything: dict[str, None] = {}
+    for images in (ranking.images, ranking.subset):
+        candidates = images[: config.candidates]
+        everything |= dict.fromkeys(candidates)
+        judged = {
+            image: _mean([known[one] for one in asked(image)])
+            for image in candidates
+            if all(one in known for one in asked(image))
+        }
+        settled = config.settled if config.early_stop else None
+        counted, needed = walk(candidates, judged, config.accept, settled)
+        counting |= {image: judged[image] for image in counted}
+        wanted |= dict.fromkeys(needed)
+    return _Look(
+        counting,
+        [one for image in counting for one in asked(image)],
+        [one for image in wanted for one in asked(image) if one not in known],
+        len(everything) * len(captions),
+    )
+
+
+def _look_at_all(
+    rankings: Sequence[Ranking],
+    captions: Sequence[Sequence[str]],
+    known: Mapping[Asked, float | None],
+    config: VerifierConfig,
+) -> list[_Look]:
+    return [_look(r, texts, known, config) for r, texts in zip(rankings, captions, strict=True)]
+
+
+def _wanted(looks: Sequence[_Look]) -> list[Asked]:
+    return list(dict.fromkeys(asked for look in looks for asked in look.wanted))
+
+
+def _mean(probabilities: Sequence[float | None]) -> float | None:
+    given = [value for value in probabilities if value is not None]
+    return sum(given) / len(given) if given else None
+
+
+def _ask(
+    run: Run, prompt: VerifyPrompt, wanted: Sequence[Asked]
+) -> Iterator[tuple[Asked, verifiers.Verdict]]:
+    verifier = verifiers.load(run.config.verifier, run.config.runtime)
+    queries = {query.id: query for query in run.queries}
+
+    def questions() -> Iterator[Question]:
+        for key, asked in enumerate(wanted):
+            query = queries[asked.query]
+            shown = {"reference": query.reference, "candidate": asked.candidate}
+            files = tuple(run.dataset.images[shown[kind]] for kind in prompt.images)
+            relative = run.relative_captions(query)[0]
+            yield Question(key, files, asked.edited_caption, relative)
+
+    for verdict in verifier.judge(prompt, questions()):
+        yield wanted[verdict.key], verdict
+
+
+def _announce(run: Run, prompt: VerifyPrompt, most: int, least: int) -> None:
+    """Say what is about to be spent."""
+    config = run.config.verifier
+    images = " and ".join(f"the {kind}" for kind in prompt.images)
+    log.info(
+        "[verify %s] asks %s about %d images a query: from %s to %s calls, each with %s, scaled to "
+        "at most %d pixels, and one token of answer. Answers are kept: stopping loses nothing.",
+        run.name,
+        config.model,
+        config.candidates,
+        f"{least:,}",
+        f"{most:,}",
+        images,
+        config.longest_side,
+    )
+
+
+def _estimate(run: Run, cost: Cost, most: int, seconds: float) -> None:
+    share = most / cost.calls
+    log.info(
+        "[verify %s] by the first %d calls, all will take at most about %s tokens and %s s",
+        run.name,
+        cost.calls,
+        f"{cost.tokens * share:,.0f}",
+        f"{seconds * share:,.0f}",
+    )
+
+
+def reordered(
+    ranking: Ranking, probabilities: Mapping[str, float | None], config: VerifierConfig
+) -> Ranking:
+    """Return the ranking in the order of the rule of ``pipeline.fusion``, scores as they were."""
+    score = dict(zip(ranking.images, ranking.scores, strict=True))
+    images = fuse(ranking.images, probabilities, config.accept, config.reject)
+    subset = fuse(ranking.subset, probabilities, config.accept, config.reject)
+    return Ranking(
+        ranking.query,
+        tuple(images),
+        tuple(score[image] for image in images),
+        tuple(subset),
+        tuple(probabilities.get(image) for image in images),
+    )
+
+
+def known_probabilities(run: Run) -> list[tuple[Ranking, dict[str, float | None]]]:
+    """Return every query's ranking before verification, and the probabilities of its candidates.
+
+    For tuning, so the early stop is off. Raises MissingStageError if a candidate was not verified.
+    """
+    config = run.config.verifier.model_copy(update={"early_stop": False})
+    records = record_file(run)
+    known = {
+        Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
+        for r in records.read()
+    }
+    rankings = search.read(run.unverified)
+    captions = _captions(run, prompts.load(config.prompt))
+    looks = _look_at_all(rankings, captions, known, config)
+    if missing := len(_wanted(looks)):
+        what = f"{missing:,} candidates have not been verified"
+        raise run.missing("verify --no-early-stop", records.file, what)
+    return [(r, look.probabilities) for r, look in zip(rankings, looks, strict=True)]
