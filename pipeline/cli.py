@@ -602,6 +602,8 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
 
     The first run renders the world; a second one reuses the cache.
     """
+    from tabulate import tabulate
+
     from pipeline.demo.run import run_demo
 
     result = run_demo(folder, config.load("demo", overrides))
@@ -611,6 +613,11 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
         click.echo(dump(result))
         return
     print_metrics(result["metrics"], False)
+    click.echo(
+        "\nSEIZE, with the best lever without further calls, and verified. In percent, with the"
+    )
+    click.echo("difference against SEIZE and its 95 % interval; calls and ms by benchmark):\n")
+    click.echo(tabulate(result["levers"], headers="keys", disable_numparse=True))
     click.echo("\nSubmission files:")
     for file in result["submissions"]:
         click.echo(f"  {file}")

@@ -181,7 +181,9 @@ def render(
         line: dict[str, Any] = {"method": name}
         line |= {field: values[number] for field, values in differing.items()}
         line |= {metric: format(float(wide[metric][name]), ".2f") for metric in columns}
-        line[f"{main} against {baseline}"] = _difference(cells.loc[(name, main)], name == baseline)
+        line[f"{main} against {baseline}"] = (
+            "" if name == baseline else difference(cells.loc[(name, main)])
+        )
         lines.append(line)
     table = tabulate(
         lines, headers="keys", tablefmt=STYLES[form], disable_numparse=True, stralign="left"
@@ -191,9 +193,8 @@ def render(
     return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
 
 
-def _difference(cell: Any, is_baseline: bool) -> str:
-    if is_baseline:
-        return ""
+def difference(cell: Any) -> str:
+    """Return a cell's difference against the baseline, with its interval."""
     low, high = cell["difference_low"], cell["difference_high"]
     return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 

@@ -144,6 +144,8 @@ class Prompt(BaseModel):
             # Small tokenizers put spaces around quotes.
             named = {name.strip(): value for name, value in found.items()}
             texts = {"target": [named["target"]]} | {role: named[role] for role in ROLES}
+            if not all(isinstance(values, list) for values in texts.values()):
+                return None
             return {
                 name: [text.strip() for text in values if text.strip() or name == "target"]
                 for name, values in texts.items()

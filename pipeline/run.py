@@ -135,7 +135,7 @@ def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Ite
     log.info("[%s %s] writes %s", name, run.name, writes)
     start = time.monotonic()
     yield report
-    report.seconds = round(time.monotonic() - start, 2)
+    report.seconds = round(time.monotonic() - start, 4)
     for item, reason in list(report.failed.items())[:10]:
         log.warning("[%s %s] skipped %s: %s", name, run.name, item, reason)
     if len(report.failed) > 10:

@@ -1,6 +1,7 @@
 """The verify stage: a vision-language model looks at each query's best images and reorders them."""
 
 import itertools
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -88,11 +89,21 @@ def _verify(run: Run, retry_failed: bool) -> StageReport:
             reordered(ranking, probabilities, config)
             for ranking, probabilities in zip(rankings, found, strict=True)
         ]
-        write_records(output.file, output.header | {"cost": asdict(cost)}, map(asdict, made))
+        if cost.calls or not output.file.exists():  # else it is this ranking, with what it cost
+            write_records(output.file, output.header | {"cost": asdict(cost)}, map(asdict, made))
         report.computed, report.cached = cost.calls, cost.cached
         report.cost = asdict(cost)
         log.info("[verify %s] %s", run.name, cost.summary())
     return report
+
+
+def cost_of(run: Run) -> Cost:
+    """Return what the run's verified ranking cost when it was made; raises MissingStageError."""
+    file = search.ranking_file(run).file
+    if not file.exists():
+        raise run.missing("verify", file, "There is no verified ranking")
+    with file.open(encoding="utf-8") as stream:
+        return Cost(**json.loads(stream.readline())["header"]["cost"])
 
 
 def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:

@@ -1,20 +1,24 @@
 """Measures the demo's models on held-out scenes: ``python -m pipeline.demo.evaluate``."""
 
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from pipeline import config, llms, prompts
+from pipeline import config, llms, prompts, verifiers
 from pipeline.cache import write_json
 from pipeline.captioners.blip2 import Blip2
 from pipeline.clip import Clip
 from pipeline.config import CaptionerConfig, ClipConfig, LlmConfig, RuntimeConfig
-from pipeline.demo import world
+from pipeline.demo import verifier, world
+from pipeline.demo.roles import roles
 from pipeline.demo.train import MODELS
 from pipeline.demo.world import Scene
+from pipeline.verifiers import Question
+from pipeline.verifiers import prompts as questions_of
 
 RUNTIME = RuntimeConfig(caption_batch=32, edit_batch=256, embed_batch=256)
 
@@ -28,30 +32,6 @@ def held_out_scenes(count: int, seed: int) -> list[Scene]:
         if world.held_out(scene):
             scenes[scene] = None
     return list(scenes)
-
-
-def claims(caption: Scene, scene: Scene) -> list[bool]:
-    """Return, for each attribute that ``caption`` claims, whether it is true of ``scene``."""
-    true = []
-    for said in caption.groups:
-        shown = scene.group(said.shape)
-        true.append(shown is not None)
-        for attribute in ("count", "size", "colour"):
-            value = getattr(said, attribute)
-            if value is not None:
-                true.append(shown is not None and getattr(shown, attribute) == value)
-    if caption.relation and len(caption.groups) == 2:
-        order = (caption.groups[0].shape, caption.groups[1].shape)
-        shown_order = tuple(group.shape for group in scene.groups)
-        if shown_order == order:
-            true.append(caption.relation == scene.relation)
-        elif shown_order == order[::-1]:
-            true.append(world.OPPOSITE[caption.relation] == scene.relation)
-        else:
-            true.append(False)
-    if caption.background:
-        true.append(caption.background == scene.background)
-    return true
 
 
 def measure_captioner(model: Path, count: int = 300) -> dict[str, Any]:
@@ -71,7 +51,7 @@ def measure_captioner(model: Path, count: int = 300) -> dict[str, Any]:
                 caption = world.parse(text)
                 if caption is not None:
                     understood += 1
-                    true = claims(caption, scene)
+                    true = world.claims(caption, scene)
                     right, total = right + sum(true), total + len(true)
     return {
         "held_out_images": count,
@@ -82,22 +62,40 @@ def measure_captioner(model: Path, count: int = 300) -> dict[str, Any]:
 
 
 def measure_llm(model: Path, count: int = 1000) -> dict[str, Any]:
-    """Return how many edits of captions of held-out scenes are exactly right."""
+    """Return how many edits of captions of held-out scenes are exactly right, and how many answers
+    with roles name the target, and every role, exactly.
+    """
     settings = config.load("demo").llm.model_copy(update={"model": f"transformers:{model}"})
     llm = llms.load(LlmConfig.model_validate(settings.model_dump()), RUNTIME)
-    prompt = prompts.load("demo")
+    plain, structured = prompts.load("demo"), prompts.load("demo-roles")
     rng = random.Random(2)
-    requests, expected = [], []
-    for key, scene in enumerate(held_out_scenes(count, seed=2)):
+    asked = []
+    for scene in held_out_scenes(count, seed=2):
         edit = world.random_edit(scene, rng)
         described = world.mention(scene, rng)
-        expected.append(edit.apply(described).text())
-        messages = prompt.messages(described.text(), edit.text)
-        requests.append(llms.Request(key, messages, prompt.max_tokens, (), 0.0, 0))
+        asked.append((described, edit.text, edit.apply(described)))
+
+    def answers(prompt: prompts.Prompt) -> list[str]:
+        requests = [
+            llms.Request(key, prompt.messages(a.text(), text), prompt.max_tokens, (), 0.0, 0)
+            for key, (a, text, _) in enumerate(asked)
+        ]
+        found = {answer.key: answer.text or "" for answer in llm.answer(requests)}
+        return [found[key] for key in range(count)]
+
     right = sum(
-        prompt.clean(answer.text or "") == expected[answer.key] for answer in llm.answer(requests)
+        plain.clean(answer) == after.text()
+        for answer, (_, _, after) in zip(answers(plain), asked, strict=True)
     )
-    return {"held_out_edits": count, "exact_match_percent": round(100 * right / count, 2)}
+    fields = [structured.fields(answer) for answer in answers(structured)]
+    truth = [{"target": [b.text()], **roles(a, b)} for a, _, b in asked]
+    same = sum(said == expected for said, expected in zip(fields, truth, strict=True))
+    return {
+        "held_out_edits": count,
+        "exact_match_percent": round(100 * right / count, 2),
+        "roles_in_json_percent": round(100 * sum(f is not None for f in fields) / count, 2),
+        "roles_exact_match_percent": round(100 * same / count, 2),
+    }
 
 
 def measure_clip(model: Path, count: int = 1000) -> dict[str, Any]:
@@ -113,13 +111,42 @@ def measure_clip(model: Path, count: int = 1000) -> dict[str, Any]:
     return {"held_out_gallery": count, "text_to_image_recall@1_percent": round(recall, 2)}
 
 
+def measure_verifier(model: Path, count: int = 1000) -> dict[str, Any]:
+    """Return how many verdicts on held-out scenes are right, of both questions."""
+    settings = config.load("demo").verifier.model_copy(update={"model": f"transformers:{model}"})
+    judge = verifiers.load(settings, RUNTIME).judge
+    found = {}
+    kinds = {"demo": verifier.about_caption, "demo-change": verifier.about_change}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in kinds.items():
+            rng = random.Random(4)
+            examples = [make(rng, held_out=True) for _ in range(count)]
+            questions = []
+            for key, example in enumerate(examples):
+                files = [Path(folder) / f"{key}-{i}.png" for i in range(len(example.scenes))]
+                for file, scene in zip(files, example.scenes, strict=True):
+                    world.render(scene, rng.getrandbits(32)).save(file)
+                questions.append(Question(key, tuple(files), example.text, example.text))
+            right = 0
+            for verdict in judge(questions_of.load(name), questions):
+                said = verdict.probability is not None and verdict.probability >= 0.5
+                right += said == examples[verdict.key].answer
+            found[f"{name}_right_percent"] = round(100 * right / count, 2)
+    return {"held_out_questions": count, **found}
+
+
 @click.command()
 @click.option("--models", type=click.Path(path_type=Path), default=MODELS, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="default: MODELS/evaluation.json")
-@click.option("--only", type=click.Choice(["captioner", "llm", "clip"]))
+@click.option("--only", type=click.Choice(["captioner", "llm", "clip", "verifier"]))
 def main(models: Path, out: Path | None, only: str | None) -> None:
     """Measure the demo's models on held-out scenes and record the result."""
-    measures = {"captioner": measure_captioner, "llm": measure_llm, "clip": measure_clip}
+    measures = {
+        "captioner": measure_captioner,
+        "llm": measure_llm,
+        "clip": measure_clip,
+        "verifier": measure_verifier,
+    }
     results = {}
     for name, measure in measures.items():
         if only in (None, name):

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import datasets, search, submit
 from pipeline.config import Config
+from pipeline.demo import levers
 from pipeline.demo.build import build
 from pipeline.everything import run_stages
 from pipeline.report import contact_sheet
@@ -30,6 +31,7 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
         root.parent.mkdir(parents=True, exist_ok=True)
         build(root)
     metrics: dict[str, dict[str, float]] = {}
+    measured: list[Run] = []
     submissions: list[str] = []
     sheet = folder / "outputs" / "demo-circo-val.png"
     for name, split in SPLITS:
@@ -43,8 +45,12 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
             submissions += [str(file) for file in submit.files(run).values()]
         if run.name == "circo-val":
             contact_sheet(run, search.read(run), sheet)
+        if values is not None:
+            measured.append(run)
+    compared = levers.table(measured, levers.SHOWN)
     return {
         "metrics": metrics,
+        "levers": compared.to_dict(orient="records"),
         "submissions": submissions,
         "contact_sheet": str(sheet),
         "next": f"run --config demo --dataset circo --split val --data-root {root} --alpha-neg 0.5",

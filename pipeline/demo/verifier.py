@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pipeline.cache import write_json
 from pipeline.demo import train, world
-from pipeline.demo.evaluate import claims
 from pipeline.demo.world import Group, Scene
 from pipeline.verifiers.prompts import load as load_prompt
 
@@ -50,20 +49,21 @@ class Example:
     answer: bool
 
 
-def about_caption(rng: random.Random) -> Example:
+def about_caption(rng: random.Random, held_out: bool = False) -> Example:
     """Ask whether a description is true of a scene.
 
-    Half of the descriptions are short, so that single attributes are learnt first.
+    Half of the descriptions are short, so that single attributes are learnt first; none is where
+    scenes ``held_out`` from training are asked about.
     """
-    target = world.training_scene(rng)
+    target = _scene(rng, held_out)
     told = world.mention(target, rng)
-    if short := rng.random() < 0.5:
+    if short := not held_out and rng.random() < 0.5:
         told = _short(told, rng)
     kind = rng.random()
-    scene = target if kind < 0.35 else near(target, rng)
+    scene = target if kind < 0.35 else near(target, rng, held_out)
     if kind > (0.6 if short else 0.9):
-        scene = world.training_scene(rng)
-    return Example([scene], told.text(), told, all(claims(told, scene)))
+        scene = _scene(rng, held_out)
+    return Example([scene], told.text(), told, all(world.claims(told, scene)))
 
 
 def _short(told: Scene, rng: random.Random) -> Scene:
@@ -74,30 +74,38 @@ def _short(told: Scene, rng: random.Random) -> Scene:
     return Scene((Group(group.shape, **{**NOTHING, **kept}),), None, background)
 
 
-def about_change(rng: random.Random) -> Example:
+def about_change(rng: random.Random, held_out: bool = False) -> Example:
     """Ask whether a relative caption leads from a reference to a candidate."""
     while True:
-        reference = world.training_scene(rng)
+        reference = _scene(rng, held_out)
         edit = world.random_edit(reference, rng)
         if rng.random() < 0.25:
             edit = world.joined_edit(reference, rng)
         target = edit.apply(reference).canonical()
-        if not world.held_out(target):
+        if world.held_out(target) == held_out:
             break
     candidate = target
     if rng.random() < 0.55:
         start = rng.random()
-        candidate = reference if start < 0.15 else near(reference if start < 0.4 else target, rng)
+        candidate = reference if start < 0.15 else target
+        if start >= 0.15:
+            candidate = near(reference if start < 0.4 else target, rng, held_out)
     return Example([reference, candidate], edit.text, target, candidate == target)
 
 
-def near(scene: Scene, rng: random.Random) -> Scene:
-    """Return a training scene that is one edit, or now and then two, from ``scene``."""
+def _scene(rng: random.Random, held_out: bool) -> Scene:
+    while world.held_out(scene := world.random_scene(rng)) != held_out:
+        pass
+    return scene
+
+
+def near(scene: Scene, rng: random.Random, held_out: bool) -> Scene:
+    """Return a scene that is one edit, or now and then two, from ``scene``."""
     while True:
         other = world.random_edit(scene, rng).apply(scene).canonical()
         if rng.random() < 0.2:
             other = world.random_edit(other, rng).apply(other).canonical()
-        if not world.held_out(other):
+        if world.held_out(other) == held_out:
             return other
 
 

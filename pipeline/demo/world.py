@@ -191,6 +191,30 @@ def parse(text: str) -> Scene | None:
     return Scene(groups, relation, background) if len(groups) == len(parts) else None
 
 
+def claims(caption: Scene, scene: Scene) -> list[bool]:
+    """Return, for each attribute that ``caption`` claims, whether it is true of ``scene``."""
+    true = []
+    for said in caption.groups:
+        shown = scene.group(said.shape)
+        true.append(shown is not None)
+        for attribute in ("count", "size", "colour"):
+            value = getattr(said, attribute)
+            if value is not None:
+                true.append(shown is not None and getattr(shown, attribute) == value)
+    if caption.relation and len(caption.groups) == 2:
+        order = (caption.groups[0].shape, caption.groups[1].shape)
+        shown_order = tuple(group.shape for group in scene.groups)
+        if shown_order == order:
+            true.append(caption.relation == scene.relation)
+        elif shown_order == order[::-1]:
+            true.append(OPPOSITE[caption.relation] == scene.relation)
+        else:
+            true.append(False)
+    if caption.background:
+        true.append(caption.background == scene.background)
+    return true
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 

@@ -83,3 +83,58 @@ def test_bad_prompts_name_the_problem(tmp_path: Path, content: str, named: str) 
 def test_an_unknown_prompt_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'seize'"):
         prompts.load("seise")
+
+
+ROLES_ANSWER = (
+    '{"target": "a red star", "desired": ["red star"], "preserve": ["dark background", " "], '
+    '"forbidden": []}'
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ROLES_ANSWER,
+        f"<think>{{hm}}</think>Sure:\n```json\n{ROLES_ANSWER}\n```",
+        ROLES_ANSWER.replace('"', ' " '),  # as a small tokenizer decodes it
+    ],
+)
+def test_an_answer_with_roles_is_read_from_what_is_around_it(answer: str) -> None:
+    prompt = prompts.load("roles")
+    assert prompt.fields(answer) == {
+        "target": ["a red star"],
+        "desired": ["red star"],
+        "preserve": ["dark background"],
+        "forbidden": [],
+    }
+    assert prompt.clean(answer) == "a red star"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a red star",
+        '{"target": "a red star"}',
+        '{"target": 3, "desired": [], "preserve": [], "forbidden": []}',
+        '{"target": "x", "desired": [1], "preserve": [], "forbidden": []}',
+        '{"target": "x", "desired": "red", "preserve": [], "forbidden": []}',
+        '{"target": "x", "desired": null, "preserve": [], "forbidden": []}',
+        "[]}{",
+        '{"target": "a red st',
+    ],
+)
+def test_an_answer_without_all_roles_is_none(answer: str) -> None:
+    assert prompts.load("roles").fields(answer) is None
+    assert prompts.load("roles").clean(answer) == ""
+
+
+def test_the_schema_names_every_field_and_only_prompts_with_roles_have_one() -> None:
+    schema = prompts.load("roles").answer_schema
+    assert schema is not None
+    assert schema["required"] == ["target", *prompts.ROLES]
+    assert prompts.load("seize").answer_schema is None
+
+
+def test_prompts_without_roles_keep_the_fingerprint_of_their_edits() -> None:
+    assert "answer" not in prompts.load("seize").identity
+    assert prompts.load("roles").identity["answer"] == "roles"
