@@ -8,7 +8,7 @@ from pipeline import compare, search, verify
 from pipeline.config import VERIFIED
 from pipeline.run import Run
 
-BEST = "seize+pdv"
+BEST = "pdv"
 """The best lever that needs no further model call, at the weights of the demo's preset."""
 SHOWN = ("seize", BEST, "seize+verify", f"{BEST}+verify")
 
