@@ -11,8 +11,8 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import __version__, config, prompts
-from pipeline.errors import SeizeError
+from pipeline import __version__, config, processes, prompts
+from pipeline.errors import ConfigError, SeizeError
 from pipeline.options import (
     Stage,
     cache_option,
@@ -29,6 +29,9 @@ from pipeline.options import (
 )
 
 log = logging.getLogger("seize")
+
+SHARED = ("caption", "embed")
+"""The commands whose work several processes share."""
 
 
 class Commands(click.Group):
@@ -60,8 +63,16 @@ def main(debug: bool, quiet: bool) -> None:
       seize caption → edit → embed → search → evaluate / submit
     `seize run` does them all. Try everything on a small rendered world: seize demo
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    place = processes.current()
+    prefix = "" if place.main else f"[process {place.index}] "
+    logging.basicConfig(format=f"{prefix}%(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
+    command = click.get_current_context().invoked_subcommand
+    if place.count > 1 and command not in SHARED:
+        raise ConfigError(
+            f"`seize {command}` runs as one process; accelerate launch is for "
+            f"{' and '.join(SHARED)}. Run it without."
+        )
 
 
 @main.command(cls=Stage)
@@ -69,6 +80,8 @@ def main(debug: bool, quiet: bool) -> None:
 @json_option
 def caption(run: Any, as_json: bool) -> None:
     """Describe each distinct reference image several times with BLIP-2.
+
+    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
 
     Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
     """
@@ -157,6 +170,8 @@ def serve_llm(
 @json_option
 def embed(run: Any, as_json: bool) -> None:
     """Compute CLIP features of the gallery's images, and of all texts once they exist.
+
+    Several GPUs or machines: accelerate launch -m pipeline embed … shares images and texts out.
 
     Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
     """

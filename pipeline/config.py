@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -155,7 +156,9 @@ class RuntimeConfig(_Section):
     )
     embed_batch: int = Field(default=256, ge=1, description="images or texts a CLIP batch")
     shard: int = Field(default=1024, ge=1, description="features written at a time")
-    workers: int = Field(default=2, ge=0, description="processes that decode images")
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that decode images; one a core by default"
+    )
     strict: bool = Field(default=False, description="a broken image ends the run")
 
 
@@ -269,14 +272,18 @@ def weights_family(clip: ClipConfig) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """Return the device to use: ``auto`` takes CUDA, then Apple's MPS, then the CPU."""
+    """Return the device to use: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Processes that were launched together take one GPU of their machine each, in turn.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    if name == "cuda" and current().count > 1:
+        return f"cuda:{current().local_index % torch.cuda.device_count()}"
+    return name
 
 
 def resolve_precision(precision: Precision, device: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import config
+from pipeline import config, processes
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
@@ -30,7 +30,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": ("runtime.workers", int, "processes that decode images"),
+    "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
     "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
 }
@@ -217,7 +217,7 @@ def split_arguments(arguments: tuple[str, ...]) -> list[str]:
 
 
 def print_reports(reports: list[Any], as_json: bool) -> None:
-    if as_json:
+    if as_json and processes.current().main:
         from pipeline.run import dump
 
         click.echo(dump([report.as_json() for report in reports]))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pipeline.config import Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
+from pipeline.processes import Processes
 from pipeline.records import Query
 
 log = logging.getLogger("seize")
@@ -94,6 +95,8 @@ class StageReport:
     writes: str
     cached: int = 0
     computed: int = 0
+    copies: int = 0
+    """Items that are equal to another one and share its result."""
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -101,12 +104,22 @@ class StageReport:
         """Return the report as JSON-able data."""
         return asdict(self)
 
+    def collect(self, processes: Processes) -> None:
+        """Add up what all processes did, in the main one's report; theirs are then empty."""
+        reports = processes.gather(self)
+        own = reports if processes.main else []
+        self.cached = sum(report.cached for report in own)
+        self.computed = sum(report.computed for report in own)
+        self.copies = sum(report.copies for report in own)
+        self.failed = {item: why for report in own for item, why in report.failed.items()}
+
     def summary(self) -> str:
         """Return one line: counts, time, and where the output is."""
+        copies = f", {self.copies} copies" if self.copies else ""
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return (
-            f"{self.stage} {self.run}: {self.computed} computed, {self.cached} cached{failed} "
-            f"in {self.seconds:.1f} s -> {self.writes}"
+            f"{self.stage} {self.run}: {self.computed} computed, {self.cached} cached{copies}"
+            f"{failed} in {self.seconds:.1f} s -> {self.writes}"
         )
 
 
