@@ -73,6 +73,8 @@ class Shard:
         self.size = size
         self.number = len(list(folder.glob(self._name("*"))))
         self.batches: list[Encoded] = []
+        for torn in folder.glob("." + self._name("*") + ".*"):  # its writer was killed
+            torn.unlink()
 
     def add(self, batch: Encoded) -> None:
         self.batches.append(batch)
