@@ -169,17 +169,18 @@ class RecordFile:
                 yield self
             return
         with self if processes.main else contextlib.nullcontext():
-            with RecordFile(self._shard(str(processes.index)), self.header) as shard:
+            with self.shard(processes.index) as shard:
                 yield shard
             processes.wait()
             if processes.main:
                 self._merge_shards()
 
-    def _shard(self, name: str) -> Path:
-        return self.file.with_name(f"{self.file.name}.shard-{name}")
+    def shard(self, process: int) -> "RecordFile":
+        """Return the file that one of several processes appends to."""
+        return RecordFile(self.file.with_name(f"{self.file.name}.shard-{process}"), self.header)
 
     def _shards(self) -> list[Path]:
-        return sorted(self.file.parent.glob(self._shard("*").name))
+        return sorted(self.file.parent.glob(f"{self.file.name}.shard-*"))
 
     def _merge_shards(self) -> None:
         """Append what the shards hold and delete them, save those that are being written."""

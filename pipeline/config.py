@@ -28,7 +28,11 @@ class CaptionerConfig(_Section):
     model: str = Field(
         description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url"
     )
-    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="OpenAI-compatible server, or a list of several that serve the same model",
+    )
     revision: str | None = None
     prompt: str | None = Field(
         default=None, description="what the caption starts from; the captioner's own by default"
@@ -47,7 +51,11 @@ class LlmConfig(_Section):
     """The LLM that edits captions. ``transformers:PATH`` runs in process, else ``url`` serves."""
 
     model: str = Field(description="served model name, or transformers:NAME_OR_PATH")
-    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="OpenAI-compatible server, or a list of several that serve the same model",
+    )
     prompt: str = Field(default="seize", description="name in prompts/ or a YAML file")
     edits: int = Field(default=1, ge=1, description="edits a caption; several need temperature > 0")
     temperature: float = Field(default=0.0, ge=0)

@@ -16,11 +16,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captions": ("captioner.samples", int, "captions a reference image"),
     "--seed": ("captioner.seed", int, "seed of the captions"),
     "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
-    "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
+    "--llm-url": ("llm.url", list, "server, e.g. http://localhost:8000/v1; repeat it for several"),
     "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
     "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
     "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
-    "--captioner-url": ("captioner.url", str, "server of a served:NAME captioner"),
+    "--captioner-url": ("captioner.url", list, "server of a served:NAME captioner; repeatable"),
     "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
     "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
     "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
@@ -34,7 +34,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
 }
-"""Options that override one field of the preset: option to field, type and help."""
+"""Options that override one field of the preset: option to field, type and help; a list repeats."""
 
 
 def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,6 +48,9 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
             if kind is bool:
                 if value:
                     overrides[field] = option != "--keep-reference"
+            elif kind is list:
+                if value:
+                    overrides[field] = value[0] if len(value) == 1 else list(value)
             elif value is not None:
                 overrides[field] = value
         overrides |= dict(_setting(text) for text in values.pop("settings"))
@@ -56,6 +59,8 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option, (field, kind, text) in reversed(OVERRIDES.items()):
         if kind is bool:
             wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
+        elif kind is list:
+            wrapper = click.option(option, multiple=True, help=f"{text} [{field}]")(wrapper)
         else:
             wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
     return click.option(
