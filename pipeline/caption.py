@@ -66,7 +66,7 @@ def caption(run: Run) -> StageReport:
     if released.is_imported(run.config.captioner.model):
         return released.report("caption", run, records)
     processes = current()
-    with stage("caption", run, [run.dataset.root], records.file) as report:
+    with stage("caption", run, [run.dataset.root], records.file, "images") as report:
         with records.shared(processes) as own:
             done = _by_image(records)
             share = processes.share(run.references)
@@ -86,17 +86,20 @@ def _caption(
     report: StageReport,
 ) -> None:
     """Caption the images ``todo``; what is ``done`` holds those that failed before."""
-    captioner = captioners.load(run.config.captioner, run.config.runtime)
+    with report.step("load the model"):
+        captioner = captioners.load(run.config.captioner, run.config.runtime)
     with progress(report.cached + len(todo), report.cached, "image", "caption") as bar:
         size = run.config.runtime.caption_batch
         for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
-            images = _open(run, batch, report)
+            with report.step("open images"):
+                images = _open(run, batch, report)
             for image in batch:
                 if image not in images and image not in done:
                     reason = report.failed[image]
                     records.append({"image": image, "captions": [], "reason": reason})
             if images:
-                texts = captioner.caption(list(images), list(images.values()))
+                with report.step("captioner"):
+                    texts = captioner.caption(list(images), list(images.values()))
                 for image, captions in zip(images, texts, strict=True):
                     if isinstance(captions, captioners.Failure):
                         _fail(run, records, image, captions.reason, report)

@@ -525,10 +525,32 @@ def export(run: Any, out: Path, as_json: bool) -> None:
     click.echo(dump(files) if as_json else "\n".join(files))
 
 
+@main.command("plan", cls=Stage)
+@run_options
+@json_option
+def plan_(run: Any, as_json: bool) -> None:
+    """Say how much a run is before it is run: captions, prompts, tokens, images, disk.
+
+    What the cache holds already is counted. Loads no model; figures that are estimates or upper
+    bounds say so.
+
+    Example: seize plan --dataset circo --split test --data-root /data --config paper-l14
+    """
+    from pipeline import plan
+    from pipeline.run import dump
+
+    lines = plan.plan(run)
+    if as_json:
+        click.echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
+    else:
+        click.echo(plan.render(run, lines))
+
+
 @main.command("run", cls=Stage)
 @run_options
 @click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` to edit with")
 @vllm_options
+@click.option("--profile", is_flag=True, help="show seconds, rates and peak memory by stage")
 @json_option
 def run_all(
     run: Any,
@@ -536,12 +558,18 @@ def run_all(
     vllm_bin: str | None,
     serve_arguments: tuple[str, ...],
     serve_timeout: float,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
+    --profile shows where the time went; seize plan says before how much there is to do.
+
     Example: seize run --dataset circo --split val --data-root /data --limit 20
     """
+    from dataclasses import asdict, replace
+
+    from pipeline import profile as profiling
     from pipeline.everything import run_stages
 
     serving = None
@@ -551,13 +579,18 @@ def run_all(
         arguments = split_arguments(serve_arguments)
         log_file = run.cache / "vllm.log"
         serving = serve(model, log_file, vllm_bin, arguments, timeout=serve_timeout)
-    reports, metrics = run_stages(run, model, serving)
+    reports, metrics = run_stages(replace(run, profile=profile), model, serving)
+    rows = profiling.rows(reports) if profile else []
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({"stages": [r.as_json() for r in reports], "metrics": metrics}))
-    elif metrics:
+        shown = {"stages": [r.as_json() for r in reports], "metrics": metrics}
+        click.echo(dump(shown | ({"profile": [asdict(row) for row in rows]} if profile else {})))
+        return
+    if metrics:
         print_metrics({run.name: metrics}, False)
+    if rows:
+        click.echo(profiling.render(rows))
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,22 @@ class Clip:
         """Encode texts to features (n, d); longer texts are cut at the model's context length."""
         tokens = self.tokenizer(list(texts)).to(self.device)
         return _numpy(self.model.encode_text(tokens))
+
+
+def width(config: ClipConfig) -> int | None:
+    """Return the d of the model's features without loading it; None if that cannot be told.
+
+    Raises ModelError for a name that open_clip does not know.
+    """
+    _check_names(config)
+    _, separator, folder = config.model.partition(":")
+    try:
+        if not separator:
+            return int(open_clip.get_model_config(config.model)["embed_dim"])
+        text = (Path(folder) / "open_clip_config.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["model_cfg"]["embed_dim"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:

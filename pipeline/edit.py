@@ -105,6 +105,11 @@ def read(run: Run) -> dict[str, list[str | None]]:
     return {q.id: [edits[pair] for pair in query_pairs(run, q, captions)] for q in run.queries}
 
 
+def edited(run: Run) -> dict[Pair, str | None]:
+    """Return what is there already: edited captions by pair, None where the LLM failed."""
+    return _by_pair(record_file(run))
+
+
 def edit(run: Run, retry_failed: bool = False) -> StageReport:
     """Edit every pair that is not cached yet; each answer is stored as it arrives.
 
@@ -117,7 +122,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
     prompt = _prompt(run)
-    with stage("edit", run, [source, run.config.llm.prompt], records.file) as report, records:
+    reads: list[Path | str] = [source, run.config.llm.prompt]
+    with stage("edit", run, reads, records.file, "captions") as report, records:
         done = _by_pair(records)
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
@@ -126,7 +132,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
             log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
         if not todo:
             return report
-        llm = llms.load(run.config.llm, run.config.runtime)
+        with report.step("load the model"):
+            llm = llms.load(run.config.llm, run.config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
             for attempt in range(run.config.llm.attempts):
                 last = attempt == run.config.llm.attempts - 1

@@ -73,7 +73,7 @@ def embed(run: Run) -> list[StageReport]:
 
 def _embed_images(run: Run) -> StageReport:
     file = image_file(run)
-    with stage("embed", run, [run.dataset.root], file) as report:
+    with stage("embed", run, [run.dataset.root], file, "images") as report:
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
 
         def encode(todo: Sequence[str], digests: dict[str, str]) -> Iterator[Encoded]:
@@ -91,12 +91,18 @@ def _encode_images(
     ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
     Broken images go to the report, or raise InputError where the run is strict.
     """
-    model = clip.load(run.config.clip, run.config.runtime)
+    with report.step("load the model"):
+        model = clip.load(run.config.clip, run.config.runtime)
     size = run.config.runtime.embed_batch
     pixels: list[Tensor] = []
     batch = Encoded()
     files = [run.dataset.images[name] for name in todo]
-    for chunk in decode(todo, files, model, run.config.runtime):
+    decoded = decode(todo, files, model, run.config.runtime)
+    while True:
+        with report.step("wait for decoding"):
+            chunk = next(decoded, None)
+        if chunk is None:
+            break
         report.failed |= chunk.broken
         kept = []
         for row, (name, digest) in enumerate(zip(chunk.names, chunk.digests, strict=True)):
@@ -110,30 +116,34 @@ def _encode_images(
             pixels.append(chunk.pixels.to(model.device, non_blocking=True)[kept])
         broken = next(iter(chunk.broken.values()), None) if run.config.runtime.strict else None
         if len(batch.names) >= size or broken:
-            yield _encode(model, batch, pixels)
+            yield _encode(model, batch, pixels, report)
             batch, pixels = Encoded(), []
         if broken:
             raise InputError(broken)
-    yield _encode(model, batch, pixels)
+    yield _encode(model, batch, pixels, report)
 
 
-def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor]) -> Encoded:
+def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
     if batch.names:
-        batch.features = model.encode_images(torch.cat(pixels))
+        with report.step("model"):
+            batch.features = model.encode_images(torch.cat(pixels))
     return batch
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     file = text_file(run, wanted)
     reads = [caption.record_file(run).file, edit.record_file(run).file]
-    with stage("embed", run, reads, file) as report:
+    with stage("embed", run, reads, file, "texts") as report:
 
         def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
-            model = clip.load(run.config.clip, run.config.runtime)
+            with report.step("load the model"):
+                model = clip.load(run.config.clip, run.config.runtime)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
-                yield Encoded(batch, model.encode_texts(batch))
+                with report.step("model"):
+                    features = model.encode_texts(batch)
+                yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"}
         _encode_missing(run, file, wanted, encode, kind, report, "text")
@@ -155,15 +165,14 @@ def _encode_missing(
     could not be read are left out, and tried again by the next run.
     """
     processes = current()
-    folder = file.with_name(file.name + ".parts")
     own = file if processes.main else file.with_name(f"{file.name}.process-{processes.index}")
     with lock(own):
-        stored = Stored(file, folder)
+        stored = Stored(file)
         share = processes.share(names)
         todo = [name for name in share if name not in stored.places]
         report.cached = len(share) - len(todo)
         if todo:
-            shard = Shard(folder, processes.index, kind, run.config.runtime.shard)
+            shard = Shard(file, processes.index, kind, run.config.runtime.shard)
             with progress(len(share), report.cached, unit, f"embed {unit}s") as bar, shard:
                 for batch in encode(todo, stored.digests):
                     shard.add(batch)
@@ -172,7 +181,8 @@ def _encode_missing(
                     bar.update(len(batch.names) + len(batch.copies))
         processes.wait()
         if processes.main:
-            merge(file, folder, names, kind)
+            with report.step("merge"):
+                merge(file, names, kind)
     report.collect(processes)
     if not file.exists() and report.failed:
         raise InputError(

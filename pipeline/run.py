@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.config import Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
 from pipeline.processes import Processes
+from pipeline.profile import watch
 from pipeline.records import Query
 
 log = logging.getLogger("seize")
@@ -30,6 +31,8 @@ class Run:
     cache: Path
     submissions: Path
     command: str = ""
+    profile: bool = False
+    """Whether to follow the memory of each stage."""
 
     @property
     def name(self) -> str:
@@ -99,6 +102,23 @@ class StageReport:
     """Items that are equal to another one and share its result."""
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    unit: str = "items"
+    """What is counted."""
+    steps: dict[str, float] = field(default_factory=dict)
+    """Seconds by part of the stage, where parts are told apart."""
+    peak_memory: int | None = None
+    """Bytes, of the processor and of the GPU; where the run is profiled."""
+    peak_gpu_memory: int | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the step ``name``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            passed = time.monotonic() - start
+            self.steps[name] = round(self.steps.get(name, 0.0) + passed, 4)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-able data."""
@@ -124,14 +144,19 @@ class StageReport:
 
 
 @contextmanager
-def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Iterator[StageReport]:
+def stage(
+    name: str, run: Run, reads: Iterable[Path | str], writes: Path, unit: str = "items"
+) -> Iterator[StageReport]:
     """Log what a stage reads and writes, time it, and log its summary and failures."""
-    report = StageReport(name, run.name, [str(path) for path in reads], str(writes))
+    report = StageReport(name, run.name, [str(path) for path in reads], str(writes), unit=unit)
     log.info("[%s %s] reads %s", name, run.name, ", ".join(report.reads))
     log.info("[%s %s] writes %s", name, run.name, writes)
     start = time.monotonic()
-    yield report
+    with watch() if run.profile else nullcontext() as peak:
+        yield report
     report.seconds = round(time.monotonic() - start, 2)
+    if peak is not None:
+        report.peak_memory, report.peak_gpu_memory = peak.memory, peak.gpu_memory
     for item, reason in list(report.failed.items())[:10]:
         log.warning("[%s %s] skipped %s: %s", name, run.name, item, reason)
     if len(report.failed) > 10:

@@ -31,11 +31,19 @@ class Encoded:
     copies: dict[str, str] = field(default_factory=dict)
 
 
-class Stored:
-    """The features on disk: ``places`` maps a name to its file and row, ``digests`` see Encoded."""
+def folder_of(file: Path) -> Path:
+    """Return where the shards of a feature file are."""
+    return file.with_name(file.name + ".parts")
 
-    def __init__(self, file: Path, folder: Path) -> None:
-        self.shards = sorted(folder.glob("*.safetensors"))
+
+class Stored:
+    """The features on disk, in ``file`` and its shards: ``places`` maps a name to file and row.
+
+    ``digests`` maps the bytes of images to their names, as far as shards tell.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.shards = sorted(folder_of(file).glob("*.safetensors"))
         self.files = [*([file] if file.exists() else []), *self.shards]
         self.places: dict[str, tuple[int, int]] = {}
         self.digests: dict[str, str] = {}
@@ -66,14 +74,14 @@ class Stored:
 class Shard:
     """Collects features and writes them by the shard; at the end, or at an error, the rest."""
 
-    def __init__(self, folder: Path, process: int, header: dict[str, Any], size: int) -> None:
-        self.folder = folder
+    def __init__(self, file: Path, process: int, header: dict[str, Any], size: int) -> None:
+        self.folder = folder_of(file)
         self.process = process
         self.header = header
         self.size = size
-        self.number = len(list(folder.glob(self._name("*"))))
+        self.number = len(list(self.folder.glob(self._name("*"))))
         self.batches: list[Encoded] = []
-        for torn in folder.glob("." + self._name("*") + ".*"):  # its writer was killed
+        for torn in self.folder.glob("." + self._name("*") + ".*"):  # its writer was killed
             torn.unlink()
 
     def add(self, batch: Encoded) -> None:
@@ -103,9 +111,9 @@ class Shard:
         self.write()
 
 
-def merge(file: Path, folder: Path, names: list[str], kind: dict[str, Any]) -> None:
+def merge(file: Path, names: list[str], kind: dict[str, Any]) -> None:
     """Merge the shards and what ``file`` held into one file in the order of ``names``."""
-    stored = Stored(file, folder)
+    stored = Stored(file)
     if stored.shards:
         kept = [name for name in names if name in stored.places]
         write_feature_blocks(
@@ -114,4 +122,4 @@ def merge(file: Path, folder: Path, names: list[str], kind: dict[str, Any]) -> N
     for shard in stored.shards:
         shard.unlink()
     with contextlib.suppress(OSError):  # not there, or another run writes into it
-        folder.rmdir()
+        folder_of(file).rmdir()

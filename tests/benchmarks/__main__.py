@@ -10,7 +10,7 @@ import click
 
 from tests.benchmarks.report import Size, machine
 
-BENCHMARKS = ("stages", "search")
+BENCHMARKS = ("stages", "search", "embed", "caption")
 
 
 @click.command()

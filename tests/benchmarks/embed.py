@@ -27,12 +27,13 @@ from pipeline.processes import cores
 from pipeline.run import Run
 from tests.benchmarks.report import Size, table
 
+ROUNDS = 3
 DEMO_CLIP = config.load("demo").clip.model
 
 
 def tables(size: Size) -> Iterator[str]:
     """Embed as many images as ``size`` says; loading of models does not count."""
-    few, many = (64, 400) if size == "small" else (512, 6000)
+    few, many = (48, 400) if size == "small" else (256, 3000)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _photographs(root, many)
@@ -42,8 +43,8 @@ def tables(size: Size) -> Iterator[str]:
             _against_decoding(_run(root, many, DEMO_CLIP, batch=128)),
         ]
     yield table(
-        "The embed stage beside its limit, images a second",
-        ("limit", "images", "alone", "stage", "stage / alone", "cores busy", "memory grew, MiB"),
+        f"The embed stage beside its limit, images a second, best of {ROUNDS}",
+        ("limit", "images", "limit alone", "stage", "stage / limit", "cores busy", "growth, MiB"),
         rows,
     )
 
@@ -89,23 +90,29 @@ def _prepare(file: Path) -> None:
 
 
 def _row(limit: str, run: Run, alone: Callable[[], None]) -> tuple[object, ...]:
-    """Time ``alone`` before and after the stage, so that a machine that slows down shows less."""
+    """Time ``alone`` and the stage in turn, and take the best of each: others use this machine."""
     count = len(run.dataset.images)
-    seconds = [_seconds(alone)]
-    before, start = _usage(), time.perf_counter()
-    (report,) = embed.embed(run)[:1]
-    stage = time.perf_counter() - start
-    busy, grown = (after - then for after, then in zip(_usage(), before, strict=True))
-    seconds.append(_seconds(alone))
-    assert report.computed == count
-    best, rate = count / min(seconds), count / stage
+    limits: list[float] = []
+    stages: list[tuple[float, float]] = []
+    grown = 0.0
+    for turn in range(ROUNDS):
+        limits.append(_seconds(alone))
+        fresh = replace(run, cache=run.cache / str(turn))
+        before, start = _usage(), time.perf_counter()
+        report = embed.embed(fresh)[0]
+        seconds = time.perf_counter() - start
+        busy, held = (after - then for after, then in zip(_usage(), before, strict=True))
+        assert report.computed == count
+        stages.append((seconds, busy / seconds))
+        grown = max(grown, held)
+    best, (stage, busy) = min(limits), min(stages)
     return (
         limit,
-        count,
-        f"{best:.1f}",
-        f"{rate:.1f}",
-        f"{rate / best:.2f}",
-        f"{busy / stage:.2f}",
+        f"{count:,}",
+        f"{count / best:.1f}",
+        f"{count / stage:.1f}",
+        f"{best / stage:.2f}",
+        f"{busy:.2f}",
         f"{grown / 2**20:.0f}",
     )
 

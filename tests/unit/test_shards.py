@@ -40,17 +40,17 @@ def test_merging_keeps_every_feature_in_the_order_asked_for(
 ) -> None:
     monkeypatch.setattr(shards, "BLOCK", block)
     file = tmp_path_factory.mktemp("features") / "f.safetensors"
-    folder = file.with_name("parts")
+    folder = shards.folder_of(file)
     half = len(writers) // 2
     wanted = [str(number) for number in range(len(writers))]
     for numbers in (range(half), range(half, len(writers))):  # merged once in between
         for process in range(4):
-            with Shard(folder, process, {"stage": "test"}, size) as shard:
+            with Shard(file, process, {"stage": "test"}, size) as shard:
                 for number in numbers:
                     if writers[number] == process:
                         shard.add(encoded(number))
         order.shuffle(wanted)
-        merge(file, folder, wanted, {"stage": "test"})
+        merge(file, wanted, {"stage": "test"})
     features = FeatureFile(file)
     assert features.names == wanted
     np.testing.assert_array_equal(features.all()[:, 0], [int(name) for name in wanted])
@@ -58,26 +58,27 @@ def test_merging_keeps_every_feature_in_the_order_asked_for(
 
 
 def test_copies_share_a_feature_in_other_shards_and_alone(tmp_path: Path) -> None:
-    file, folder = tmp_path / "f.safetensors", tmp_path / "parts"
-    with Shard(folder, 1, {}, 1) as shard:
+    file = tmp_path / "f.safetensors"
+    with Shard(file, 1, {}, 1) as shard:
         shard.add(encoded(7))
-    digests = Stored(file, folder).digests
+    digests = Stored(file).digests
     assert digests == {"digest 7": "7"}
-    with Shard(folder, 0, {}, 1) as shard:
+    with Shard(file, 0, {}, 1) as shard:
         shard.add(encoded(8, {"a copy": "7"}))
         shard.add(Encoded(copies={"another": "8"}))
-    merge(file, folder, ["a copy", "7", "another", "8"], {})
+    merge(file, ["a copy", "7", "another", "8"], {})
     assert FeatureFile(file).all()[:, 0].tolist() == [7, 7, 8, 8]
 
 
 def test_a_torn_shard_of_a_killed_process_is_removed_by_its_successor(tmp_path: Path) -> None:
-    folder = tmp_path / "parts"
+    file = tmp_path / "f.safetensors"
+    folder = shards.folder_of(file)
     folder.mkdir()
     torn = folder / ".0002-000000.safetensors.x1"
     torn.write_bytes(b"half")
-    Shard(folder, 1, {}, 1)
+    Shard(file, 1, {}, 1)
     assert torn.exists()
-    Shard(folder, 2, {}, 1)
+    Shard(file, 2, {}, 1)
     assert not torn.exists()
 
 
