@@ -6,6 +6,7 @@ all its rows. That is not measured here.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,6 @@ def _caption_once(captioner: Blip2, name: str, image: Image.Image, sample: int) 
 
 
 def _same(expected: Captions, found: Captions) -> str:
-    pairs = zip(sum(expected, []), sum(found, []), strict=True)
-    equal = [a == b for a, b in pairs]
+    flat = [list(chain.from_iterable(captions)) for captions in (expected, found)]
+    equal = [a == b for a, b in zip(*flat, strict=True)]
     return f"{sum(equal)} of {len(equal)}"
