@@ -21,9 +21,9 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pipeline.errors import InputError, StorageError
+from pipeline.processes import Processes
 
 log = logging.getLogger("seize")
 
@@ -113,10 +113,11 @@ def storage_errors(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(file: Path) -> Iterator[None]:
+def lock(file: Path, wait: bool = True) -> Iterator[bool]:
     """Hold ``file`` for one process; a second one waits and then finds the work done.
 
-    The operating system frees the lock when its holder dies, so a kill leaves nothing behind.
+    Without ``wait`` it goes on without the lock, and yields False. The operating system frees the
+    lock when its holder dies, so a kill leaves nothing behind.
     """
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,11 @@ def lock(file: Path) -> Iterator[None]:
         try:
             held.acquire(blocking=False)
         except filelock.Timeout:
-            log.info("Another process is writing %s; waiting for it.", file)
-            held.acquire()
+            if wait:
+                log.info("Another process is writing %s; waiting for it.", file)
+                held.acquire()
     try:
-        yield
+        yield held.is_locked
     finally:
         held.release()
 
@@ -136,7 +138,8 @@ class RecordFile:
     """A header line, then one JSON object a line, each appended and flushed as it is computed.
 
     A torn last line (the process was killed while writing it) is dropped. Use as a context manager
-    to append, under a lock; ``read`` needs none.
+    to append, under a lock; ``read`` needs none. Where several processes compute, each appends to
+    a shard beside the file; shards count as part of it and are merged by whoever appends next.
     """
 
     def __init__(self, file: Path, header: dict[str, Any]) -> None:
@@ -145,27 +148,51 @@ class RecordFile:
 
     def read(self) -> list[dict[str, Any]]:
         """Return all complete records; raises InputError naming the line that is damaged."""
-        if not self.file.exists():
-            return []
-        try:
-            content = self.file.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.file} cannot be read: {error.strerror}") from None
-        complete = content[: content.rfind(b"\n") + 1]
-        records = []
-        for number, line in enumerate(complete.splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("not an object")
-            except ValueError:
-                raise InputError(
-                    f"{self.file}, line {number} is damaged. Delete that line (its item is "
-                    "computed again) or the file, then run the same command."
-                ) from None
-            if number > 1:
-                records.append(record)
-        return records
+        # Shards first: one that is merged meanwhile is then found in the file instead.
+        shards = [_read_lines(shard) for shard in self._shards()]
+        lines = _read_lines(self.file)
+        if not shards:
+            return [record for _, record in lines]
+        merged = dict(lines)
+        for shard in shards:
+            merged |= dict(shard)
+        return list(merged.values())
+
+    @contextlib.contextmanager
+    def shared(self, processes: Processes) -> Iterator["RecordFile"]:
+        """Yield the file this process appends to: this one, or its shard where there are several.
+
+        At the end it waits for all processes, and the main one merges the shards.
+        """
+        if processes.count == 1:
+            with self:
+                yield self
+            return
+        with self if processes.main else contextlib.nullcontext():
+            with self.shard(processes.index) as shard:
+                yield shard
+            processes.wait()
+            if processes.main:
+                self._merge_shards()
+
+    def shard(self, process: int) -> "RecordFile":
+        """Return the file that one of several processes appends to."""
+        return RecordFile(self.file.with_name(f"{self.file.name}.shard-{process}"), self.header)
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.file.parent.glob(f"{self.file.name}.shard-*"))
+
+    def _merge_shards(self) -> None:
+        """Append what the shards hold and delete them, save those that are being written."""
+        for shard in self._shards():
+            with lock(shard, wait=False) as held:
+                if held:
+                    known = dict(_read_lines(self.file))
+                    for line, record in _read_lines(shard):
+                        if line not in known:
+                            self.append(record)
+                    with storage_errors(shard):
+                        shard.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         self._stack = contextlib.ExitStack()
@@ -176,6 +203,7 @@ class RecordFile:
                 self._drop_torn_line()
                 if self._stream.tell() == 0:
                     self.append({"header": self.header | provenance()})
+            self._merge_shards()
         except BaseException:
             self._stack.close()
             raise
@@ -198,13 +226,60 @@ class RecordFile:
             self._stack.close()
 
 
+def _read_lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return each complete line after the header with its record; raises InputError."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    complete = content[: content.rfind(b"\n") + 1]
+    lines = []
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+        except ValueError:
+            raise InputError(
+                f"{file}, line {number} is damaged. Delete that line (its item is "
+                "computed again) or the file, then run the same command."
+            ) from None
+        lines.append((line, record))
+    return lines[1:]
+
+
 def write_features(
     file: Path, names: Sequence[str], features: Features, header: dict[str, Any]
 ) -> None:
     """Write ``features`` (len(names), d) with their names and header, completely or not at all."""
+    write_feature_blocks(file, names, [features], features.shape[1], features.dtype, header)
+
+
+def write_feature_blocks(
+    file: Path,
+    names: Sequence[str],
+    blocks: Iterable[Features],
+    width: int,
+    dtype: np.dtype[Any],
+    header: dict[str, Any],
+) -> None:
+    """Write features that come as blocks of rows (…, width), so that memory stays steady.
+
+    The rows of all blocks are those of ``names``. The format is safetensors', whose own writer
+    wants everything in memory: a JSON header after its length, then the rows.
+    """
+    size = len(names) * width * dtype.itemsize
+    kind = {"dtype": f"F{8 * dtype.itemsize}", "shape": [len(names), width]}
     content = {"names": json.dumps(list(names)), "header": json.dumps(header, default=str)}
-    with atomic(file) as temporary, storage_errors(file):
-        save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=content)
+    tensor = kind | {"data_offsets": [0, size]}
+    start = json.dumps({"__metadata__": content, "features": tensor}).encode()
+    start += b" " * (-len(start) % 8)  # the rows are aligned for the memory map
+    with atomic(file) as temporary, storage_errors(file), temporary.open("wb") as stream:
+        stream.write(len(start).to_bytes(8, "little") + start)
+        for block in blocks:
+            stream.write(np.ascontiguousarray(block, dtype).data)
 
 
 class FeatureFile:

@@ -1,5 +1,6 @@
 """The caption stage: several captions of every distinct reference image."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import captioners, released
@@ -7,6 +8,7 @@ from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import resolve_device, resolve_precision
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
+from pipeline.processes import current
 from pipeline.run import Run, StageReport, progress, stage
 
 
@@ -56,35 +58,55 @@ def _by_image(records: RecordFile) -> dict[str, list[str]]:
 
 
 def caption(run: Run) -> StageReport:
-    """Caption what is not cached yet; each batch is stored as soon as it is done."""
+    """Caption what is not cached yet; each batch is stored as soon as it is done.
+
+    Processes launched together caption a share each.
+    """
     records = record_file(run)
     if released.is_imported(run.config.captioner.model):
         return released.report("caption", run, records)
-    with stage("caption", run, [run.dataset.root], records.file) as report, records:
-        done = _by_image(records)
-        todo = [image for image in run.references if not done.get(image)]
-        report.cached = len(run.references) - len(todo)
-        if not todo:
-            return report
-        captioner = captioners.load(run.config.captioner, run.config.runtime)
-        with progress(len(run.references), report.cached, "image", "caption") as bar:
-            size = run.config.runtime.caption_batch
-            for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
-                images = _open(run, batch, report)
-                for image in batch:
-                    if image not in images and image not in done:
-                        reason = report.failed[image]
-                        records.append({"image": image, "captions": [], "reason": reason})
-                if images:
-                    texts = captioner.caption(list(images), list(images.values()))
-                    for image, captions in zip(images, texts, strict=True):
-                        if isinstance(captions, captioners.Failure):
-                            _fail(run, records, image, captions.reason, report)
-                        else:
-                            records.append({"image": image, "captions": captions})
-                            report.computed += 1
-                bar.update(len(batch))
+    processes = current()
+    with stage("caption", run, [run.dataset.root], records.file, "images") as report:
+        with records.shared(processes) as own:
+            done = _by_image(records)
+            share = processes.share(run.references)
+            todo = [image for image in share if not done.get(image)]
+            report.cached = len(share) - len(todo)
+            if todo:
+                _caption(run, todo, done, own, report)
+        report.collect(processes)
     return report
+
+
+def _caption(
+    run: Run,
+    todo: list[str],
+    done: Mapping[str, list[str]],
+    records: RecordFile,
+    report: StageReport,
+) -> None:
+    """Caption the images ``todo``; what is ``done`` holds those that failed before."""
+    with report.step("load the model"):
+        captioner = captioners.load(run.config.captioner, run.config.runtime)
+    with progress(report.cached + len(todo), report.cached, "image", "caption") as bar:
+        size = run.config.runtime.caption_batch
+        for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
+            with report.step("open images"):
+                images = _open(run, batch, report)
+            for image in batch:
+                if image not in images and image not in done:
+                    reason = report.failed[image]
+                    records.append({"image": image, "captions": [], "reason": reason})
+            if images:
+                with report.step("captioner"):
+                    texts = captioner.caption(list(images), list(images.values()))
+                for image, captions in zip(images, texts, strict=True):
+                    if isinstance(captions, captioners.Failure):
+                        _fail(run, records, image, captions.reason, report)
+                    else:
+                        records.append({"image": image, "captions": captions})
+                        report.computed += 1
+            bar.update(len(batch))
 
 
 def _fail(run: Run, records: RecordFile, image: str, reason: str, report: StageReport) -> None:

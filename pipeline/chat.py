@@ -85,7 +85,7 @@ class ChatClient:
         stopping early (Ctrl-C) cancels what is in flight, and what was yielded is the caller's.
         """
         with asyncio.Runner() as runner:
-            batches = self._batches(iter(requests))
+            batches = self.batches(iter(requests))
             try:
                 while True:
                     try:
@@ -96,10 +96,10 @@ class ChatClient:
             finally:
                 runner.run(batches.aclose())
 
-    async def _batches(
+    async def batches(
         self, requests: Iterator[tuple[int, dict[str, Any]]]
     ) -> AsyncGenerator[list[Completion], None]:
-        """Yield what has arrived since the last time, at least one completion."""
+        """Yield what has arrived since the last time, at least one completion; see ``complete``."""
         first = next(requests, None)
         if first is None:
             return

@@ -12,8 +12,8 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import __version__, config, prompts
-from pipeline.errors import SeizeError
+from pipeline import __version__, config, processes, prompts
+from pipeline.errors import ConfigError, SeizeError
 from pipeline.options import (
     Stage,
     cache_option,
@@ -30,6 +30,9 @@ from pipeline.options import (
 )
 
 log = logging.getLogger("seize")
+
+SHARED = ("caption", "embed")
+"""The commands whose work several processes share."""
 
 
 class Commands(click.Group):
@@ -61,8 +64,16 @@ def main(debug: bool, quiet: bool) -> None:
       seize caption → edit → embed → search → (verify) → evaluate / submit
     `seize run` does them all. Try everything on a small rendered world: seize demo
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    place = processes.current()
+    prefix = "" if place.main else f"[process {place.index}] "
+    logging.basicConfig(format=f"{prefix}%(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
+    command = click.get_current_context().invoked_subcommand
+    if place.count > 1 and command not in SHARED:
+        raise ConfigError(
+            f"`seize {command}` runs as one process; accelerate launch is for "
+            f"{' and '.join(SHARED)}. Run it without."
+        )
 
 
 @main.command(cls=Stage)
@@ -70,6 +81,8 @@ def main(debug: bool, quiet: bool) -> None:
 @json_option
 def caption(run: Any, as_json: bool) -> None:
     """Describe each distinct reference image several times with BLIP-2.
+
+    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
 
     Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
     """
@@ -154,6 +167,8 @@ def serve_llm(
 @json_option
 def embed(run: Any, as_json: bool) -> None:
     """Compute CLIP features of the gallery's images, and of all texts once they exist.
+
+    Several GPUs or machines: accelerate launch -m pipeline embed … shares images and texts out.
 
     Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
     """
@@ -556,10 +571,32 @@ def export(run: Any, out: Path, as_json: bool) -> None:
     click.echo(dump(files) if as_json else "\n".join(files))
 
 
+@main.command("plan", cls=Stage)
+@run_options
+@json_option
+def plan_(run: Any, as_json: bool) -> None:
+    """Say how much a run is before it is run: captions, prompts, tokens, images, disk.
+
+    What the cache holds already is counted. Loads no model; figures that are estimates or upper
+    bounds say so.
+
+    Example: seize plan --dataset circo --split test --data-root /data --config paper-l14
+    """
+    from pipeline import plan
+    from pipeline.run import dump
+
+    lines = plan.plan(run)
+    if as_json:
+        click.echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
+    else:
+        click.echo(plan.render(run, lines))
+
+
 @main.command("run", cls=Stage)
 @run_options
 @click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` to edit with")
 @vllm_options
+@click.option("--profile", is_flag=True, help="show seconds, rates and peak memory by stage")
 @json_option
 def run_all(
     run: Any,
@@ -567,24 +604,35 @@ def run_all(
     vllm_bin: str | None,
     serve_arguments: tuple[str, ...],
     serve_timeout: float,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
+    --profile shows where the time went; seize plan says before how much there is to do.
+
     Example: seize run --dataset circo --split val --data-root /data --limit 20
     """
+    from dataclasses import asdict, replace
+
+    from pipeline import profile as profiling
     from pipeline.everything import run_stages
 
     serving = None
     if model is not None:
         serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
-    reports, metrics = run_stages(run, model, serving)
+    reports, metrics = run_stages(replace(run, profile=profile), model, serving)
+    rows = profiling.rows(reports) if profile else []
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({"stages": [r.as_json() for r in reports], "metrics": metrics}))
-    elif metrics:
+        shown = {"stages": [r.as_json() for r in reports], "metrics": metrics}
+        click.echo(dump(shown | ({"profile": [asdict(row) for row in rows]} if profile else {})))
+        return
+    if metrics:
         print_metrics({run.name: metrics}, False)
+    if rows:
+        click.echo(profiling.render(rows))
 
 
 @main.command()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -27,7 +28,11 @@ class CaptionerConfig(_Section):
     model: str = Field(
         description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url"
     )
-    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="OpenAI-compatible server, or a list of several that serve the same model",
+    )
     revision: str | None = None
     prompt: str | None = Field(
         default=None, description="what the caption starts from; the captioner's own by default"
@@ -46,7 +51,11 @@ class LlmConfig(_Section):
     """The LLM that edits captions. ``transformers:PATH`` runs in process, else ``url`` serves."""
 
     model: str = Field(description="served model name, or transformers:NAME_OR_PATH")
-    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="OpenAI-compatible server, or a list of several that serve the same model",
+    )
     prompt: str = Field(default="seize", description="name in prompts/ or a YAML file")
     edits: int = Field(default=1, ge=1, description="edits a caption; several need temperature > 0")
     temperature: float = Field(default=0.0, ge=0)
@@ -138,7 +147,11 @@ class VerifierConfig(_Section):
         default="Qwen/Qwen2.5-VL-7B-Instruct",
         description="served model name, or transformers:NAME_OR_PATH",
     )
-    url: str = Field(default="http://localhost:8000/v1", description="OpenAI-compatible server")
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="OpenAI-compatible server, or a list of several that serve the same model",
+    )
     prompt: str = Field(default="caption", description="name in prompts/verify or a YAML file")
     candidates: int = Field(default=20, ge=1, description="best images a query that are verified")
     captions: int = Field(
@@ -202,7 +215,9 @@ class RuntimeConfig(_Section):
     )
     embed_batch: int = Field(default=256, ge=1, description="images or texts a CLIP batch")
     shard: int = Field(default=1024, ge=1, description="features written at a time")
-    workers: int = Field(default=2, ge=0, description="processes that decode images")
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that decode images; one a core by default"
+    )
     strict: bool = Field(default=False, description="a broken image ends the run")
 
 
@@ -318,14 +333,18 @@ def weights_family(clip: ClipConfig) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """Return the device to use: ``auto`` takes CUDA, then Apple's MPS, then the CPU."""
+    """Return the device to use: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Processes that were launched together take one GPU of their machine each, in turn.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    if name == "cuda" and current().count > 1:
+        return f"cuda:{current().local_index % torch.cuda.device_count()}"
+    return name
 
 
 def resolve_precision(precision: Precision, device: str) -> str:

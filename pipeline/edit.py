@@ -129,6 +129,11 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def edited(run: Run) -> dict[Pair, str | None]:
+    """Return what is there already: edited captions by pair, None where the LLM failed."""
+    return _by_pair(record_file(run))
+
+
 def edit(run: Run, retry_failed: bool = False) -> StageReport:
     """Edit every pair that is not cached yet; each answer is stored as it arrives.
 
@@ -141,7 +146,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
     prompt = _prompt(run)
-    with stage("edit", run, [source, run.config.llm.prompt], records.file) as report, records:
+    reads: list[Path | str] = [source, run.config.llm.prompt]
+    with stage("edit", run, reads, records.file, "captions") as report, records:
         done = _by_pair(records)
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
@@ -150,7 +156,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
             log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
         if not todo:
             return report
-        llm = llms.load(run.config.llm, run.config.runtime)
+        with report.step("load the model"):
+            llm = llms.load(run.config.llm, run.config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
             for attempt in range(run.config.llm.attempts):
                 last = attempt == run.config.llm.attempts - 1

@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pipeline import caption, clip, edit
-from pipeline.cache import FeatureFile, Features, fingerprint, lock, model_identity, write_features
-from pipeline.clip import Preprocess
+from pipeline.cache import fingerprint, lock, model_identity
 from pipeline.config import resolve_device, resolve_precision
+from pipeline.decode import decode
 from pipeline.errors import InputError, MissingStageError
-from pipeline.images import open_image
+from pipeline.processes import current
 from pipeline.run import Run, StageReport, log, progress, slug, stage
-
-Encoded = tuple[list[str], Features]
-"""Names (n) and their features (n, d)."""
+from pipeline.shards import Encoded, Shard, Stored, merge
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -87,43 +83,77 @@ def embed(run: Run) -> list[StageReport]:
 
 def _embed_images(run: Run) -> StageReport:
     file = image_file(run)
-    with stage("embed", run, [run.dataset.root], file) as report:
-
-        def encode(todo: Sequence[str]) -> Iterator[Encoded]:
-            model = clip.load(run.config.clip, run.config.runtime)
-            files = _ImageFiles(run, list(todo), model.preprocess)
-            loader: DataLoader[Any] = DataLoader(
-                files,  # type: ignore[arg-type]
-                batch_size=run.config.runtime.embed_batch,
-                num_workers=run.config.runtime.workers,
-                collate_fn=list,
-            )
-            for batch in loader:
-                good = {name: pixels for name, pixels, reason in batch if reason is None}
-                if good:
-                    yield list(good), model.encode_images(torch.stack(list(good.values())))
-                for name, _, reason in batch:
-                    if reason is not None:
-                        if run.config.runtime.strict:
-                            raise InputError(reason)
-                        report.failed[name] = reason
-
+    with stage("embed", run, [run.dataset.root], file, "images") as report:
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
+
+        def encode(todo: Sequence[str], digests: dict[str, str]) -> Iterator[Encoded]:
+            return _encode_images(run, todo, digests, report)
+
         _encode_missing(run, file, list(run.dataset.images), encode, kind, report, "image")
     return report
+
+
+def _encode_images(
+    run: Run, todo: Sequence[str], digests: dict[str, str], report: StageReport
+) -> Iterator[Encoded]:
+    """Yield features by the batch; processes decode the next one while the model works.
+
+    ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
+    Broken images go to the report, or raise InputError where the run is strict.
+    """
+    with report.step("load the model"):
+        model = clip.load(run.config.clip, run.config.runtime)
+    size = run.config.runtime.embed_batch
+    pixels: list[Tensor] = []
+    batch = Encoded()
+    files = [run.dataset.images[name] for name in todo]
+    decoded = decode(todo, files, model, run.config.runtime)
+    while True:
+        with report.step("wait for decoding"):
+            chunk = next(decoded, None)
+        if chunk is None:
+            break
+        report.failed |= chunk.broken
+        kept = []
+        for row, (name, digest) in enumerate(zip(chunk.names, chunk.digests, strict=True)):
+            if (original := digests.setdefault(digest, name)) == name:
+                batch.names.append(name)
+                batch.digests.append(digest)
+                kept.append(row)
+            else:
+                batch.copies[name] = original
+        if kept:
+            pixels.append(chunk.pixels.to(model.device, non_blocking=True)[kept])
+        broken = next(iter(chunk.broken.values()), None) if run.config.runtime.strict else None
+        if len(batch.names) >= size or broken:
+            yield _encode(model, batch, pixels, report)
+            batch, pixels = Encoded(), []
+        if broken:
+            raise InputError(broken)
+    yield _encode(model, batch, pixels, report)
+
+
+def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
+    if batch.names:
+        with report.step("model"):
+            batch.features = model.encode_images(torch.cat(pixels))
+    return batch
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     file = text_file(run, wanted)
     reads = [caption.record_file(run).file, edit.record_file(run).file]
-    with stage("embed", run, reads, file) as report:
+    with stage("embed", run, reads, file, "texts") as report:
 
-        def encode(todo: Sequence[str]) -> Iterator[Encoded]:
-            model = clip.load(run.config.clip, run.config.runtime)
+        def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
+            with report.step("load the model"):
+                model = clip.load(run.config.clip, run.config.runtime)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
-                yield batch, model.encode_texts(batch)
+                with report.step("model"):
+                    features = model.encode_texts(batch)
+                yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"}
         _encode_missing(run, file, wanted, encode, kind, report, "text")
@@ -134,107 +164,38 @@ def _encode_missing(
     run: Run,
     file: Path,
     names: list[str],
-    encode: Callable[[Sequence[str]], Iterator[Encoded]],
+    encode: Callable[[Sequence[str], dict[str, str]], Iterator[Encoded]],
     kind: dict[str, Any],
     report: StageReport,
     unit: str,
 ) -> None:
     """Encode ``names`` into ``file`` by way of shards, so that a stopped run resumes.
 
-    Items that could not be read are left out, and tried again by the next run.
+    Processes launched together encode a share each; the main one merges the shards. Items that
+    could not be read are left out, and tried again by the next run.
     """
-    with lock(file):
-        existing = FeatureFile(file) if file.exists() else None
-        done = existing.names if existing else []
-        shards = sorted(_shard_folder(file).glob("*.safetensors"))
-        parts = [FeatureFile(shard) for shard in shards]
-        for part in parts:
-            done = done + part.names
-        known = set(done)
-        todo = [name for name in names if name not in known]
-        report.cached = len(known)
+    processes = current()
+    own = file if processes.main else file.with_name(f"{file.name}.process-{processes.index}")
+    with lock(own):
+        stored = Stored(file)
+        share = processes.share(names)
+        todo = [name for name in share if name not in stored.places]
+        report.cached = len(share) - len(todo)
         if todo:
-            shard = _Shard(file, len(shards), kind, run.config.runtime.shard)
-            with progress(len(names), report.cached, unit, f"embed {unit}s") as bar, shard:
-                for batch, features in encode(todo):
-                    shard.add(batch, features)
-                    report.computed += len(batch)
-                    bar.update(len(batch))
-        _merge(file, names, existing, kind)
+            shard = Shard(file, processes.index, kind, run.config.runtime.shard)
+            with progress(len(share), report.cached, unit, f"embed {unit}s") as bar, shard:
+                for batch in encode(todo, stored.digests):
+                    shard.add(batch)
+                    report.computed += len(batch.names)
+                    report.copies += len(batch.copies)
+                    bar.update(len(batch.names) + len(batch.copies))
+        processes.wait()
+        if processes.main:
+            with report.step("merge"):
+                merge(file, names, kind)
+    report.collect(processes)
     if not file.exists() and report.failed:
         raise InputError(
             f"None of {len(names)} {unit}s could be read. The first: "
             f"{next(iter(report.failed.values()))} Is --data-root right?"
         )
-
-
-def _shard_folder(file: Path) -> Path:
-    return file.with_name(file.name + ".parts")
-
-
-class _Shard:
-    """Collects features and writes them by the shard; at the end, or at an error, the rest."""
-
-    def __init__(self, file: Path, number: int, header: dict[str, Any], size: int) -> None:
-        self.folder = _shard_folder(file)
-        self.number = number
-        self.header = header
-        self.size = size
-        self.names: list[str] = []
-        self.features: list[Features] = []
-
-    def add(self, names: list[str], features: Features) -> None:
-        self.names += names
-        self.features.append(features)
-        if len(self.names) >= self.size:
-            self.write()
-
-    def write(self) -> None:
-        if self.names:
-            shard = self.folder / f"{self.number:05d}.safetensors"
-            write_features(shard, self.names, np.concatenate(self.features), self.header)
-            self.number += 1
-            self.names, self.features = [], []
-
-    def __enter__(self) -> "_Shard":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.write()
-
-
-def _merge(
-    file: Path, names: list[str], existing: FeatureFile | None, kind: dict[str, Any]
-) -> None:
-    """Merge the shards and what ``file`` held into one file in the order of ``names``."""
-    folder = _shard_folder(file)
-    shards = sorted(folder.glob("*.safetensors"))
-    if shards:
-        parts = ([existing] if existing else []) + [FeatureFile(shard) for shard in shards]
-        rows = {name: (part, row) for part in parts for row, name in enumerate(part.names)}
-        kept = [name for name in names if name in rows]
-        loaded = {id(part): part.all() for part in parts}
-        features = np.stack([loaded[id(rows[name][0])][rows[name][1]] for name in kept])
-        write_features(file, kept, features, kind)
-    for shard in shards:
-        shard.unlink()
-    if folder.exists():
-        folder.rmdir()
-
-
-class _ImageFiles:
-    """Opens and preprocesses images in worker processes; a broken one yields its reason."""
-
-    def __init__(self, run: Run, names: list[str], preprocess: Preprocess) -> None:
-        self.files = [run.dataset.images[name] for name in names]
-        self.names = names
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | None, str | None]:
-        try:
-            return self.names[index], self.preprocess(open_image(self.files[index])), None
-        except InputError as error:
-            return self.names[index], None, str(error)

@@ -15,15 +15,27 @@ LOSSLESS_PIXELS = 128 * 128
 """Images of at most so many pixels are sent without loss: JPEG would blur what little they show."""
 
 
-def open_image(file: Path) -> Image.Image:
+def read_image(file: Path) -> bytes:
+    """Return the bytes of an image file; raises InputError naming it."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read as an image: {error}") from None
+
+
+def open_image(file: Path, content: bytes | None = None) -> Image.Image:
     """Return the image as RGB, upright by its EXIF orientation, transparency on white.
 
-    Raises InputError naming the file if it is missing, empty, truncated, too large or no image.
+    ``content`` holds the file's bytes where they were read before. Raises InputError naming the
+    file if it is missing, empty, truncated, too large or no image.
     """
+    content = read_image(file) if content is None else content
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise InputError(
                         f"{file} has {opened.width} x {opened.height} pixels, "
@@ -36,12 +48,9 @@ def open_image(file: Path) -> Image.Image:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
                 return image.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist.") from None
     except UnidentifiedImageError:
-        size = file.stat().st_size
         raise InputError(
-            f"{file} is {'empty' if size == 0 else 'not an image that can be read'}."
+            f"{file} is {'not an image that can be read' if content else 'empty'}."
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image: {error}") from None

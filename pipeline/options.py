@@ -9,23 +9,23 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import config
+from pipeline import config, processes
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
     "--captions": ("captioner.samples", int, "captions a reference image"),
     "--seed": ("captioner.seed", int, "seed of the captions"),
     "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
-    "--llm-url": ("llm.url", str, "OpenAI-compatible server, e.g. http://localhost:8000/v1"),
+    "--llm-url": ("llm.url", list, "server, e.g. http://localhost:8000/v1; repeat it for several"),
     "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
     "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
     "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
-    "--captioner-url": ("captioner.url", str, "server of a served:NAME captioner"),
+    "--captioner-url": ("captioner.url", list, "server of a served:NAME captioner; repeatable"),
     "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
     "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME"),
     "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
     "--verifier": ("verifier.model", str, "served vision model, or transformers:NAME_OR_PATH"),
-    "--verifier-url": ("verifier.url", str, "its server"),
+    "--verifier-url": ("verifier.url", list, "its server; several share the work"),
     "--question": ("verifier.prompt", str, "verify prompt's name or YAML file"),
     "--candidates": ("verifier.candidates", int, "best images a query that are verified"),
     "--no-early-stop": ("verifier.early_stop", bool, "verify all of them, as tuning needs"),
@@ -35,11 +35,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": ("runtime.workers", int, "processes that decode images"),
+    "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
     "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
 }
-"""Options that override one field of the preset: option to field, type and help."""
+"""Options that override one field of the preset: option to field, type and help; a list repeats."""
 SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 """Flags that set their field to false."""
 
@@ -55,6 +55,9 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
             if kind is bool:
                 if value:
                     overrides[field] = option not in SWITCH_OFF
+            elif kind is list:
+                if value:
+                    overrides[field] = value[0] if len(value) == 1 else list(value)
             elif value is not None:
                 overrides[field] = value
         overrides |= dict(_setting(text) for text in values.pop("settings"))
@@ -63,6 +66,8 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option, (field, kind, text) in reversed(OVERRIDES.items()):
         if kind is bool:
             wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
+        elif kind is list:
+            wrapper = click.option(option, multiple=True, help=f"{text} [{field}]")(wrapper)
         else:
             wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
     return click.option(
@@ -224,7 +229,7 @@ def split_arguments(arguments: tuple[str, ...]) -> list[str]:
 
 
 def print_reports(reports: list[Any], as_json: bool) -> None:
-    if as_json:
+    if as_json and processes.current().main:
         from pipeline.run import dump
 
         click.echo(dump([report.as_json() for report in reports]))

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from tqdm import tqdm
 from pipeline.config import VERIFIED, Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
+from pipeline.processes import Processes
+from pipeline.profile import watch
 from pipeline.records import Query
 
 log = logging.getLogger("seize")
@@ -29,6 +31,8 @@ class Run:
     cache: Path
     submissions: Path
     command: str = ""
+    profile: bool = False
+    """Whether to follow the memory of each stage."""
 
     @property
     def name(self) -> str:
@@ -109,33 +113,67 @@ class StageReport:
     writes: str
     cached: int = 0
     computed: int = 0
+    copies: int = 0
+    """Items that are equal to another one and share its result."""
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
     """What the stage spent on calls, where it makes some."""
+    unit: str = "items"
+    """What is counted."""
+    steps: dict[str, float] = field(default_factory=dict)
+    """Seconds by part of the stage, where parts are told apart."""
+    peak_memory: int | None = None
+    """Bytes, of the processor and of the GPU; where the run is profiled."""
+    peak_gpu_memory: int | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the step ``name``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            passed = time.monotonic() - start
+            self.steps[name] = round(self.steps.get(name, 0.0) + passed, 4)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-able data."""
         return asdict(self)
 
+    def collect(self, processes: Processes) -> None:
+        """Add up what all processes did, in the main one's report; theirs are then empty."""
+        reports = processes.gather(self)
+        own = reports if processes.main else []
+        self.cached = sum(report.cached for report in own)
+        self.computed = sum(report.computed for report in own)
+        self.copies = sum(report.copies for report in own)
+        self.failed = {item: why for report in own for item, why in report.failed.items()}
+
     def summary(self) -> str:
         """Return one line: counts, time, and where the output is."""
+        copies = f", {self.copies} copies" if self.copies else ""
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return (
-            f"{self.stage} {self.run}: {self.computed} computed, {self.cached} cached{failed} "
-            f"in {self.seconds:.1f} s -> {self.writes}"
+            f"{self.stage} {self.run}: {self.computed} computed, {self.cached} cached{copies}"
+            f"{failed} in {self.seconds:.1f} s -> {self.writes}"
         )
 
 
 @contextmanager
-def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Iterator[StageReport]:
+def stage(
+    name: str, run: Run, reads: Iterable[Path | str], writes: Path, unit: str = "items"
+) -> Iterator[StageReport]:
     """Log what a stage reads and writes, time it, and log its summary and failures."""
-    report = StageReport(name, run.name, [str(path) for path in reads], str(writes))
+    report = StageReport(name, run.name, [str(path) for path in reads], str(writes), unit=unit)
     log.info("[%s %s] reads %s", name, run.name, ", ".join(report.reads))
     log.info("[%s %s] writes %s", name, run.name, writes)
     start = time.monotonic()
-    yield report
+    with watch() if run.profile else nullcontext() as peak:
+        yield report
     report.seconds = round(time.monotonic() - start, 4)
+    if peak is not None:
+        report.peak_memory, report.peak_gpu_memory = peak.memory, peak.gpu_memory
     for item, reason in list(report.failed.items())[:10]:
         log.warning("[%s %s] skipped %s: %s", name, run.name, item, reason)
     if len(report.failed) > 10:

@@ -82,7 +82,7 @@ def search(run: Run) -> list[StageReport]:
     for name in names:
         one = run.with_method(name)
         output = ranking_file(one)
-        with stage("search", one, inputs.files, output.file) as report:
+        with stage("search", one, inputs.files, output.file, "queries") as report:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
             rankings = rank(one, score, inputs.images)

@@ -37,7 +37,7 @@ def submit(run: Run) -> StageReport:
         **provenance(),
     }
     source = search.ranking_file(run).file
-    with stage("submit", run, [source], next(iter(outputs.values()))) as report:
+    with stage("submit", run, [source], next(iter(outputs.values())), "queries") as report:
         for kind, lists in predictions(rankings, run.dataset.kinds).items():
             write_json(outputs[kind], run.dataset.submission(kind, lists))
             write_json(outputs[kind].with_suffix(".config.json"), sidecar)

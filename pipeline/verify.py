@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import edit, methods, search, verifiers
@@ -81,7 +82,8 @@ def _verify(run: Run, retry_failed: bool) -> StageReport:
     source = search.ranking_file(run.unverified)
     rankings = search.read(run.unverified)
     output, records = search.ranking_file(run), record_file(run)
-    with stage("verify", run, [source.file, config.prompt], output.file) as report:
+    reads: list[Path | str] = [source.file, config.prompt]
+    with stage("verify", run, reads, output.file, "verdicts") as report:
         prompt = prompts.load(config.prompt)
         captions = _captions(run, prompt)
         found, cost = _judge(run, prompt, rankings, captions, records, retry_failed, report)

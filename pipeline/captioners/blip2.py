@@ -71,16 +71,18 @@ class Blip2:
 
     @torch.inference_mode()
     def caption(self, ids: Sequence[str], images: Sequence[Image.Image]) -> list[list[str]]:
-        """Return ``samples`` captions for each RGB image; the image is encoded once for all."""
+        """Return ``samples`` captions for each RGB image.
+
+        The image and the prompt are encoded once for all samples of an image.
+        """
         config = self.config
         inputs = self.processor(
             images=list(images), text=[prompt_of(config)] * len(images), return_tensors="pt"
         ).to(self.device, self.dtype)
         shape = (config.samples, config.max_new_tokens)
         uniforms = np.concatenate([uniform_numbers(config.seed, name, shape) for name in ids])
-        tokens = self.model.generate(
-            **inputs,
-            num_return_sequences=config.samples,
+        tokens = self._generate(
+            inputs,
             do_sample=True,
             top_k=0,  # the sampler below does all the filtering
             top_p=1.0,
@@ -95,6 +97,30 @@ class Blip2:
             text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)
         ]
         return [texts[i : i + config.samples] for i in range(0, len(texts), config.samples)]
+
+    def _generate(self, inputs: dict[str, Tensor], **settings: Any) -> Tensor:
+        """Return the tokens of all samples, (images · samples, length), after the prompt's.
+
+        ``generate`` with ``num_return_sequences`` would run the language model over image and
+        prompt once a sample; here it does so once an image, and the samples share the key-value
+        cache. Only the prompt's last token is left to them, so it must be a text token.
+        """
+        samples, prompt = self.config.samples, inputs["input_ids"]
+        ends_in_text = bool((prompt[:, -1] != self.model.config.image_token_index).all())
+        if not (self.model.config.use_decoder_only_language_model and ends_in_text):
+            tokens: Tensor = self.model.generate(**inputs, num_return_sequences=samples, **settings)
+            return tokens
+        start = {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask")}
+        encoded = self.model(pixel_values=inputs["pixel_values"], use_cache=True, **start)
+        shared = encoded.language_model_outputs.past_key_values
+        shared.batch_repeat_interleave(samples)
+        tokens = self.model.language_model.generate(
+            input_ids=prompt.repeat_interleave(samples, 0),
+            attention_mask=inputs["attention_mask"].repeat_interleave(samples, 0),
+            past_key_values=shared,
+            **settings,
+        )
+        return tokens
 
 
 def uniform_numbers(seed: int, image: str, shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 
 from pipeline.captioners import SERVED, Failure, prompt_of
-from pipeline.chat import ChatClient
 from pipeline.config import CaptionerConfig, RuntimeConfig
 from pipeline.images import data_url
+from pipeline.replicas import connect
 
 LONGEST_SIDE = 768
 """Pixels that an image is scaled down to before it is sent."""
@@ -20,7 +20,7 @@ class ServedCaptioner:
 
     def __init__(self, config: CaptionerConfig, runtime: RuntimeConfig) -> None:
         self.config = config
-        self.client = ChatClient(config.url, config.model.removeprefix(SERVED), runtime)
+        self.client = connect(config.url, config.model.removeprefix(SERVED), runtime)
 
     def caption(
         self, ids: Sequence[str], images: Sequence[Image.Image]

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipeline.chat import ChatClient
 from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.llms import Answer, Request
+from pipeline.replicas import connect
 
 
 class ServedLlm:
-    """Keeps many requests in flight; see ``ChatClient`` for what it does about faults."""
+    """Keeps many requests in flight; see ``ChatClient`` and ``Replicas`` for faults."""
 
     def __init__(self, config: LlmConfig, runtime: RuntimeConfig) -> None:
-        self.client = ChatClient(config.url, config.model, runtime)
+        self.client = connect(config.url, config.model, runtime)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield answers as they arrive; raises ModelError if the server or the model is not there.

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipeline.chat import ChatClient
 from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.errors import InputError
 from pipeline.images import data_url, open_image
+from pipeline.replicas import connect
 from pipeline.verifiers import Question, Verdict, probability
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -19,7 +19,7 @@ class ServedVerifier:
 
     def __init__(self, config: VerifierConfig, runtime: RuntimeConfig) -> None:
         self.config = config
-        self.client = ChatClient(config.url, config.model, runtime)
+        self.client = connect(config.url, config.model, runtime)
 
     def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
         """Yield verdicts as they come; raises ModelError if the server cannot be used."""

@@ -296,3 +296,28 @@ def test_the_sidecar_tells_how_a_submission_was_made(make_run: MakeRun) -> None:
     assert sidecar["config"]["captioner"]["samples"] == 15
     assert sidecar["search"]["parameters"]["negative"] == 2.1
     assert sidecar["complete"] is True
+
+
+def test_copies_of_an_image_are_embedded_once_also_after_a_stop(
+    make_run: MakeRun, own_world: Path
+) -> None:
+    run = make_run(root=own_world, runtime__strict=True, runtime__embed_batch=8, runtime__shard=8)
+    names = list(run.dataset.images)
+    for number in (1, 20, 90):
+        shutil.copy(run.dataset.images[names[0]], run.dataset.images[names[number]])
+    run.dataset.images[names[91]] = run.dataset.images[names[0]]  # the same file, listed twice
+    broken = run.dataset.images[names[50]]
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    with pytest.raises(InputError, match="is empty"):
+        embed.embed(run)
+    broken.write_bytes(content)
+    report = embed.embed(run)[0]
+    assert report.copies == 2  # the first two were found before the stop
+    assert report.cached + report.computed + report.copies == len(names)
+    features = FeatureFile(embed.image_file(run))
+    assert features.names == names
+    rows = features.all()
+    for number in (1, 20, 90, 91):
+        np.testing.assert_array_equal(rows[number], rows[0])
+    assert len(np.unique(rows, axis=0)) == len(names) - 4

@@ -1,0 +1,93 @@
+"""Images decoded and preprocessed by worker processes, ahead of the model that encodes them."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.clip import Clip, Preprocess
+from pipeline.config import RuntimeConfig
+from pipeline.errors import InputError
+from pipeline.images import open_image, read_image
+from pipeline.processes import cores
+
+CHUNK = 16
+"""Images that a worker decodes before it hands them over."""
+
+
+class Decoded(NamedTuple):
+    """Some images: pixels uint8 (n, 3, size, size), hashes of their bytes, and broken ones."""
+
+    names: list[str]
+    pixels: Tensor
+    digests: list[str]
+    broken: dict[str, str]
+    """By name, why an image could not be read."""
+
+
+def decode(
+    names: Sequence[str], files: Sequence[Path], model: Clip, runtime: RuntimeConfig
+) -> Iterator[Decoded]:
+    """Yield the images in order, decoded at least a batch ahead of the one that is asked for.
+
+    A worker hands over few images at a time: shared memory then holds one or two batches however
+    many workers there are.
+    """
+    chunk = min(CHUNK, runtime.embed_batch)
+    workers = cores() if runtime.workers is None else runtime.workers
+    workers = min(workers, math.ceil(len(names) / chunk))
+    ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
+    loader: DataLoader[Any] = DataLoader(
+        _ImageFiles(names, files, model.preprocess),  # type: ignore[arg-type]
+        batch_size=chunk,
+        num_workers=workers,
+        prefetch_factor=ahead if workers else None,
+        collate_fn=_collate,
+        pin_memory=model.device.startswith("cuda"),
+    )
+    yield from loader
+
+
+class _Image(NamedTuple):
+    """One image: its pixels (3, size, size) and a hash of its bytes, or why there are none."""
+
+    name: str
+    pixels: Tensor | None
+    digest: str = ""
+    reason: str = ""
+
+
+class _ImageFiles:
+    """Opens and preprocesses images; a broken one yields its reason."""
+
+    def __init__(self, names: Sequence[str], files: Sequence[Path], preprocess: Preprocess) -> None:
+        self.names = names
+        self.files = files
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> _Image:
+        name, file = self.names[index], self.files[index]
+        try:
+            content = read_image(file)
+            pixels = self.preprocess(open_image(file, content))
+        except InputError as error:
+            return _Image(name, None, reason=str(error))
+        return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())
+
+
+def _collate(images: list[_Image]) -> Decoded:
+    good = [(image, image.pixels) for image in images if image.pixels is not None]
+    return Decoded(
+        names=[image.name for image, _ in good],
+        pixels=torch.stack([pixels for _, pixels in good]) if good else torch.empty(0),
+        digests=[image.digest for image, _ in good],
+        broken={image.name: image.reason for image in images if image.pixels is None},
+    )

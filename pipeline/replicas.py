@@ -1,0 +1,120 @@
+"""Requests spread over several servers of one model: each takes the next one when it has room."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from typing import Any
+
+from pipeline.chat import ChatClient, Completion
+from pipeline.config import RuntimeConfig
+from pipeline.errors import ModelError
+from pipeline.run import log
+
+Request = tuple[int, dict[str, Any]]
+
+
+def connect(
+    url: str | Sequence[str], model: str, runtime: RuntimeConfig
+) -> "ChatClient | Replicas":
+    """Return a client of the server at ``url``, or of all of them where there are several."""
+    urls = [url] if isinstance(url, str) else list(dict.fromkeys(url))
+    clients = [ChatClient(each, model, runtime) for each in urls]
+    return clients[0] if len(clients) == 1 else Replicas(clients)
+
+
+class Replicas:
+    """Servers that answer alike. ``concurrency`` is for each of them.
+
+    Each takes requests as its answers come, so a quicker one takes more. One that is gone is
+    dropped, and the others take what it had in flight.
+    """
+
+    def __init__(self, clients: Sequence[ChatClient]) -> None:
+        self.alive = list(clients)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield a completion for each request as ``ChatClient.complete`` does.
+
+        Raises ModelError, the last server's, when none is left.
+        """
+        with asyncio.Runner() as runner:
+            batches = self._batches(_Shared(iter(requests)))
+            try:
+                while True:
+                    try:
+                        batch = runner.run(batches.asend(None))
+                    except StopAsyncIteration:
+                        return
+                    yield from batch
+            finally:
+                runner.run(batches.aclose())
+
+    async def _batches(self, shared: "_Shared") -> AsyncGenerator[list[Completion], None]:
+        while not shared.finished:  # again where a server went when the others had ended
+            arrived: asyncio.Queue[list[Completion] | None] = asyncio.Queue()
+            serving = [asyncio.create_task(self._serve(c, shared, arrived)) for c in self.alive]
+            try:
+                for _ in serving:
+                    while (batch := await arrived.get()) is not None:
+                        yield batch
+                for task in serving:
+                    task.result()
+            finally:
+                for task in serving:
+                    task.cancel()
+                await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _serve(
+        self,
+        client: ChatClient,
+        shared: "_Shared",
+        arrived: "asyncio.Queue[list[Completion] | None]",
+    ) -> None:
+        """Let one server take requests until there are none; drop it where it fails."""
+        taken: dict[int, Request] = {}
+        batches = client.batches(shared.hand_out(taken))
+        try:
+            async for batch in batches:
+                for completion in batch:
+                    del taken[completion.key]
+                arrived.put_nowait(batch)
+        except ModelError as error:
+            self.alive.remove(client)
+            if not self.alive:
+                raise
+            log.warning(
+                "Goes on without the server at %s, with %d left: %s",
+                client.url,
+                len(self.alive),
+                error,
+            )
+            shared.returned.extend(taken.values())
+        finally:
+            await batches.aclose()
+            arrived.put_nowait(None)
+
+
+class _Shared:
+    """The requests that servers take from, first those that one gave back by going away."""
+
+    def __init__(self, requests: Iterator[Request]) -> None:
+        self.requests = requests
+        self.returned: deque[Request] = deque()
+        self._next = next(requests, None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to take."""
+        return self._next is None and not self.returned
+
+    def hand_out(self, taken: dict[int, Request]) -> Iterator[Request]:
+        """Yield requests, noting in ``taken`` what one server has by key."""
+        while request := self._take():
+            taken[request[0]] = request
+            yield request
+
+    def _take(self) -> Request | None:
+        if self.returned:
+            return self.returned.popleft()
+        request, self._next = self._next, next(self.requests, None)
+        return request

@@ -1,0 +1,125 @@
+"""Features on their way to one file: shards that resume a stopped run, and their merging."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache import FeatureFile, Features, write_feature_blocks, write_features
+
+BLOCK = 4096
+"""Rows that are merged at a time."""
+OPENED = 64
+"""Shards that are held open while merging."""
+
+
+@dataclass
+class Encoded:
+    """A batch: names (n) and their features (n, d).
+
+    Of images also digests (n) of their bytes, and the names of copies by which they are the same
+    as one that was embedded before.
+    """
+
+    names: list[str] = field(default_factory=list)
+    features: Features = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    digests: list[str] = field(default_factory=list)
+    copies: dict[str, str] = field(default_factory=dict)
+
+
+def folder_of(file: Path) -> Path:
+    """Return where the shards of a feature file are."""
+    return file.with_name(file.name + ".parts")
+
+
+class Stored:
+    """The features on disk, in ``file`` and its shards: ``places`` maps a name to file and row.
+
+    ``digests`` maps the bytes of images to their names, as far as shards tell.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.shards = sorted(folder_of(file).glob("*.safetensors"))
+        self.files = [*([file] if file.exists() else []), *self.shards]
+        self.places: dict[str, tuple[int, int]] = {}
+        self.digests: dict[str, str] = {}
+        self.width = 0
+        copies: dict[str, str] = {}
+        for number, path in enumerate(self.files):
+            part = FeatureFile(path)
+            self.places |= {name: (number, row) for row, name in enumerate(part.names)}
+            self.digests |= dict(zip(part.header.get("digests", ()), part.names, strict=False))
+            self.width = max(self.width, part.shape[1])
+            copies |= part.header.get("copies", {})
+        self.places |= {copy: self.places[of] for copy, of in copies.items() if of in self.places}
+
+    def blocks(self, names: Sequence[str]) -> Iterator[Features]:
+        """Yield the features of ``names`` in their order, a block of rows at a time."""
+        opened = functools.lru_cache(maxsize=OPENED)(FeatureFile)
+        for start in range(0, len(names), BLOCK):
+            places = [self.places[name] for name in names[start : start + BLOCK]]
+            block = np.empty((len(places), self.width), np.float32)
+            for number in {number for number, _ in places}:
+                here = [i for i, place in enumerate(places) if place[0] == number]
+                rows = np.array([places[i][1] for i in here])
+                first, last = int(rows.min()), int(rows.max())
+                block[here] = opened(self.files[number]).rows(first, last + 1)[rows - first]
+            yield block
+
+
+class Shard:
+    """Collects features and writes them by the shard; at the end, or at an error, the rest."""
+
+    def __init__(self, file: Path, process: int, header: dict[str, Any], size: int) -> None:
+        self.folder = folder_of(file)
+        self.process = process
+        self.header = header
+        self.size = size
+        self.number = len(list(self.folder.glob(self._name("*"))))
+        self.batches: list[Encoded] = []
+        for torn in self.folder.glob("." + self._name("*") + ".*"):  # its writer was killed
+            torn.unlink()
+
+    def add(self, batch: Encoded) -> None:
+        self.batches.append(batch)
+        if sum(len(batch.names) for batch in self.batches) >= self.size:
+            self.write()
+
+    def write(self) -> None:
+        names = [name for batch in self.batches for name in batch.names]
+        copies = {name: of for batch in self.batches for name, of in batch.copies.items()}
+        if names or copies:
+            digests = [digest for batch in self.batches for digest in batch.digests]
+            content = self.header | {"digests": digests, "copies": copies}
+            features = [batch.features for batch in self.batches if batch.names]
+            rows = np.concatenate(features) if features else np.empty((0, 0), np.float32)
+            write_features(self.folder / self._name(f"{self.number:06d}"), names, rows, content)
+            self.number += 1
+            self.batches = []
+
+    def _name(self, number: str) -> str:
+        return f"{self.process:04d}-{number}.safetensors"
+
+    def __enter__(self) -> "Shard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.write()
+
+
+def merge(file: Path, names: list[str], kind: dict[str, Any]) -> None:
+    """Merge the shards and what ``file`` held into one file in the order of ``names``."""
+    stored = Stored(file)
+    if stored.shards:
+        kept = [name for name in names if name in stored.places]
+        write_feature_blocks(
+            file, kept, stored.blocks(kept), stored.width, np.dtype(np.float32), kind
+        )
+    for shard in stored.shards:
+        shard.unlink()
+    with contextlib.suppress(OSError):  # not there, or another run writes into it
+        folder_of(file).rmdir()

@@ -1,0 +1,181 @@
+"""The embed stage beside its two limits, the model alone and the decoding alone: in one run.
+
+Images are JPEG files of 640 x 480 pixels as COCO has them, with noise so that they decode at the
+usual cost. The model is ViT-B-32 with random weights, on one core so that another decodes, then the
+demo's small one, for which decoding is the limit.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import psutil
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline import clip, config, datasets, embed
+from pipeline.datasets.circo import IMAGES, LISTING
+from pipeline.images import open_image
+from pipeline.processes import cores
+from pipeline.run import Run
+from tests.benchmarks.report import Size, table
+
+ROUNDS = 3
+DEMO_CLIP = config.load("demo").clip.model
+
+
+def tables(size: Size) -> Iterator[str]:
+    """Embed as many images as ``size`` says; loading of models does not count."""
+    few, many = (48, 400) if size == "small" else (256, 3000)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _photographs(root, many)
+        _save_model("ViT-B-32", root / "model")
+        rows = [
+            _against_model(_run(root, few, f"local-dir:{root / 'model'}", batch=32)),
+            _against_decoding(_run(root, many, DEMO_CLIP, batch=128)),
+        ]
+    yield table(
+        f"The embed stage beside its limit, images a second, best of {ROUNDS}",
+        ("limit", "images", "limit alone", "stage", "stage / limit", "cores busy", "growth, MiB"),
+        rows,
+    )
+
+
+def _against_model(run: Run) -> tuple[object, ...]:
+    """Time the model on prepared tensors, then the stage, both with one thread of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run = _with_workers(run, max(cores() - 1, 1))
+        model = clip.load(run.config.clip, run.config.runtime)
+        files = list(run.dataset.images.values())
+        size = run.config.runtime.embed_batch
+        pixels = torch.stack([model.preprocess(open_image(file)) for file in files])
+        model.encode_images(pixels[:size])
+
+        def alone() -> None:
+            for start in range(0, len(pixels), size):
+                model.encode_images(pixels[start : start + size])
+
+        return _row("model, ViT-B-32, 1 core", run, alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _against_decoding(run: Run) -> tuple[object, ...]:
+    """Time decoding and preprocessing by a process a core, whose result is dropped; the stage."""
+    clip.load(run.config.clip, run.config.runtime)
+    files = list(run.dataset.images.values())
+    with ProcessPoolExecutor(cores()) as pool:
+        list(pool.map(_prepare, files[: 16 * cores()]))
+
+        def alone() -> None:
+            list(pool.map(_prepare, files, chunksize=16))
+
+        return _row(f"decoding, {cores()} cores", run, alone)
+
+
+def _prepare(file: Path) -> None:
+    torch.set_num_threads(1)
+    model = clip.load(config.load("demo").clip, config.RuntimeConfig(device="cpu"))
+    model.preprocess(open_image(file))
+
+
+def _row(limit: str, run: Run, alone: Callable[[], None]) -> tuple[object, ...]:
+    """Time ``alone`` and the stage in turn, and take the best of each: others use this machine."""
+    count = len(run.dataset.images)
+    limits: list[float] = []
+    stages: list[tuple[float, float]] = []
+    grown = 0.0
+    for turn in range(ROUNDS):
+        limits.append(_seconds(alone))
+        fresh = replace(run, cache=run.cache / str(turn))
+        before, start = _usage(), time.perf_counter()
+        report = embed.embed(fresh)[0]
+        seconds = time.perf_counter() - start
+        busy, held = (after - then for after, then in zip(_usage(), before, strict=True))
+        assert report.computed == count
+        stages.append((seconds, busy / seconds))
+        grown = max(grown, held)
+    best, (stage, busy) = min(limits), min(stages)
+    return (
+        limit,
+        f"{count:,}",
+        f"{count / best:.1f}",
+        f"{count / stage:.1f}",
+        f"{best / stage:.2f}",
+        f"{busy:.2f}",
+        f"{grown / 2**20:.0f}",
+    )
+
+
+def _usage() -> tuple[float, float]:
+    """Return the processor seconds of this process and its ended children, and bytes held."""
+    me = psutil.Process()
+    times = me.cpu_times()
+    seconds = times.user + times.system + times.children_user + times.children_system
+    return seconds, me.memory_info().rss
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _run(root: Path, count: int, model: str, batch: int) -> Run:
+    fields = {"clip.model": model, "runtime.embed_batch": batch, "runtime.device": "cpu"}
+    dataset = datasets.load("circo", "val", root)
+    dataset.images = dict(list(dataset.images.items())[:count])
+    return Run(dataset, config.load("demo", fields), root / "cache", root)
+
+
+def _with_workers(run: Run, count: int) -> Run:
+    runtime = run.config.runtime.model_copy(update={"workers": count})
+    return replace(run, config=run.config.model_copy(update={"runtime": runtime}))
+
+
+def _photographs(root: Path, count: int) -> None:
+    """Write ``count`` different JPEG files, below 100 kB each, in CIRCO's layout with a query."""
+    generator = np.random.default_rng(0)
+    folder = root / IMAGES
+    folder.mkdir(parents=True)
+    for number in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((640, 480))) + generator.normal(0, 8, (480, 640, 1))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(folder / f"{number}.jpg", quality=85)
+    listing = [{"id": number, "file_name": f"{number}.jpg"} for number in range(count)]
+    query = {
+        "id": 0,
+        "reference_img_id": 0,
+        "relative_caption": "is red",
+        "target_img_id": 1,
+        "gt_img_ids": [1],
+        "semantic_aspects": [],
+    }
+    for file, content in ((LISTING, {"images": listing}), ("annotations/val.json", [query])):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(json.dumps(content))
+
+
+def _save_model(name: str, folder: Path) -> None:
+    """Save an open_clip architecture with random weights as a folder that open_clip loads."""
+    folder.mkdir()
+    weights = open_clip.create_model(name).state_dict()
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors"
+    )
+    settings = {
+        "model_cfg": open_clip.get_model_config(name),
+        "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))

@@ -1,0 +1,100 @@
+"""What a plan says before a run is what the run then does; a profile says where the time went."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from pipeline.cli import main
+from pipeline.everything import run_stages
+from pipeline.plan import Line, plan
+from pipeline.run import Run
+
+MakeRun = Callable[..., Run]
+
+
+def seize(run: Run, command: str, *options: str) -> Result:
+    folders = ["--cache", str(run.cache), "--submissions", str(run.submissions)]
+    given = [*run.command.split(), *folders, "--workers", "0", *options]
+    result = CliRunner().invoke(main, [command, *given])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def by_quantity(run: Run) -> dict[str, Line]:
+    return {line.quantity: line for line in plan(run)}
+
+
+def test_a_plan_is_what_the_run_then_does(make_run: MakeRun) -> None:
+    trial, run = make_run(), make_run()
+    trial.dataset.limit(4)
+    before = by_quantity(run)
+    assert all(line.cached == 0 for line in before.values())
+    assert before["captions"].total == 15 * len(run.references)
+    assert before["distinct prompts"].certainty == "at most"
+    assert before["images"].total == len(run.dataset.images)
+    run_stages(trial)
+    half = by_quantity(run)
+    assert half["reference images"].cached == len(trial.references)
+    assert 0 < half["distinct prompts"].cached < half["distinct prompts"].total
+    assert half["distinct prompts"].total <= before["distinct prompts"].total
+    assert half["images"].todo == 0
+    assert half["texts"].cached == 0
+    caption, edit, images, texts, search, _ = run_stages(run)[0]
+    assert caption.computed == half["reference images"].todo
+    assert edit.computed <= half["distinct prompts"].todo
+    assert texts.computed <= before["texts"].total
+    after = by_quantity(run)
+    assert after["distinct prompts"].certainty == after["texts"].certainty == "exact"
+    assert after["distinct prompts"].total == edit.cached + edit.computed
+    assert after["texts"].total == texts.computed
+    assert after["queries"].total == search.computed
+    done = [line for line in after.values() if line.stage != "search"]
+    assert all(line.todo == 0 for line in done)
+    for report, line in ((images, "image"), (texts, "text")):
+        size, expected = Path(report.writes).stat().st_size, after[f"bytes of {line} features"]
+        assert expected.total < size < 1.5 * expected.total  # names come on top
+
+
+def test_tokens_are_estimated_from_the_rendered_prompt(make_run: MakeRun) -> None:
+    short, long = (by_quantity(make_run(llm__prompt=name)) for name in ("demo", "seize"))
+    assert short["distinct prompts"] == long["distinct prompts"]
+    assert long["prompt tokens"].total > 3 * short["prompt tokens"].total
+    assert long["prompt tokens"].certainty == "estimate"
+
+
+def test_the_command_prints_the_plan_and_as_json(make_run: MakeRun) -> None:
+    run = make_run()
+    lines = json.loads(seize(run, "plan", "--json").stdout)["lines"]
+    assert lines == [line.as_json() for line in plan(run)]
+    shown = seize(run, "plan").stdout
+    assert "distinct prompts" in shown
+    assert "at most" in shown
+    assert "Estimates take 4 characters for a token" in shown
+    assert not run.cache.exists()  # planning leaves nothing behind
+
+
+def test_a_profile_accounts_for_all_of_the_time(make_run: MakeRun) -> None:
+    run = make_run()
+    rows = json.loads(seize(run, "run", "--profile", "--json").stdout)["profile"]
+    stages = [row for row in rows[:-2] if not row["step"]]
+    names = [f"{row['stage']} {row['unit']}" for row in stages]
+    assert names == [
+        "caption images", "edit captions", "embed images", "embed texts", "search queries",
+        "submit queries",
+    ]  # fmt: skip
+    rest, total = rows[-2:]
+    assert abs(sum(row["seconds"] for row in [*stages, rest]) - total["seconds"]) < 0.1
+    for row in stages:
+        assert row["computed"] > 0
+        assert row["peak_memory"] > 50 * 2**20
+        steps = [each for each in rows if each["step"] and each["stage"] == row["stage"]]
+        assert sum(each["seconds"] for each in steps) <= sum(
+            0.05 + each["seconds"] for each in stages if each["stage"] == row["stage"]
+        )
+    again = seize(run, "run", "--profile").stdout
+    table = again[again.index("stage ") :]
+    assert "wait for decoding" not in table  # everything is cached
+    assert f"{len(run.dataset.images)}" in table
+    assert "peak MiB" in table

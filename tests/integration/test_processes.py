@@ -1,0 +1,147 @@
+"""Stages shared by processes that accelerate launches; one of them is killed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pipeline import caption, embed
+from pipeline.cache import FeatureFile
+from pipeline.run import Run
+from tests.conftest import PROJECT
+
+MakeRun = Callable[..., Run]
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"),
+    *("--dynamo_backend", "no", "-m", "pipeline"),
+]
+"""Starts two processes, on a machine without GPUs too."""
+
+
+def launch(run: Run, stage: str, options: Sequence[str]) -> "subprocess.Popen[str]":
+    """Start a stage of ``run`` in two processes."""
+    command = [*LAUNCH, stage, *run.command.split(), "--cache", str(run.cache), *options]
+    return subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_one(launcher: "subprocess.Popen[str]", ready: Callable[[], bool]) -> str:
+    """SIGKILL the second process once ``ready``; return what was said on standard error."""
+    while launcher.poll() is None and not ready():
+        time.sleep(0.005)
+    for process in psutil.Process(launcher.pid).children(recursive=True):
+        if process.environ().get("RANK") == "1":
+            process.send_signal(signal.SIGKILL)
+    said = launcher.communicate()[1]
+    assert launcher.returncode != 0, "the stage ended before a process could be killed"
+    return said
+
+
+def finish(run: Run, stage: str, options: Sequence[str]) -> None:
+    launcher = launch(run, stage, options)
+    said = launcher.communicate()[1]
+    assert launcher.returncode == 0, said
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_captions_of_two_processes_one_killed_equal_those_of_one(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(captioner__samples=60)  # slow enough for a process to be killed half-way
+    alone = replace(run, cache=tmp_path / "alone")
+    caption.caption(alone)
+    file = caption.record_file(run).file
+    shards = [file.with_name(f"{file.name}.shard-{index}") for index in range(2)]
+    options = ("--captions", "60", "--set", "runtime.caption_batch=1")
+    kill_one(launch(run, "caption", options), lambda: all(lines(shard) >= 2 for shard in shards))
+    assert not file.exists() or lines(file) == 1
+    kept = {record["image"] for record in caption.record_file(run).read()}
+    assert len(kept) >= 2
+
+    later = replace(run, cache=Path(shutil.copytree(run.cache, tmp_path / "later")))
+    finish(run, "caption", options)
+    report = caption.caption(later)  # one process takes up what several left
+    assert report.cached == len(kept)
+    assert report.computed == len(run.references) - len(kept)
+    assert caption.read(run) == caption.read(later) == caption.read(alone)
+    for each in (run, later):
+        merged = caption.record_file(each).file
+        assert lines(merged) == 1 + len(run.references)  # nothing was computed twice
+        assert not list(merged.parent.glob(f"{merged.name}.shard-*"))
+
+
+def test_features_of_two_processes_one_killed_equal_those_of_one(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(runtime__shard=8, runtime__embed_batch=4)
+    alone = replace(run, cache=tmp_path / "alone")
+    expected = FeatureFile(Path(embed.embed(alone)[0].writes))
+    options = (
+        *("--set", "runtime.shard=8", "--set", "runtime.embed_batch=4"),
+        *("--workers", "0"),
+    )
+    file = embed.image_file(run)
+    parts = file.with_name(file.name + ".parts")
+
+    def both_wrote() -> bool:
+        return all(any(parts.glob(f"000{index}-*.safetensors")) for index in range(2))
+
+    kill_one(launch(run, "embed", options), both_wrote)
+    assert not file.exists()
+    later = replace(run, cache=Path(shutil.copytree(run.cache, tmp_path / "later")))
+    finish(run, "embed", options)
+    report = embed.embed(later)[0]
+    assert report.cached >= 16
+    assert report.cached + report.computed + report.copies == len(run.dataset.images)
+    for each in (run, later):
+        features = FeatureFile(embed.image_file(each))
+        assert features.names == expected.names
+        np.testing.assert_allclose(features.all(), expected.all(), atol=1e-5)
+    assert not parts.exists()
+
+
+def test_only_the_main_process_speaks_and_counts_for_all(make_run: MakeRun) -> None:
+    run = make_run()
+    broken = run.references[1]  # the second process's
+    images = Path(shutil.copytree(run.dataset.root, run.cache.parent / "CIRCO"))
+    (images / run.dataset.images[broken].relative_to(run.dataset.root)).write_bytes(b"")
+    launcher = launch(run, "caption", ("--data-root", str(images.parent), "--json"))
+    out, said = launcher.communicate()
+    assert launcher.returncode == 0, said
+    (report,) = json.loads(out)
+    assert report["computed"] == len(run.references) - 1
+    assert list(report["failed"]) == [broken]
+    assert said.count("is empty") == 1
+    assert said.count("computed") == 1
+
+
+def test_other_commands_are_refused_in_several_processes() -> None:
+    launcher = subprocess.run(
+        [*LAUNCH, "search", "--dataset", "circo"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert launcher.returncode != 0
+    assert "`seize search` runs as one process" in launcher.stderr
+
+
+def test_one_process_does_not_import_accelerate() -> None:
+    code = (
+        "import sys; sys.argv = ['seize', 'caption', '--help']\n"
+        "from pipeline.cli import main\n"
+        "try: main()\n"
+        "finally: print('accelerate' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert done.stdout.endswith("False False\n")

@@ -1,0 +1,122 @@
+"""Requests spread over several servers, some of which go away."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.chat import Completion
+from pipeline.cli import main
+from pipeline.config import RuntimeConfig
+from pipeline.errors import ModelError
+from pipeline.replicas import Replicas, connect
+from tests.stub import Fault, Running, Stub
+
+RUNTIME = RuntimeConfig(retries=1, concurrency=4)
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Running]]:
+    """Two servers of one model."""
+    started = [Running(Stub(delay=0.01)) for _ in range(2)]
+    yield started
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back off by milliseconds."""
+    monkeypatch.setattr("pipeline.chat._backoff", lambda state: 0.01 * state.attempt_number)
+
+
+def requests(count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    for key in range(count):
+        yield key, {"messages": [{"role": "user", "content": f"edit {key}"}], "max_tokens": 16}
+
+
+def texts(completions: list[Completion]) -> dict[int, str]:
+    assert len({completion.key for completion in completions}) == len(completions)
+    return {completion.key: completion.texts[0] for completion in completions}
+
+
+def asked(*servers: Running) -> "Counter[str]":
+    return sum((server.stub.tries for server in servers), Counter())
+
+
+def test_each_server_gets_its_own_number_of_requests_in_flight(servers: list[Running]) -> None:
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    assert texts(list(client.complete(requests(200)))) == {i: f"EDIT {i}" for i in range(200)}
+    assert [server.stub.most for server in servers] == [4, 4]
+    assert set(asked(*servers).values()) == {1}
+    assert all(len(server.stub.seen) > 20 for server in servers)
+
+
+def test_a_quicker_server_takes_more(servers: list[Running]) -> None:
+    servers[0].stub.delay = 0.2
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    assert len(list(client.complete(requests(100)))) == 100
+    assert len(servers[0].stub.seen) < len(servers[1].stub.seen)
+
+
+def test_a_server_stopped_midway_loses_nothing_and_only_its_own_is_asked_again(
+    servers: list[Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    arriving = client.complete(requests(400))
+    came = [next(arriving) for _ in range(60)]
+    servers[0].stop()
+    came += arriving
+    assert texts(came) == {i: f"EDIT {i}" for i in range(400)}
+    twice = [text for text, times in asked(*servers).items() if times > 1]
+    assert len(twice) <= 4  # what it had in flight
+    assert caplog.text.count("Goes on without the server") == 1
+    assert texts(list(client.complete(requests(5)))) == {i: f"EDIT {i}" for i in range(5)}
+    assert caplog.text.count("Goes on without the server") == 1  # it is not asked again
+
+
+def test_what_the_last_requests_server_had_goes_to_one_that_was_done(
+    servers: list[Running],
+) -> None:
+    # The first server hangs on what it takes, while the second answers all the rest and is done.
+    servers[0].stub.plan = lambda text, tries: Fault(hang=True)
+    client = connect([s.url for s in servers], "echo", RuntimeConfig(retries=0, concurrency=4))
+    arriving = client.complete(requests(50))
+    came = [next(arriving) for _ in range(46)]
+    servers[0].stop()
+    assert texts([*came, *arriving]) == {i: f"EDIT {i}" for i in range(50)}
+
+
+def test_a_server_that_is_not_there_is_passed_over_and_none_is_the_usual_error(
+    servers: list[Running],
+) -> None:
+    nowhere = "http://127.0.0.1:9/v1"
+    client = connect([nowhere, servers[0].url], "echo", RUNTIME)
+    assert len(list(client.complete(requests(20)))) == 20
+    servers[0].stop()
+    with pytest.raises(ModelError, match=r"There is no server at .*What was answered is kept"):
+        list(client.complete(requests(20)))
+
+
+def test_stopping_early_cancels_what_is_in_flight(servers: list[Running]) -> None:
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    arriving = client.complete(requests(10_000))
+    next(arriving)
+    arriving.close()
+    assert len(asked(*servers)) < 100
+
+
+def test_the_option_may_be_repeated_or_a_list_in_a_file() -> None:
+    def url(*options: str) -> str:
+        shown = CliRunner().invoke(main, ["config", "show", "demo", *options])
+        assert shown.exit_code == 0, shown.output
+        return shown.output.partition("\nllm:")[2].partition("prompt:")[0]
+
+    assert "url: http://a/v1\n" in url("--llm-url", "http://a/v1")
+    both = url("--llm-url", "http://a/v1", "--llm-url", "http://b/v1")
+    assert "  - http://a/v1\n  - http://b/v1\n" in both
+    assert both == url("--set", "llm.url=[http://a/v1, http://b/v1]")
+    assert isinstance(connect(["http://a/v1", "http://b/v1"], "m", RUNTIME), Replicas)
+    assert not isinstance(connect(["http://a/v1"], "m", RUNTIME), Replicas)
