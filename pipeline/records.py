@@ -1,6 +1,12 @@
 """The plain typed records that stages hand to one another. Image and query ids are strings."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,12 @@ class Query:
     aspects: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
     shared_concept: str | None = None
+
+    @property
+    def relevant(self) -> frozenset[str]:
+        """All images that count as found: ground truths and target; empty where unknown."""
+        target = () if self.target is None else (self.target,)
+        return frozenset((*self.ground_truths, *target))
 
 
 @dataclass(frozen=True)
@@ -52,3 +64,9 @@ class Ranking:
     images: tuple[str, ...]
     scores: tuple[float, ...]
     subset: tuple[str, ...] = field(default=())
+
+    def show(self, run: "Run", top: int = 10) -> "Image":
+        """Return a picture of the query and its ``top`` images, which a notebook shows."""
+        from pipeline.pictures import contact_sheet
+
+        return contact_sheet(run, [self], top=top)

@@ -53,13 +53,18 @@ def ranking_file(run: Run) -> RecordFile:
 def read(run: Run) -> list[Ranking]:
     """Return the rankings in query order; raises MissingStageError where there are none."""
     records = ranking_file(run)
-    rankings = [
+    found = rankings_in(records)
+    if not found:
+        raise run.missing("search", records.file, "There is no ranking")
+    return found
+
+
+def rankings_in(records: RecordFile) -> list[Ranking]:
+    """Return the rankings that a file holds."""
+    return [
         Ranking(r["query"], tuple(r["images"]), tuple(r["scores"]), tuple(r["subset"]))
         for r in records.read()
     ]
-    if not rankings:
-        raise run.missing("search", records.file, "There is no ranking")
-    return rankings
 
 
 def search(run: Run) -> list[StageReport]:
@@ -73,9 +78,9 @@ def search(run: Run) -> list[StageReport]:
         with stage("search", one, inputs.files, output.file) as report:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
-            rankings = rank(one, score, inputs.images)
-            write_records(output.file, output.header, map(asdict, rankings))
-            report.computed = len(rankings)
+            made = rank(one, score, inputs.images)
+            write_records(output.file, output.header, map(asdict, made))
+            report.computed = len(made)
         reports.append(report)
     return reports
 

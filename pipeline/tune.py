@@ -1,7 +1,7 @@
 """Grid search of a method's weights on the validation split, from features on disk."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -111,11 +111,19 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     content = {"grid": grid, "search": search.header(run)}
     stem = f"tune-{run.name}-{run.config.search.method}-{fingerprint(content)}"
     csv = folder / f"{stem}.csv"
-    protocol = {f"protocol.{field}": value for field, value in run.protocol.items()}
-    write_text(csv, table.assign(**protocol).to_csv(index=False))
+    told = {f"protocol.{field}": value for field, value in run.protocol.items()}
+    told["run"] = identity(run, grid)
+    write_text(csv, table.assign(**told).to_csv(index=False))
     picture = _draw(run, table, grid, metric, best, folder / f"{stem}.png")
     value = float(table[metric].to_numpy()[place])
     return Tuned(table, metric, best, value, border(best, grid), csv, picture)
+
+
+def identity(run: Run, parameters: Iterable[str]) -> str:
+    """Return a fingerprint of all that shapes a ranking but ``parameters``, which were varied."""
+    header = search.header(run)
+    kept = {k: v for k, v in header["parameters"].items() if k not in set(parameters)}
+    return fingerprint(header | {"parameters": kept})
 
 
 def _with(base: Parameters, cell: Mapping[str, float]) -> Parameters:
