@@ -29,10 +29,10 @@ class Query:
     shared_concept: str | None = None
 
     @property
-    def relevant(self) -> frozenset[str]:
-        """All images that count as found: ground truths and target; empty where unknown."""
+    def relevant(self) -> tuple[str, ...]:
+        """All images that count as found: target and ground truths; empty where unknown."""
         target = () if self.target is None else (self.target,)
-        return frozenset((*self.ground_truths, *target))
+        return tuple(dict.fromkeys((*target, *self.ground_truths)))
 
 
 @dataclass(frozen=True)
