@@ -163,18 +163,13 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
             "captions": _texts(captions.get(query.id, []), edits.get(query.id)),
             "sides": [],
         }
-        for side, own in zip(sides, values, strict=True):
-            others = [other.rankings[query.id].images for other in sides if other is not side]
+        for number, (side, own) in enumerate(zip(sides, values, strict=True)):
+            other = sides[1 - number].rankings[query.id] if len(sides) == 2 else None
             known = found.get(query.id, {}) if side in measured else {}
-            lists = _lists(query, side.rankings[query.id], top)
+            lists = _lists(query, side.rankings[query.id], other, known, top)
             entry["sides"].append(
                 {"metrics": [round(own[metric][query.id], 4) for metric in metrics]}
-                | {
-                    name: {"images": numbers(images)}
-                    | _columns(images, ranks, scores, known, others)
-                    for name, (images, ranks, scores) in lists.items()
-                    if images
-                }
+                | {n: {**one, "images": numbers(one["images"])} for n, one in lists.items()}
             )
         entries.append(entry)
     return Contents(entries, list(numbers), metrics, lacking, inputs is not None)
@@ -197,55 +192,53 @@ def _shares_features(side: Side, first: Side) -> bool:
 
 
 def _images(query: Query, sides: Iterable[Side], top: int) -> list[str]:
-    lists = [_lists(query, side.rankings[query.id], top) for side in sides]
-    return [image for found in lists for images, _, _ in found.values() for image in images]
+    lists = [_lists(query, side.rankings[query.id], None, {}, top) for side in sides]
+    return [image for found in lists for one in found.values() for image in one["images"]]
 
 
-Listed = tuple[Sequence[str], list[int | None], list[float | None]]
-"""Images, their ranks and their scores; None where the ranking ends before them."""
-
-
-def _lists(query: Query, ranking: Ranking, top: int) -> dict[str, Listed]:
-    """Return the lists of images that are shown of one ranking."""
-    place = {image: i for i, image in enumerate(ranking.images)}
-    missed = [image for image in query.relevant if place.get(image, top) >= top]
-    missed.sort(key=lambda image: place.get(image, len(place)))
-
-    def listed(images: Sequence[str]) -> Listed:
-        places = [place.get(image) for image in images]
-        ranks = [None if at is None else at + 1 for at in places]
-        return images, ranks, [None if at is None else ranking.scores[at] for at in places]
-
-    group, _, scores = listed(ranking.subset)
-    return {
-        "top": listed(ranking.images[:top]),
-        "missed": listed(missed),
-        "subset": (group, list(range(1, len(group) + 1)), scores),
-    }
-
-
-def _columns(
-    images: Sequence[str],
-    ranks: list[int | None],
-    scores: list[float | None],
+def _lists(
+    query: Query,
+    ranking: Ranking,
+    other: Ranking | None,
     known: Mapping[str, Similarity],
-    others: Sequence[Sequence[str]],
-) -> dict[str, list[Any]]:
-    """Return the figures of listed images, a list each; None where a figure is not known."""
-    columns: dict[str, list[Any]] = {
-        "ranks": ranks,
-        "scores": [None if score is None else round(score, 4) for score in scores],
-    }
-    if known:
-        own = [known.get(image) for image in images]
-        columns |= {
-            "absolute": [one and round(one.absolute, 4) for one in own],
-            "increment": [one and round(one.increment, 4) for one in own],
-            "place": [one and one.place for one in own],
+    top: int,
+) -> dict[str, dict[str, list[Any]]]:
+    """Return the lists of images that are shown of one ranking, those that are not empty.
+
+    ``top`` holds its first images, ``missed`` the ground truth that is not among them, ``subset``
+    the ranking within the query's group. Each has a figure an image, None where it is not known.
+    """
+    place = {image: i for i, image in enumerate(ranking.images, start=1)}
+    scores = dict(zip(ranking.images, ranking.scores, strict=True))
+    missed = [image for image in query.relevant if place.get(image, top + 1) > top]
+    missed.sort(key=lambda image: place.get(image, len(place) + 1))
+    group = {image: i for i, image in enumerate(ranking.subset, start=1)}
+    of_other = {image: i for i, image in enumerate(other.images, start=1)} if other else None
+    in_group = {image: i for i, image in enumerate(other.subset, start=1)} if other else None
+
+    def listed(
+        images: Sequence[str], ranks: Mapping[str, int], others: Mapping[str, int] | None
+    ) -> dict[str, list[Any]]:
+        found = [known.get(image) for image in images]
+        columns: dict[str, list[Any]] = {
+            "images": list(images),
+            "ranks": [ranks.get(image) for image in images],
+            "scores": [round(scores[i], 4) if i in scores else None for i in images],
         }
-    for ranked in others:
-        columns["other"] = [ranked.index(i) + 1 if i in ranked else None for i in images]
-    return columns
+        if others is not None:
+            columns["other"] = [others.get(image) for image in images]
+        if known:
+            columns["absolute"] = [one and round(one.absolute, 4) for one in found]
+            columns["increment"] = [one and round(one.increment, 4) for one in found]
+            columns["place"] = [one and one.place for one in found]
+        return columns
+
+    shown = {
+        "top": listed(ranking.images[:top], place, of_other),
+        "missed": listed(missed, place, of_other),
+        "subset": listed(ranking.subset, group, in_group),
+    }
+    return {name: columns for name, columns in shown.items() if columns["images"]}
 
 
 def _metrics(

@@ -55,8 +55,11 @@ function row(name, value) {
   return make("div", {}, make("dt", {}, name), make("dd", {}, value));
 }
 
-/** Show image `number` of a list; `truth` holds the query's relevant images. */
-function result(listed, number, truth, other, isWhole) {
+/**
+ * Show image `number` of a list; `truth` holds the query's relevant images, `isWhole` says whether
+ * its ranks are those in the whole gallery.
+ */
+function result(listed, number, truth, isWhole) {
   const image = listed.images[number];
   const rank = listed.ranks[number];
   const score = listed.scores[number];
@@ -67,9 +70,9 @@ function result(listed, number, truth, other, isWhole) {
     figures.append(row("absolute", fixed(listed.absolute[number])));
     figures.append(row("increment", signed(listed.increment[number])));
   }
-  if (other !== null) {
+  if (listed.other !== undefined) {
     const place = listed.other[number];
-    figures.append(row(`in ${other}`, place === null ? `> ${report.depth}` : `${place}`));
+    figures.append(row("other rank", place === null ? `> ${report.depth}` : `${place}`));
   }
   const shown = make("div", { className: "rank" }, make("b", {}, rank === null ? `> ${report.depth}` : `${rank}`), " ");
   if (measured && rank !== null && isWhole) shown.append(movement(rank, listed.place[number]));
@@ -86,29 +89,28 @@ function result(listed, number, truth, other, isWhole) {
   );
 }
 
-function results(listed, truth, other, isWhole) {
+function results(listed, truth, isWhole) {
   const list = make("ol", { className: "results" });
-  listed.images.forEach((_, number) => list.append(result(listed, number, truth, other, isWhole)));
+  listed.images.forEach((_, number) => list.append(result(listed, number, truth, isWhole)));
   return list;
 }
 
 function sideOf(query, number) {
   const side = query.sides[number];
   const truth = new Set(query.truth);
-  const other = compared ? report.sides[1 - number] : null;
   const shown = make("section", {});
   if (compared) {
     const value = report.metrics.length ? `, ${report.metrics[0]} ${side.metrics[0].toFixed(2)}` : "";
     shown.append(make("h4", {}, report.sides[number] + value));
   }
-  if (side.top) shown.append(results(side.top, truth, other, true));
+  if (side.top) shown.append(results(side.top, truth, true));
   if (side.missed) {
     shown.append(make("p", { className: "quiet" }, `Ground truth that is not among the first ${report.top}`));
-    shown.append(results(side.missed, truth, other, true));
+    shown.append(results(side.missed, truth, true));
   }
   if (side.subset) {
     shown.append(make("p", { className: "quiet" }, "Ranking within the group of the reference image"));
-    shown.append(results({ ...side.subset, scores: side.subset.scores.map(() => null) }, truth, null, false));
+    shown.append(results(side.subset, truth, false));
   }
   return shown;
 }
@@ -147,6 +149,7 @@ const cards = report.queries.map((query, order) => {
     "article", { className: "query", id: `query-${query.id}`, tabIndex: -1 },
     top,
     make("p", { className: "relative" }, query.relative.join(" · ")),
+    query.concept ? make("p", { className: "quiet" }, `shared concept: ${query.concept}`) : null,
   );
   return { query, order, article, built: false };
 });
@@ -158,15 +161,11 @@ function build(card) {
   const reference = make(
     "figure", { className: "reference" },
     picture(query.reference, `reference image ${report.images[query.reference]}`),
-    make("figcaption", { className: "quiet" }, `reference image ${report.images[query.reference]}`),
+    make("figcaption", { className: "quiet" }, `reference ${report.images[query.reference]}`),
   );
-  if (query.concept) {
-    reference.append(make("p", { className: "quiet" }, `shared concept: ${query.concept}`));
-  }
   const sides = make("div", { className: "sides" }, ...query.sides.map((_, number) => sideOf(query, number)));
-  article.append(make("div", { className: "body" }, reference, sides));
-  const captions = texts(query);
-  if (captions) article.append(captions);
+  article.prepend(reference);
+  article.append(...[texts(query), sides].filter(Boolean));
 }
 
 // --- which queries, in which order ------------------------------------------------------------
