@@ -58,6 +58,8 @@ class Written:
     bytes: int
     queries: int
     images: int
+    side: int
+    """The longest side of the thumbnails in pixels."""
     unreadable: dict[str, str]
     """Image id to the reason why it has no picture."""
     lacking: list[str]
@@ -105,7 +107,13 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     )
     write_text(file, page)
     written = Written(
-        file, len(page.encode()), len(shown), len(found.images), pictures.failed, found.lacking
+        file,
+        len(page.encode()),
+        len(shown),
+        len(found.images),
+        pictures.side,
+        pictures.failed,
+        found.lacking,
     )
     _warn(run, written, options)
     return written
