@@ -24,7 +24,18 @@ TEXT = 240
 FRAME = (0, 150, 60)
 INK = (30, 30, 30)
 
-SIZES = ((192, 80), (160, 75), (144, 70), (128, 65), (112, 60), (96, 50), (80, 40), (64, 30))
+SIZES = (
+    (192, 80),
+    (160, 75),
+    (144, 70),
+    (128, 65),
+    (112, 60),
+    (104, 55),
+    (96, 50),
+    (88, 45),
+    (80, 40),
+    (64, 30),
+)
 """Longest side in pixels and WebP quality of thumbnails, from the best to the smallest."""
 
 SAMPLE = 48
