@@ -250,6 +250,23 @@ def _read_lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return lines[1:]
 
 
+def read_header(file: Path) -> dict[str, Any]:
+    """Return the header of a record file as it stands there, with versions and time.
+
+    Raises InputError where there is none.
+    """
+    try:
+        with file.open(encoding="utf-8") as stream:
+            header = json.loads(stream.readline())["header"]
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist.") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        header = None
+    if not isinstance(header, dict):
+        raise InputError(f"{file} does not begin with the header of a cache file.")
+    return header
+
+
 def write_features(
     file: Path, names: Sequence[str], features: Features, header: dict[str, Any]
 ) -> None:

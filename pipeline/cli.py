@@ -382,6 +382,63 @@ def _grid(text: str) -> tuple[str, list[float]]:
 
 @main.command(cls=Stage)
 @run_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="the page; outputs/report-DATASET-SPLIT.html"
+)
+@click.option("--open", "open_page", is_flag=True, help="show the page in the browser")
+@click.option(
+    "--compare",
+    "other",
+    metavar="METHOD|FILE",
+    help="another ranking beside it: a method that was searched, or cache/…/search/*.jsonl",
+)
+@click.option("--mixed", is_flag=True, help="allow rankings made under different protocols")
+@click.option(
+    "--tuned",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of `seize tune`; the newest one of this run in outputs by default",
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="images a query")
+@click.option("--queries", type=click.IntRange(1), help="show only so many, evenly spread")
+@click.option(
+    "--megabytes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    help="what the file may weigh; thumbnails are as large as that allows",
+)
+@json_option
+def report(
+    run: Any, out: Path | None, open_page: bool, other: str | None, as_json: bool, **options: Any
+) -> None:
+    """Write one HTML file to look at: metrics, tuning, provenance, and every query with its images.
+
+    It needs nothing else and asks nothing of the network, so it can be given away.
+
+    Example: seize report --dataset circo --split val --data-root /data --compare mean-ensemble
+    """
+    from pipeline import report as page
+
+    out = out or Path("outputs") / f"report-{run.name}.html"
+    written = page.report(run, out, page.Options(other=other, **options))
+    if as_json:
+        from dataclasses import asdict
+
+        from pipeline.run import dump
+
+        click.echo(dump(asdict(written) | {"file": str(written.file)}))
+    else:
+        size = written.bytes / page.MEGABYTE
+        click.echo(
+            f"{run.name}: {written.queries} queries, {written.images} images, {size:.1f} MB"
+            f" -> {written.file}"
+        )
+    if open_page:
+        click.launch(out.resolve().as_uri())
+
+
+@main.command(cls=Stage)
+@run_options
 @json_option
 def submit(run: Any, as_json: bool) -> None:
     """Write the files that the CIRCO and CIRR evaluation servers take.

@@ -11,8 +11,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from pipeline import edit, methods, search
-from pipeline.cache import RecordFile
-from pipeline.datasets.base import Dataset, Predictions, read_json
+from pipeline.cache import RecordFile, read_header
+from pipeline.datasets.base import Dataset, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
 from pipeline.evaluate import predictions, predictions_of_files
 from pipeline.metrics import interval, resample
@@ -59,7 +59,8 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
     """
     first = files[0]
     if first.suffix == ".jsonl":
-        lists, header = _read_ranking(dataset, first)
+        rankings, header = read_ranking(first)
+        lists = predictions(rankings, dataset.kinds)
     else:
         sidecar = first.with_suffix(".config.json")
         lists = predictions_of_files(dataset, files)
@@ -67,16 +68,14 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
     return Row(name, dataset.per_query(lists), header.get("protocol"))
 
 
-def _read_ranking(dataset: Dataset, file: Path) -> tuple[dict[str, Predictions], dict[str, Any]]:
-    if not file.exists():
-        raise InputError(f"{file} does not exist.")
+def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
+    """Return the rankings of a file of the search stage and its header; raises InputError."""
+    header = read_header(file)
     try:
-        header = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])["header"]
-        records = RecordFile(file, header).read()
-        rankings = [Ranking.of(record) for record in records]
-    except (ValueError, KeyError, TypeError):
+        rankings = search.rankings_in(RecordFile(file, header))
+    except (KeyError, TypeError):
         raise InputError(f"{file} is not a ranking of the search stage.") from None
-    return predictions(rankings, dataset.kinds), header
+    return rankings, header
 
 
 def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:

@@ -229,3 +229,33 @@ def without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:
         for column in excluded.T:
             scores[rows[None, :] == column[:, None]] = float("-inf")
     return scores
+
+
+def places_of(
+    vectors: Tensor,
+    gallery: Gallery,
+    asked: Tensor,
+    inside: NDArray[np.bool_] | None = None,
+    excluded: Tensor | None = None,
+    device: str = "cpu",
+) -> Tensor:
+    """Return the places, 1 for the best, that gallery rows have in rankings by inner product.
+
+    ``vectors`` (queries, d) are compared with the gallery; ``asked`` int64 (queries, m) holds the
+    rows to be placed, -1 for none. Returns int64 (queries, m), 0 for none. Reads the gallery twice.
+    """
+    vectors = vectors.to(device)
+    own = torch.full(asked.shape, float("nan"))
+    for rows, features in blocks(gallery, inside, device):
+        similarity = (vectors @ features.T).cpu()
+        column = torch.searchsorted(rows, asked).clamp(max=len(rows) - 1)
+        here = rows[column] == asked
+        own[here] = similarity.gather(1, column)[here]
+    places = torch.zeros_like(asked)
+    for rows, features in blocks(gallery, inside, device):
+        similarity = without((vectors @ features.T).cpu(), rows, excluded)
+        for number, (score, row) in enumerate(zip(own.T, asked.T, strict=True)):
+            ahead = similarity > score[:, None]
+            ahead |= (similarity == score[:, None]) & (rows < row[:, None])
+            places[:, number] += ahead.sum(dim=1)
+    return torch.where(own.isnan(), 0, places + 1)

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,12 @@ class Query:
     aspects: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
     shared_concept: str | None = None
+
+    @property
+    def relevant(self) -> tuple[str, ...]:
+        """All images that count as found: target and ground truths; empty where unknown."""
+        target = () if self.target is None else (self.target,)
+        return tuple(dict.fromkeys((*target, *self.ground_truths)))
 
 
 @dataclass(frozen=True)
@@ -68,3 +79,9 @@ class Ranking:
             tuple(record["subset"]),
             tuple(record.get("probabilities", ())),
         )
+
+    def show(self, run: "Run", top: int = 10) -> "Image":
+        """Return a picture of the query and its ``top`` images, which a notebook shows."""
+        from pipeline.pictures import contact_sheet
+
+        return contact_sheet(run, [self], top=top)

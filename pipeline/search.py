@@ -65,11 +65,16 @@ def ranking_file(run: Run) -> RecordFile:
 def read(run: Run) -> list[Ranking]:
     """Return the rankings in query order; raises MissingStageError where there are none."""
     records = ranking_file(run)
-    rankings = [Ranking.of(record) for record in records.read()]
-    if not rankings:
+    found = rankings_in(records)
+    if not found:
         stage = "verify" if run.verified else "search"
         raise run.missing(stage, records.file, "There is no ranking")
-    return rankings
+    return found
+
+
+def rankings_in(records: RecordFile) -> list[Ranking]:
+    """Return the rankings that a file holds."""
+    return [Ranking.of(record) for record in records.read()]
 
 
 def search(run: Run) -> list[StageReport]:
@@ -85,9 +90,9 @@ def search(run: Run) -> list[StageReport]:
         with stage("search", one, inputs.files, output.file, "queries") as report:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
-            rankings = rank(one, score, inputs.images)
-            write_records(output.file, output.header, map(asdict, rankings))
-            report.computed = len(rankings)
+            made = rank(one, score, inputs.images)
+            write_records(output.file, output.header, map(asdict, made))
+            report.computed = len(made)
         reports.append(report)
     return reports
 

@@ -1,7 +1,7 @@
 """Grid search of a method's weights on the validation split, from features on disk."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -112,8 +112,9 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     content = {"grid": grid, "search": search.header(run)}
     stem = f"tune-{run.name}-{run.config.search.method}-{fingerprint(content)}"
     csv = folder / f"{stem}.csv"
-    protocol = {f"protocol.{field}": value for field, value in run.protocol.items()}
-    write_text(csv, table.assign(**protocol).to_csv(index=False))
+    told = {f"protocol.{field}": value for field, value in run.protocol.items()}
+    told["run"] = identity(run, grid)
+    write_text(csv, table.assign(**told).to_csv(index=False))
     picture = _draw(run, table, grid, metric, best, folder / f"{stem}.png")
     value = float(table[metric].to_numpy()[place])
     return Tuned(table, metric, best, value, border(best, grid), csv, picture)
@@ -143,6 +144,16 @@ def _verified(run: Run, cells: Sequence[Mapping[str, float]]) -> list[dict[str, 
         rankings = [verify.reordered(ranking, given, config) for ranking, given in known]
         found.append(predictions(rankings, run.dataset.kinds))
     return found
+
+
+def identity(run: Run, parameters: Iterable[str]) -> str:
+    """Return a fingerprint of all that shapes a ranking but ``parameters``, which were varied."""
+    header = search.header(run)
+    varied = set(parameters)
+    for part in ("parameters", "verifier"):
+        if part in header:
+            header[part] = {k: v for k, v in header[part].items() if k not in varied}
+    return fingerprint(header)
 
 
 def _with(base: Parameters, cell: Mapping[str, float]) -> Parameters:

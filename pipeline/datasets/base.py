@@ -64,6 +64,8 @@ class Dataset(ABC):
     """Metrics that are the unweighted mean of other metrics."""
     headline: ClassVar[str]
     """The metric by which methods are compared first."""
+    parts: ClassVar[str] = ""
+    """What the part after the slash of a metric such as ``mAP@10/negation`` is, in words."""
 
     queries: list[Query]
     annotations: dict[str, Any]
@@ -198,10 +200,22 @@ class Dataset(ABC):
         for kind, lists in predictions.items():
             if kind not in self.kinds:
                 raise InputError(f"{self.name} has no {kind} predictions.")
-            self._check_predictions(kind, lists)
+            self.check_predictions(kind, lists)
         return {metric: values for metric, values in self.values(predictions).items() if values}
 
-    def _check_predictions(self, kind: str, lists: Predictions) -> None:
+    def of_each_query(
+        self, values: Mapping[str, Mapping[str, float]], metric: str
+    ) -> dict[str, float]:
+        """Return the value in [0, 1] by query id of a metric, out of what ``per_query`` returns.
+
+        Of an average over parts (FashionIQ's categories) each query has its own part's value.
+        """
+        if metric in values:
+            return dict(values[metric])
+        return {name: v for part in self.averages[metric] for name, v in values[part].items()}
+
+    def check_predictions(self, kind: str, lists: Predictions) -> None:
+        """Check that lists are of these queries, every one, and of their galleries; InputError."""
         known = {query.id: query for query in self.queries}
         members = {name: set(images) for name, images in self.galleries.items()}
         missing = [name for name in known if name not in lists]

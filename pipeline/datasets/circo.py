@@ -46,6 +46,7 @@ class Circo(Dataset):
     splits = ("val", "test")
     choices = ("shared_concept",)
     headline = "mAP@5"
+    parts = "semantic aspect"
 
     def read(self) -> None:
         """Read annotations and COCO's image listing."""

@@ -48,6 +48,7 @@ class FashionIq(Dataset):
         {f"recall@{k}": tuple(f"recall@{k}/{name}" for name in CATEGORIES) for k in CUTOFFS}
     )
     headline = "recall@10"
+    parts = "category"
 
     def read(self) -> None:
         """Read captions and split files of the three categories; images may be .png or .jpg."""

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import datasets, search, submit
+from pipeline.cache import atomic
 from pipeline.config import Config
 from pipeline.demo import levers
 from pipeline.demo.build import build
 from pipeline.everything import run_stages
-from pipeline.report import contact_sheet
+from pipeline.pictures import contact_sheet
 from pipeline.run import Run
 
 log = logging.getLogger("seize")
@@ -44,7 +45,8 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
         if split.startswith("test"):
             submissions += [str(file) for file in submit.files(run).values()]
         if run.name == "circo-val":
-            contact_sheet(run, search.read(run), sheet)
+            with atomic(sheet) as temporary:
+                contact_sheet(run, search.read(run)).save(temporary, format="PNG")
         if values is not None:
             measured.append(run)
     compared = levers.table(measured, levers.SHOWN)

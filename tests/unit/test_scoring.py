@@ -1,11 +1,13 @@
 """The fast formulas against slow ones written from the paper, on random features."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline import ranking
 from pipeline.scoring import Ends, increment_ends, mean_feature, normalise, top_k
 
 WEIGHT = st.floats(-3, 3, allow_nan=False)
@@ -73,3 +75,41 @@ def test_mean_feature_averages_raw_embeddings_unless_asked() -> None:
 
 def test_normalise_keeps_zero_rows_finite() -> None:
     assert normalise(torch.zeros(2, 3)).abs().sum().item() == 0
+
+
+class InMemory:
+    """Gallery features, read in slices."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.features = features
+        self.shape = features.shape
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.features[start:stop]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 7))
+@settings(deadline=None, max_examples=30)
+def test_places_are_those_of_the_whole_ranking(seed: int, block: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Unit vectors of few directions, so that many similarities are exactly equal.
+    features = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 30)]
+    vectors = rng.integers(-2, 3, (3, 4)).astype(np.float32)
+    inside = rng.random(30) < 0.8
+    excluded = torch.from_numpy(rng.integers(-1, 30, (3, 1)))
+    asked = torch.from_numpy(rng.integers(-1, 30, (3, 5)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "FIRST", block)
+        patch.setattr(ranking, "BLOCK", block)
+        found = ranking.places_of(
+            torch.from_numpy(vectors), InMemory(features), asked, inside, excluded
+        )
+    for query in range(3):
+        score = features @ vectors[query]
+        kept = [i for i in range(30) if inside[i] and i != excluded[query, 0]]
+        order = sorted(kept, key=lambda i: (-score[i], i))
+        for row, place in zip(asked[query].tolist(), found[query].tolist(), strict=True):
+            if row == -1 or not inside[row]:
+                assert place == 0
+            elif row in order:
+                assert place == order.index(row) + 1
