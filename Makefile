@@ -30,8 +30,9 @@ test-vllm: $(SETUP) $(VLLM_VENV)/.installed
 	@echo "vllm $$($(VLLM) --version | tail -n 1)"
 	VLLM_BIN=$(VLLM) $(BIN)/python -m pytest tests/vllm $(ARGS)
 
+# All benchmarks, small; for instance ARGS="search --size full" for one of them at full size.
 bench: $(SETUP)
-	$(BIN)/python -m tests.benchmarks.stages
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,22 +1,21 @@
 """How fast the search is at CIRCO's size, against the two bare matrix products A·Gᵀ and B·Gᵀ.
 
-``python -m tests.benchmarks.search``: ratios measured in one run, best of some rounds. The gallery
-is synthetic: clustered unit vectors; composed features lie near a gallery image, content features
-near the composed ones, as captions and edits do.
+``make bench ARGS=search``: ratios measured in one run, best of some rounds. The gallery is
+synthetic: clustered unit vectors; composed features lie near a gallery image, content features near
+the composed ones, as captions and edits do.
 """
 
-import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.ranking import top_images
 from pipeline.scoring import increment_ends, normalise
+from tests.benchmarks.report import Size, table
 
 Array = NDArray[np.float32]
 
@@ -66,14 +65,9 @@ def best(run: Callable[[], Any], rounds: int) -> float:
     return min(times)
 
 
-@click.command()
-@click.option("--queries", default=800, show_default=True)
-@click.option("--images", default=123_403, show_default=True)
-@click.option("--width", default=768, show_default=True)
-@click.option("--k", default=50, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-def main(queries: int, images: int, width: int, k: int, rounds: int) -> None:
-    """Print a Markdown table."""
+def tables(size: Size) -> Iterator[str]:
+    """Measure 800 queries (small: 200) on 123,403 images of 768 dimensions."""
+    queries, images, width, k = 800 if size == "full" else 200, 123_403, 768, 50
     a, b, g = data(queries, images, width)
     composed, content, gallery = map(torch.from_numpy, (a, b, g))
     ends = increment_ends(content, composed, 0.13, 2.1)
@@ -85,15 +79,14 @@ def main(queries: int, images: int, width: int, k: int, rounds: int) -> None:
             _ = composed @ block.T
             _ = content @ block.T
 
+    rounds = 3 if size == "full" else 2
     products = best(bare, rounds)
     ours = best(lambda: top_images(ends, store, k), rounds)
     theirs = best(lambda: released(composed, content, normalise(gallery), k), 1)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, best of {rounds}\n")
-    print(f"{queries} queries, {images:,} images, {width} dimensions, k = {k}\n")
-    print("| way | seconds | ratio to two products |\n| --- | --- | --- |")
-    for name, seconds in (("two products", products), ("as released", theirs), ("seize", ours)):
-        print(f"| {name} | {seconds:.2f} | {seconds / products:.2f} |")
-
-
-if __name__ == "__main__":
-    main()
+    ways = (("two products", products), ("as released", theirs), ("seize", ours))
+    yield table(
+        f"Search, {queries} queries, {images:,} images, {width} dimensions, k = {k}, best of "
+        f"{rounds} runs",
+        ("way", "seconds", "ratio to two products"),
+        [(name, f"{seconds:.2f}", f"{seconds / products:.2f}") for name, seconds in ways],
+    )
