@@ -5,6 +5,7 @@ makes a new file and nothing stale is mixed in.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -202,9 +203,28 @@ def write_features(
     file: Path, names: Sequence[str], features: Features, header: dict[str, Any]
 ) -> None:
     """Write ``features`` (len(names), d) with their names and header, completely or not at all."""
-    content = {"names": json.dumps(list(names)), "header": json.dumps(header, default=str)}
+    # Names are a tensor, since a file's metadata may take 100 MB only: some five million names.
+    listed = np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)
+    tensors = {"features": np.ascontiguousarray(features), "names": listed}
+    content = {"header": json.dumps(header, default=str)}
     with atomic(file) as temporary, storage_errors(file):
-        save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=content)
+        save_file(tensors, temporary, metadata=content)
+
+
+def memory_map(file: Path, tensor: str) -> Features:
+    """Return a tensor of a ``.safetensors`` file as an array on disk, to index in any way.
+
+    safetensors itself reads slices only. The format: a length, a JSON header, the tensors' bytes.
+    Raises InputError for a tensor that is neither float16, float32 nor float64.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(length))[tensor]
+    dtypes = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+    if entry["dtype"] not in dtypes:
+        raise InputError(f"{file} holds {entry['dtype']}, not float16 or float32.")
+    start, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+    return np.memmap(file, dtypes[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
 class FeatureFile:
@@ -220,7 +240,10 @@ class FeatureFile:
             self._handle = safe_open(file, framework="numpy")
             self._slice = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
             content = self._handle.metadata()  # type: ignore[no-untyped-call]
-            self.names: list[str] = json.loads(content["names"])
+            names = content.get("names")  # where files of earlier versions have them
+            if names is None:
+                names = self._handle.get_tensor("names").tobytes()  # type: ignore[no-untyped-call]
+            self.names: list[str] = json.loads(names)
             self.header: dict[str, Any] = json.loads(content["header"])
             self.shape: tuple[int, int] = tuple(self._slice.get_shape())
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -231,12 +254,22 @@ class FeatureFile:
 
     def rows(self, start: int, stop: int) -> Features:
         """Return rows ``start`` to ``stop`` as an array (stop - start, d) in the stored dtype."""
-        rows: Features = self._slice[start:stop]
-        finite = np.isfinite(rows).all(axis=1)
+        return self._checked(self._slice[start:stop], range(start, stop))
+
+    def take(self, rows: NDArray[np.int64]) -> Features:
+        """Return the given rows as an array (len(rows), d) in the stored dtype."""
+        return self._checked(self._map[rows], rows)
+
+    @functools.cached_property
+    def _map(self) -> Features:
+        return memory_map(self.file, "features")
+
+    def _checked(self, features: Features, rows: Sequence[int] | NDArray[np.int64]) -> Features:
+        finite = np.isfinite(features).all(axis=1)
         if not finite.all():
-            name = self.names[start + int(np.argmin(finite))]
+            name = self.names[rows[int(np.argmin(finite))]]
             raise InputError(f"{self.file}: the feature of {name!r} is NaN or infinite.")
-        return rows
+        return features
 
     def all(self) -> Features:
         """Return every row."""

@@ -95,6 +95,8 @@ class StageReport:
     cached: int = 0
     computed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    visited: float | None = None
+    """Images that an index's search scored exactly, a query."""
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class ArrayGallery:
         """Return rows ``start`` to ``stop``."""
         return self.array[start:stop]
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the given rows."""
+        return self.array[rows]
+
 
 def data(queries: int, images: int, width: int) -> tuple[Array, Array, Array]:
     """Return composed and content features (queries, width) and a gallery (images, width)."""

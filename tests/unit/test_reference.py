@@ -40,6 +40,9 @@ class ArrayGallery:
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         return self.array[start:stop]
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.array[rows]
+
 
 def unit(vector: Array) -> Array:
     """The direction of a vector; zero for a zero one. A vector whose parts cancelled has only
