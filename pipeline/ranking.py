@@ -17,8 +17,8 @@ BLOCK = 4_096
 ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere."""
 
-MEMORY = 96 << 20
-"""Bytes for a block and its scores, where no more is known to be free."""
+MEMORY = 192 << 20
+"""Bytes for a block and its scores at most, where no more is known to be free."""
 
 FIRST = 2_048
 """Gallery images scored before there is a threshold to compare with. Further blocks are no larger
@@ -26,6 +26,9 @@ than all before them, so that few images of each exceed the threshold so far."""
 
 PAIRS = 1_024
 """Pairs of a query and an image whose second inner product is computed at a time."""
+
+MERGED = 256
+"""Images of a query that are merged into its best at a time."""
 
 WHOLE = 192 << 20
 """Bytes for the queries that are scored at a time where a score needs the whole gallery."""
@@ -53,15 +56,16 @@ def block_size(vectors: int, width: int, free: int, most: int) -> int:
     """Return how many images to compare with ``vectors`` at a time, ``most`` at most.
 
     An image takes its feature of ``width`` in float16 or float32, as float32 and normalised; a pair
-    of image and vector two float32 and a few flags. Both are to fit into ``free`` bytes.
+    of image and vector its bound and, at worst, an entry in each list of ``_exceeding``. All of it
+    is to fit into ``free`` bytes.
     """
-    return max(1, min(most, free // (12 * width + 12 * vectors)))
+    return max(1, min(most, free // (12 * width + 48 * vectors)))
 
 
 def _free(device: str) -> int:
-    """Return the bytes that a block may take on a device: on CUDA a quarter of what is free."""
+    """Return the bytes that a block may take on a device: on CUDA half of what is free."""
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0] // 4
+        return torch.cuda.mem_get_info(device)[0] // 2
     return MEMORY
 
 
@@ -69,13 +73,13 @@ def blocks(
     gallery: Gallery,
     inside: NDArray[np.bool_] | None,
     device: str,
-    vectors: int,
     advance: Callable[[int], Any] = ignore,
+    vectors: int = 1_000,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield row numbers int64 (n) and normalised float32 features (n, d) of each block.
 
-    ``inside`` (images) tells which rows take part; ``vectors`` is how many vectors each image is
-    compared with; ``advance`` is told how many images were read.
+    ``inside`` (images) tells which rows take part; ``advance`` is told how many were read;
+    ``vectors`` is how many vectors each image is compared with, which bounds a block's size.
     """
     most = BLOCK if device == "cpu" else ACCELERATOR_BLOCK
     size, stop = block_size(vectors, gallery.shape[1], _free(device), most), 0
@@ -124,12 +128,15 @@ class Best:
         counts = torch.bincount(queries, minlength=len(self.scores))
         if not len(queries):
             return
-        width = int(counts.max())
         place = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[queries]
-        found = torch.full((len(counts), width), float("-inf"))
-        found_rows = torch.zeros((len(counts), width), dtype=torch.long)
-        found[queries, place], found_rows[queries, place] = scores, rows
-        self._merge(found, found_rows)
+        for start in range(0, int(counts.max()), MERGED):
+            part = (place >= start) & (place < start + MERGED)
+            where = queries[part], place[part] - start
+            width = int(where[1].max()) + 1
+            found = torch.full((len(counts), width), float("-inf"))
+            found_rows = torch.zeros((len(counts), width), dtype=torch.long)
+            found[where], found_rows[where] = scores[part], rows[part]
+            self._merge(found, found_rows)
 
     def _merge(self, found: Tensor, found_rows: Tensor) -> None:
         """A stable sort keeps what came earlier first among equal scores."""
@@ -165,7 +172,7 @@ def top_images(
             best_rows.append(found_rows)
         return torch.cat(best), torch.cat(best_rows)
     kept = Best(queries, k)
-    for rows, features in blocks(gallery, inside, device, queries, advance):
+    for rows, features in blocks(gallery, inside, device, advance, queries):
         threshold = kept.threshold
         if threshold is None:
             kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
@@ -241,7 +248,7 @@ def _whole(
         found = [
             (rows, part.similarities(features))
             for rows, features in blocks(
-                gallery, inside, device, 2 * size, advance if not start else ignore
+                gallery, inside, device, advance if not start else ignore, 2 * size
             )
         ]
         if not found:

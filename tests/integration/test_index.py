@@ -55,6 +55,8 @@ def test_search_by_an_index_gives_the_scans_rankings_gallery_by_gallery(
         assert len(built) == (0 if kind == "flat" else 3)
     with pytest.raises(ConfigError, match="seize-rank"):
         search.search(with_index(run.with_method("seize-rank"), "flat"))
+    with pytest.raises(ConfigError, match="Did you mean 'faiss-hnsw'"):
+        search.search(with_index(run, "hnsw"))
 
 
 def test_another_breadth_makes_another_ranking_of_the_same_index(
