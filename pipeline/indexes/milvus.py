@@ -25,6 +25,9 @@ logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it rais
 BLOCK = 4_096
 """Images sent at a time; a server takes messages of 64 MB."""
 
+CONNECTION = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 600_000}
+"""The client's own ping of every ten seconds makes Milvus in a file hang up while it builds."""
+
 VECTORS = 64
 """Queries sent at a time."""
 
@@ -69,7 +72,7 @@ def opened(gallery: Gallery, settings: IndexConfig, file: Path, runtime: Runtime
     try:
         with lock(file):
             token = os.environ.get(runtime.milvus_token_variable, "")
-            client = MilvusClient(where, token=token)
+            client = MilvusClient(where, token=token, grpc_options=CONNECTION)
             _fill(client, collection, gallery, settings)
             client.load_collection(collection)
     except (MilvusException, OSError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from milvus_lite.server_manager import server_manager_instance
 from torch import Tensor
 
 from pipeline import indexes
@@ -83,6 +84,7 @@ def tables(size: Size) -> Iterator[str]:
             if images == SIZES[size][0]:
                 yield _lists_needed(ends, features)
             rows = list(_rows(ends, features, Path(folder)))
+            server_manager_instance.release_all()  # or it writes into the folder at the end
         yield table(
             f"Indexes of {images:,} images, {QUERIES} queries at a time, {WIDTH} dimensions",
             (
