@@ -5,6 +5,7 @@ makes a new file and nothing stale is mixed in.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -285,18 +286,46 @@ def write_feature_blocks(
     """Write features that come as blocks of rows (…, width), so that memory stays steady.
 
     The rows of all blocks are those of ``names``. The format is safetensors', whose own writer
-    wants everything in memory: a JSON header after its length, then the rows.
+    wants everything in memory: a JSON header after its length, then the tensors' bytes. Names are
+    a tensor too, since the header may take 100 MB only: some five million names.
     """
-    size = len(names) * width * dtype.itemsize
-    kind = {"dtype": f"F{8 * dtype.itemsize}", "shape": [len(names), width]}
-    content = {"names": json.dumps(list(names)), "header": json.dumps(header, default=str)}
-    tensor = kind | {"data_offsets": [0, size]}
-    start = json.dumps({"__metadata__": content, "features": tensor}).encode()
+    size, listed = len(names) * width * dtype.itemsize, json.dumps(list(names)).encode()
+    tensors = {
+        "__metadata__": {"header": json.dumps(header, default=str)},
+        "features": {
+            "dtype": f"F{8 * dtype.itemsize}",
+            "shape": [len(names), width],
+            "data_offsets": [0, size],
+        },
+        "names": {
+            "dtype": "U8",
+            "shape": [len(listed)],
+            "data_offsets": [size, size + len(listed)],
+        },
+    }
+    start = json.dumps(tensors).encode()
     start += b" " * (-len(start) % 8)  # the rows are aligned for the memory map
     with atomic(file) as temporary, storage_errors(file), temporary.open("wb") as stream:
         stream.write(len(start).to_bytes(8, "little") + start)
         for block in blocks:
             stream.write(np.ascontiguousarray(block, dtype).data)
+        stream.write(listed)
+
+
+def memory_map(file: Path, tensor: str) -> Features:
+    """Return a tensor of a ``.safetensors`` file as an array on disk, to index in any way.
+
+    safetensors itself reads slices only. The format: a length, a JSON header, the tensors' bytes.
+    Raises InputError for a tensor that is neither float16, float32 nor float64.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(length))[tensor]
+    dtypes = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+    if entry["dtype"] not in dtypes:
+        raise InputError(f"{file} holds {entry['dtype']}, not float16 or float32.")
+    start, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+    return np.memmap(file, dtypes[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
 class FeatureFile:
@@ -312,7 +341,10 @@ class FeatureFile:
             self._handle = safe_open(file, framework="numpy")
             self._slice = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
             content = self._handle.metadata()  # type: ignore[no-untyped-call]
-            self.names: list[str] = json.loads(content["names"])
+            names = content.get("names")  # where files of earlier versions have them
+            if names is None:
+                names = self._handle.get_tensor("names").tobytes()  # type: ignore[no-untyped-call]
+            self.names: list[str] = json.loads(names)
             self.header: dict[str, Any] = json.loads(content["header"])
             self.shape: tuple[int, int] = tuple(self._slice.get_shape())
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -323,12 +355,22 @@ class FeatureFile:
 
     def rows(self, start: int, stop: int) -> Features:
         """Return rows ``start`` to ``stop`` as an array (stop - start, d) in the stored dtype."""
-        rows: Features = self._slice[start:stop]
-        finite = np.isfinite(rows).all(axis=1)
+        return self._checked(self._slice[start:stop], range(start, stop))
+
+    def take(self, rows: NDArray[np.int64]) -> Features:
+        """Return the given rows as an array (len(rows), d) in the stored dtype."""
+        return self._checked(self._map[rows], rows)
+
+    @functools.cached_property
+    def _map(self) -> Features:
+        return memory_map(self.file, "features")
+
+    def _checked(self, features: Features, rows: Sequence[int] | NDArray[np.int64]) -> Features:
+        finite = np.isfinite(features).all(axis=1)
         if not finite.all():
-            name = self.names[start + int(np.argmin(finite))]
+            name = self.names[rows[int(np.argmin(finite))]]
             raise InputError(f"{self.file}: the feature of {name!r} is NaN or infinite.")
-        return rows
+        return features
 
     def all(self) -> Features:
         """Return every row."""

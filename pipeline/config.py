@@ -118,6 +118,19 @@ SDR = {
 """As published (arXiv 2602.04451)."""
 
 
+class IndexConfig(_Section):
+    """Where the search takes its candidates from. An approximate index may change the ranking."""
+
+    kind: str = Field(
+        default="scan", description="scan, flat, faiss-hnsw, faiss-ivf or milvus: see the README"
+    )
+    links: int = Field(default=32, ge=2, description="HNSW: neighbours of an image")
+    construction: int = Field(default=100, ge=1, description="HNSW: images tried to link one")
+    breadth: int = Field(default=256, ge=1, description="HNSW: images tried a query")
+    lists: int | None = Field(default=None, ge=1, description="IVF: clusters; 4·√images by default")
+    probes: int = Field(default=64, ge=1, description="IVF: clusters tried a query")
+
+
 VERIFIED = "+verify"
 """Ends a method's name, as in ``seize+verify``: its ranking as the verify stage reordered it."""
 
@@ -138,6 +151,7 @@ class SearchConfig(_Section):
     drops: int = Field(default=5, ge=1, description="LDRE's k")
     temperature: float = Field(default=0.04, gt=0, description="LDRE's τ")
     top_k: int = Field(default=50, ge=1)
+    index: IndexConfig = IndexConfig()
 
 
 class VerifierConfig(_Section):
@@ -217,6 +231,12 @@ class RuntimeConfig(_Section):
     shard: int = Field(default=1024, ge=1, description="features written at a time")
     workers: int | None = Field(
         default=None, ge=0, description="processes that decode images; one a core by default"
+    )
+    milvus_url: str | None = Field(
+        default=None, description="a Milvus server or cluster; a file in the cache by default"
+    )
+    milvus_token_variable: str = Field(
+        default="MILVUS_TOKEN", description="environment variable that holds its token"
     )
     strict: bool = Field(default=False, description="a broken image ends the run")
 

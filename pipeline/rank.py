@@ -1,6 +1,7 @@
 """Ranking of features that were computed elsewhere: no dataset, no model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.cache import atomic, storage_errors
+from pipeline.cache import atomic, memory_map, storage_errors
 from pipeline.config import resolve_device
 from pipeline.errors import InputError
 from pipeline.ranking import top_images
@@ -47,17 +48,27 @@ class Features:
             raise InputError(
                 f"{self.file} holds {', '.join(names)}: name the matrix to use 'features'."
             )
-        source = handle.get_slice(name)  # type: ignore[no-untyped-call]
-        self.shape = tuple(source.get_shape())
+        source = memory_map(self.file, name)
+        self.shape = source.shape
         return source
 
     def rows(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
         """Return rows ``start`` to ``stop``; raises InputError for a value that is not finite."""
-        rows = np.array(self._source[start:stop])
-        finite = np.isfinite(rows).all(axis=1)
+        return self._checked(self._source[start:stop], range(start, stop))
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Return the given rows; raises InputError for a value that is not finite."""
+        return self._checked(self._source[rows], rows)
+
+    def _checked(
+        self, source: NDArray[np.floating[Any]], rows: Sequence[int] | NDArray[np.int64]
+    ) -> NDArray[np.floating[Any]]:
+        features = np.array(source)
+        finite = np.isfinite(features).all(axis=1)
         if not finite.all():
-            raise InputError(f"{self.file}: row {start + int(finite.argmin())} is NaN or infinite.")
-        return rows
+            row = rows[int(finite.argmin())]
+            raise InputError(f"{self.file}: row {row} is NaN or infinite.")
+        return features
 
     def all(self) -> Tensor:
         """Return every row at length 1, float32 (n, d)."""

@@ -12,16 +12,23 @@ from torch import Tensor
 from pipeline.scoring import Ends, RankEnds, Score, normalise, top_k
 
 BLOCK = 4_096
-"""Gallery images scored at a time on a CPU, where small temporaries are the fast ones."""
+"""Gallery images scored at a time on a CPU, at most: small temporaries are the fast ones."""
 
-ACCELERATOR_BLOCK = 65_536
+ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere."""
 
+MEMORY = 192 << 20
+"""Bytes for a block and its scores at most, where no more is known to be free."""
+
 FIRST = 2_048
-"""Gallery images scored before there is a threshold to compare with."""
+"""Gallery images scored before there is a threshold to compare with. Further blocks are no larger
+than all before them, so that few images of each exceed the threshold so far."""
 
 PAIRS = 1_024
 """Pairs of a query and an image whose second inner product is computed at a time."""
+
+MERGED = 256
+"""Images of a query that are merged into its best at a time."""
 
 WHOLE = 192 << 20
 """Bytes for the queries that are scored at a time where a score needs the whole gallery."""
@@ -37,24 +44,47 @@ class Gallery(Protocol):
     def rows(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
         """Return rows ``start`` to ``stop`` as an array (stop - start, d)."""
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Return the given rows as an array (len(rows), d)."""
 
-def _ignore(count: int) -> None:
+
+def ignore(count: int) -> None:
     return None
+
+
+def block_size(vectors: int, width: int, free: int, most: int) -> int:
+    """Return how many images to compare with ``vectors`` at a time, ``most`` at most.
+
+    An image takes its feature of ``width`` in float16 or float32, as float32 and normalised; a pair
+    of image and vector its bound and, at worst, an entry in each list of ``_exceeding``. All of it
+    is to fit into ``free`` bytes.
+    """
+    return max(1, min(most, free // (12 * width + 48 * vectors)))
+
+
+def _free(device: str) -> int:
+    """Return the bytes that a block may take on a device: on CUDA half of what is free."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return MEMORY
 
 
 def blocks(
     gallery: Gallery,
     inside: NDArray[np.bool_] | None,
     device: str,
-    advance: Callable[[int], Any] = _ignore,
+    advance: Callable[[int], Any] = ignore,
+    vectors: int = 1_000,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield row numbers int64 (n) and normalised float32 features (n, d) of each block.
 
-    ``inside`` (images) tells which rows take part; ``advance`` is told how many were read.
+    ``inside`` (images) tells which rows take part; ``advance`` is told how many were read;
+    ``vectors`` is how many vectors each image is compared with, which bounds a block's size.
     """
-    size, stop = BLOCK if device == "cpu" else ACCELERATOR_BLOCK, 0
+    most = BLOCK if device == "cpu" else ACCELERATOR_BLOCK
+    size, stop = block_size(vectors, gallery.shape[1], _free(device), most), 0
     while stop < gallery.shape[0]:
-        start, stop = stop, min(stop + (size if stop else min(FIRST, size)), gallery.shape[0])
+        start, stop = stop, min(stop + min(size, max(stop, FIRST)), gallery.shape[0])
         rows = torch.arange(start, stop)
         features = torch.from_numpy(gallery.rows(start, stop)).float()
         if inside is not None:
@@ -98,12 +128,15 @@ class Best:
         counts = torch.bincount(queries, minlength=len(self.scores))
         if not len(queries):
             return
-        width = int(counts.max())
         place = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[queries]
-        found = torch.full((len(counts), width), float("-inf"))
-        found_rows = torch.zeros((len(counts), width), dtype=torch.long)
-        found[queries, place], found_rows[queries, place] = scores, rows
-        self._merge(found, found_rows)
+        for start in range(0, int(counts.max()), MERGED):
+            part = (place >= start) & (place < start + MERGED)
+            where = queries[part], place[part] - start
+            width = int(where[1].max()) + 1
+            found = torch.full((len(counts), width), float("-inf"))
+            found_rows = torch.zeros((len(counts), width), dtype=torch.long)
+            found[where], found_rows[where] = scores[part], rows[part]
+            self._merge(found, found_rows)
 
     def _merge(self, found: Tensor, found_rows: Tensor) -> None:
         """A stable sort keeps what came earlier first among equal scores."""
@@ -121,7 +154,7 @@ def top_images(
     inside: NDArray[np.bool_] | None = None,
     excluded: Tensor | None = None,
     device: str = "cpu",
-    advance: Callable[[int], Any] = _ignore,
+    advance: Callable[[int], Any] = ignore,
 ) -> tuple[Tensor, Tensor]:
     """Return each query's best images: scores float32 and rows int64, both (queries, up to k).
 
@@ -139,9 +172,9 @@ def top_images(
             best_rows.append(found_rows)
         return torch.cat(best), torch.cat(best_rows)
     kept = Best(queries, k)
-    for rows, features in blocks(gallery, inside, device, advance):
+    for rows, features in blocks(gallery, inside, device, advance, queries):
         threshold = kept.threshold
-        if threshold is None or score.take_max:
+        if threshold is None:
             kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
         else:
             kept.add_some(*_exceeding(score, features, rows, threshold, excluded))
@@ -153,13 +186,13 @@ def _exceeding(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return query numbers, scores and rows (m each) of the images that exceed ``threshold``.
 
-    A score is the smaller of two inner products, so the first bounds it from above: the second is
-    computed only for images whose bound exceeds the query's threshold.
+    Where a score is the smaller of two inner products, the first bounds it from above: the second
+    is computed only for images whose bound exceeds the query's threshold.
     """
-    bound = ends.positive @ features.T
+    bound = ends.scores(features) if ends.take_max else ends.positive @ features.T
     queries, columns = (bound > threshold.to(bound.device)[:, None]).nonzero(as_tuple=True)
     scores = bound[queries, columns]
-    if ends.negative is not ends.positive:
+    if not ends.take_max and ends.negative is not ends.positive:
         for start in range(0, len(queries), PAIRS):
             part = slice(start, start + PAIRS)
             # Pairs come query by query, so a slice has few queries: a small product holds them all.
@@ -195,8 +228,8 @@ def scores_of(
 def _few(score: Ends, gallery: Gallery, query: int, rows: Sequence[int], device: str) -> Tensor:
     if not rows:
         return torch.empty(0)
-    features = np.concatenate([gallery.rows(row, row + 1) for row in rows])
-    block = normalise(torch.from_numpy(features).float().to(device))
+    features = torch.from_numpy(gallery.take(np.array(rows))).float()
+    block = normalise(features.to(device))
     return score.map(lambda vectors: vectors[query : query + 1]).scores(block)[0].cpu()
 
 
@@ -205,7 +238,7 @@ def _whole(
     gallery: Gallery,
     inside: NDArray[np.bool_] | None,
     device: str,
-    advance: Callable[[int], Any] = _ignore,
+    advance: Callable[[int], Any] = ignore,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the first query's number, scores (queries, n) and rows (n), some queries at a time."""
     images = gallery.shape[0] if inside is None else int(inside.sum())
@@ -214,7 +247,9 @@ def _whole(
         part = score.map(itemgetter(slice(start, start + size)))
         found = [
             (rows, part.similarities(features))
-            for rows, features in blocks(gallery, inside, device, advance if not start else _ignore)
+            for rows, features in blocks(
+                gallery, inside, device, advance if not start else ignore, 2 * size
+            )
         ]
         if not found:
             continue
@@ -224,10 +259,13 @@ def _whole(
 
 
 def without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:
-    """Set the ``scores`` (queries, n) of ``excluded`` rows (queries, m) to -inf, in place."""
+    """Set the ``scores`` (queries, n) of ``excluded`` rows (queries, m) to -inf, in place.
+
+    ``rows`` is (n), or (queries, n) where every query has its own.
+    """
     if excluded is not None:
         for column in excluded.T:
-            scores[rows[None, :] == column[:, None]] = float("-inf")
+            scores[rows == column[:, None]] = float("-inf")
     return scores
 
 

@@ -116,6 +116,8 @@ class StageReport:
     copies: int = 0
     """Items that are equal to another one and share its result."""
     failed: dict[str, str] = field(default_factory=dict)
+    visited: float | None = None
+    """Images that an index's search scored exactly, a query."""
     seconds: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
     """What the stage spent on calls, where it makes some."""

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import caption, edit, embed, methods, verifiers
+from pipeline import caption, edit, embed, indexes, methods, verifiers
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
-from pipeline.config import resolve_device
 from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
-from pipeline.ranking import scores_of, top_images
+from pipeline.ranking import scores_of
 from pipeline.records import Query, Ranking
-from pipeline.run import Run, StageReport, progress, stage
+from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.scoring import Ends, Score, top_k
+from pipeline.searcher import Searcher
 
 QUERIES = 64
 """Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
@@ -28,7 +28,7 @@ def header(run: Run) -> dict[str, Any]:
     if run.verified:
         return _verified_header(run)
     search = run.config.search
-    return {
+    content = {
         "stage": "search",
         "method": search.method,
         "parameters": asdict(parameters(run)),
@@ -42,6 +42,9 @@ def header(run: Run) -> dict[str, Any]:
         "queries": run.dataset.fingerprint,
         "gallery": run.dataset.gallery_fingerprint,
     }
+    if search.index.kind not in indexes.EXACT:
+        content["index"] = search.index.model_dump()
+    return content
 
 
 def _verified_header(run: Run) -> dict[str, Any]:
@@ -90,9 +93,17 @@ def search(run: Run) -> list[StageReport]:
         with stage("search", one, inputs.files, output.file, "queries") as report:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
-            made = rank(one, score, inputs.images)
+            searcher = inputs.searcher
+            searcher.visited = searcher.scanned = 0
+            made = rank(one, score, searcher)
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)
+            if not searcher.scans:
+                report.visited = round(searcher.visited / len(made), 1)
+                log.info(
+                    f"{report.visited:,} images visited a query of {inputs.images.shape[0]:,}; "
+                    f"{searcher.scanned} queries scanned the gallery in the end"
+                )
         reports.append(report)
     return reports
 
@@ -122,7 +133,8 @@ def parameters(run: Run) -> Parameters:
 class Inputs:
     """A run's features: of the gallery, memory-mapped, and of its queries.
 
-    ``failed`` says what is missing. Raises MissingStageError where a stage was not run.
+    ``searcher`` searches the gallery; ``failed`` says what is missing. Raises MissingStageError
+    where a stage was not run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -135,6 +147,7 @@ class Inputs:
             raise run.missing("embed", text_path, "The captions and edits have no features")
         self.files = [image_path, text_path]
         self.images = FeatureFile(image_path)
+        self.searcher = Searcher(run, self.images)
         self.failed: dict[str, str] = {}
         lost = len(run.dataset.images) - len(self.images.names)
         if lost:
@@ -175,27 +188,24 @@ class Inputs:
             )
         return methods.gather(
             gathered,
-            lambda differences, k: _largest_drops(run, self.images, differences, k),
+            lambda differences, k: _largest_drops(run, self.searcher, differences, k),
             run.config.search.normalise_texts,
         )
 
 
-def _largest_drops(
-    run: Run, images: FeatureFile, differences: list[Tensor], k: int
-) -> list[Tensor]:
+def _largest_drops(run: Run, searcher: Searcher, differences: list[Tensor], k: int) -> list[Tensor]:
     """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).
 
     A drop is (E(caption) − E(edit))·x, so each ``differences`` row (edits, d) is one inner product.
     """
-    device = resolve_device(run.config.runtime.device)
     found = [torch.zeros(len(rows), 0) for rows in differences]
     with progress(len(differences), 0, "query", "largest drops") as bar:
         for gallery in run.dataset.galleries:
-            inside = _inside(run, gallery, images)
+            inside = _inside(run, gallery, searcher.images)
             places = [i for i, query in enumerate(run.queries) if query.gallery == gallery]
             for chunk in (places[i : i + QUERIES] for i in range(0, len(places), QUERIES)):
                 rows = torch.cat([differences[i] for i in chunk])
-                best, _ = top_images(Ends(rows, rows), images, k, inside, device=device)
+                best, _ = searcher.best(Ends(rows, rows), inside, k)
                 parts = torch.split(best.clamp(min=0), [len(differences[i]) for i in chunk])
                 for i, part in zip(chunk, parts, strict=True):
                     found[i] = part
@@ -244,28 +254,24 @@ def parts(run: Run, images: FeatureFile) -> list[Part]:
     return made
 
 
-def rank(run: Run, score: Score, images: FeatureFile) -> list[Ranking]:
-    """Score the gallery block by block and return each query's best images.
+def rank(run: Run, score: Score, searcher: Searcher) -> list[Ranking]:
+    """Return each query's best images.
 
     Gallery ids whose image could not be embedded are absent. Equal scores keep gallery order.
     """
-    device = resolve_device(run.config.runtime.device)
+    images, k = searcher.images, run.config.search.top_k
     rankings: dict[str, Ranking] = {}
-    with progress(images.shape[0] * len(run.dataset.galleries), 0, "image", "search") as bar:
+    if searcher.scans:
+        bar = progress(images.shape[0] * len(run.dataset.galleries), 0, "image", "search")
+    else:
+        bar = progress(len(run.queries), 0, "query", "search")
+    with bar:
         for part in parts(run, images):
             own = score.map(itemgetter(part.places))
-            best, rows = top_images(
-                own,
-                images,
-                run.config.search.top_k,
-                part.inside,
-                part.excluded,
-                device,
-                bar.update,
-            )
+            best, rows = searcher.best(own, part.inside, k, part.excluded, bar.update)
             scores = []
             if any(part.groups):
-                scores = scores_of(own, images, part.groups, part.inside, device)
+                scores = scores_of(own, images, part.groups, part.inside, searcher.device)
             for ranking in rankings_of(run, part, best, rows, scores, images):
                 rankings[ranking.query] = ranking
     return [rankings[query.id] for query in run.queries]

@@ -221,7 +221,7 @@ def _one_pass(
     of_groups = [torch.zeros(queries, width) for _ in scores]
     padded = [group + [-1] * (width - len(group)) for group in part.groups]
     members = torch.tensor(padded, dtype=torch.long).reshape(queries, width)
-    for rows, features in blocks(images, part.inside, device, bar.update):
+    for rows, features in blocks(images, part.inside, device, bar.update, queries * len(vectors)):
         similarity = {key: vector @ features.T for key, vector in vectors.items()}
         column = torch.searchsorted(rows, members).clamp(max=len(rows) - 1)
         here = rows[column] == members

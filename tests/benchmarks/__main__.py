@@ -10,7 +10,7 @@ import click
 
 from tests.benchmarks.report import Size, machine
 
-BENCHMARKS = ("stages", "search", "embed", "caption")
+BENCHMARKS = ("stages", "search", "indexes", "embed", "caption")
 
 
 @click.command()
@@ -21,7 +21,7 @@ def main(names: tuple[str, ...], size: Size) -> None:
 
     Example: make bench ARGS="search --size full"
     """
-    click.echo(machine() + "\n")
+    click.echo(machine("faiss-cpu", "pymilvus", "milvus-lite") + "\n")
     for name in names or BENCHMARKS:
         for table in importlib.import_module(f"tests.benchmarks.{name}").tables(size):
             click.echo(table)

@@ -2,10 +2,11 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -41,6 +42,34 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     align = ("left", *["right"] * (len(columns) - 1))
     text = tabulate(lines, columns, tablefmt="pipe", disable_numparse=True, colalign=align)
     return f"{title}\n\n{text}\n"
+
+
+def extra_memory(run: Callable[[], Any]) -> int:
+    """Return how many bytes of memory ``run`` takes at its peak beyond what was taken before.
+
+    Files that are mapped into memory do not count. Sampled every millisecond; Linux only.
+    """
+    process, done = psutil.Process(), threading.Event()
+
+    def taken() -> int:
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+
+    before = peak = taken()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, taken())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
 
 
 def _processor() -> str:

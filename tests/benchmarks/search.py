@@ -5,17 +5,21 @@ synthetic: clustered unit vectors; composed features lie near a gallery image, c
 the composed ones, as captions and edits do.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.cache import FeatureFile, write_features
 from pipeline.ranking import top_images
-from pipeline.scoring import increment_ends, normalise
-from tests.benchmarks.report import Size, table
+from pipeline.scoring import Ends, RankEnds, increment_ends, normalise
+from tests.benchmarks.report import Size, extra_memory, table
 
 Array = NDArray[np.float32]
 
@@ -30,6 +34,10 @@ class ArrayGallery:
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows ``start`` to ``stop``."""
         return self.array[start:stop]
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the given rows."""
+        return self.array[rows]
 
 
 def data(queries: int, images: int, width: int) -> tuple[Array, Array, Array]:
@@ -83,10 +91,40 @@ def tables(size: Size) -> Iterator[str]:
     products = best(bare, rounds)
     ours = best(lambda: top_images(ends, store, k), rounds)
     theirs = best(lambda: released(composed, content, normalise(gallery), k), 1)
-    ways = (("two products", products), ("as released", theirs), ("seize", ours))
+    with tempfile.TemporaryDirectory() as folder:
+        stored, others = on_disk(g, Path(folder)), increment_ends(content, composed, 2.1, 0.13)
+        drops = torch.cat([content - composed] * 2)[:960]
+        by_place = RankEnds(content[:100], composed[:100], 5e-7, 5e-7)
+        halves = best(lambda: top_images(ends, stored, k), rounds)
+        runs = (
+            (f"smaller of two ends, {queries} queries", ends, k),
+            (f"larger of two ends, {queries} queries", others, k),
+            (f"LDRE's largest drops, {len(drops)} captions", Ends(drops, drops), 5),
+            ("rank variant, 100 queries", by_place, k),
+        )
+        taken = [(name, extra_memory(partial(top_images, s, stored, n))) for name, s, n in runs]
+    ways = (
+        ("two products", products),
+        ("as released", theirs),
+        ("seize", ours),
+        ("seize, float16 on disk", halves),
+    )
     yield table(
         f"Search, {queries} queries, {images:,} images, {width} dimensions, k = {k}, best of "
         f"{rounds} runs",
         ("way", "seconds", "ratio to two products"),
         [(name, f"{seconds:.2f}", f"{seconds / products:.2f}") for name, seconds in ways],
     )
+    yield table(
+        f"Memory of the search beside {images:,} images in float16 on disk",
+        ("score", "extra MB at the peak"),
+        [(name, f"{size / 1e6:.0f}") for name, size in taken],
+    )
+
+
+def on_disk(gallery: Array, folder: Path) -> FeatureFile:
+    """Write the gallery in float16 and return it memory-mapped."""
+    file = folder / "gallery.safetensors"
+    names = [str(row) for row in range(len(gallery))]
+    write_features(file, names, gallery.astype(np.float16), {})
+    return FeatureFile(file)

@@ -41,6 +41,9 @@ class ArrayGallery:
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         return self.array[start:stop]
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.array[rows]
+
 
 def unit(vector: Array) -> Array:
     """The direction of a vector; zero for a zero one. A vector whose parts cancelled has only
@@ -205,6 +208,7 @@ def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) ->
     gallery = ArrayGallery(case.gallery.astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "BLOCK", block)
+        patch.setattr(ranking, "MERGED", 3)
         patch.setattr(ranking, "WHOLE", 48 * len(case.gallery) * 2)  # two queries at a time
         features = methods.gather(embeddings(case), drops(gallery))
         score = METHODS[name](features, case.parameters)
@@ -256,3 +260,30 @@ def test_excluded_rows_are_never_retrieved_by_either_kind_of_score() -> None:
         assert set(rows[0, :7].tolist()) == set(range(9)) - {3, 4}
         assert set(rows[1, :8].tolist()) == set(range(8))
         assert values[0, 7:].tolist() == [float("-inf")] * 2
+
+
+@given(
+    vectors=st.integers(1, 100_000),
+    width=st.integers(1, 4_096),
+    free=st.integers(1 << 20, 1 << 36),
+    most=st.integers(1, 1 << 20),
+)
+def test_a_block_and_its_scores_fit_into_what_is_free(
+    vectors: int, width: int, free: int, most: int
+) -> None:
+    size = ranking.block_size(vectors, width, free, most)
+    assert 1 <= size <= most
+    # A feature in two or four bytes, as float32 and normalised; a bound, its comparison, and where
+    # every image exceeds it, two numbers and a score, on the device and on the CPU.
+    per_image = (4 + 4 + 4) * width + (4 + 1 + 2 * (8 + 8 + 4)) * vectors
+    assert size == 1 or size * per_image <= free
+    assert size == most or (size + 1) * 1.1 * per_image > free
+
+
+def test_blocks_grow_to_the_largest_and_cover_the_gallery_once() -> None:
+    gallery = ArrayGallery(np.ones((30_000, 2), dtype=np.float32))
+    read: list[int] = []
+    rows = [r for r, _ in ranking.blocks(gallery, None, "cpu", read.append)]
+    assert torch.equal(torch.cat(rows), torch.arange(30_000))
+    assert read[:3] == [ranking.FIRST, ranking.FIRST, 2 * ranking.FIRST]
+    assert max(read) == ranking.BLOCK

@@ -1,0 +1,116 @@
+"""The vector database Milvus: a file of this process, or a server or cluster at a URL.
+
+Chosen because the same client and calls serve a file, a server and a cluster: what was tried with a
+file runs unchanged where a gallery has outgrown one machine.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from pipeline.cache import lock
+from pipeline.config import IndexConfig, RuntimeConfig
+from pipeline.errors import StorageError
+from pipeline.indexes.base import Rows, Scores, Vectors
+from pipeline.ranking import Gallery
+from pipeline.run import progress
+from pipeline.scoring import normalise
+
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
+
+BLOCK = 4_096
+"""Images sent at a time; a server takes messages of 64 MB."""
+
+CONNECTION = {"grpc.keepalive_permit_without_calls": 0, "grpc.keepalive_time_ms": 600_000}
+"""The client's own ping of every ten seconds makes Milvus in a file hang up while it builds."""
+
+VECTORS = 64
+"""Queries sent at a time."""
+
+
+class Milvus:
+    """A collection with one HNSW graph; ``breadth`` images are tried a query."""
+
+    exact = False
+
+    def __init__(self, client: MilvusClient, collection: str, breadth: int) -> None:
+        self.client = client
+        self.collection = collection
+        self.breadth = breadth
+
+    def search(self, vectors: Vectors, k: int) -> tuple[Scores, Rows]:
+        """Return the k largest inner products, as ``Index`` says."""
+        scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(vectors), k), -1, dtype=np.int64)
+        parameters = {"metric_type": "IP", "params": {"ef": max(self.breadth, k)}}
+        for start in range(0, len(vectors), VECTORS):
+            hits = self.client.search(
+                self.collection,
+                data=list(vectors[start : start + VECTORS]),
+                limit=k,
+                anns_field="feature",
+                search_params=parameters,
+                output_fields=["row"],
+            )
+            for i, found in enumerate(hits, start):
+                scores[i, : len(found)] = [hit["distance"] for hit in found]
+                rows[i, : len(found)] = [hit["row"] for hit in found]
+        return scores, rows
+
+
+def opened(gallery: Gallery, settings: IndexConfig, file: Path, runtime: RuntimeConfig) -> Milvus:
+    """Return the collection of that file's name, filled where it is not complete.
+
+    It is in ``file``, or where ``runtime.milvus_url`` says. Filling resumes where it was stopped.
+    """
+    collection = file.stem.replace("-", "_")
+    where = runtime.milvus_url or str(file)
+    try:
+        with lock(file):
+            token = os.environ.get(runtime.milvus_token_variable, "")
+            client = MilvusClient(where, token=token, grpc_options=CONNECTION)
+            _fill(client, collection, gallery, settings)
+            client.load_collection(collection)
+    except (MilvusException, OSError) as error:
+        raise StorageError(f"Milvus at {where}: {_reason(error)}") from None
+    return Milvus(client, collection, settings.breadth)
+
+
+def _fill(client: MilvusClient, collection: str, gallery: Gallery, settings: IndexConfig) -> None:
+    images, width = gallery.shape
+    if not client.has_collection(collection):
+        schema = client.create_schema(auto_id=False)
+        schema.add_field("row", DataType.INT64, is_primary=True)
+        schema.add_field("feature", DataType.FLOAT_VECTOR, dim=width)
+        index = client.prepare_index_params()
+        index.add_index(
+            "feature",
+            index_type="HNSW",
+            metric_type="IP",
+            params={"M": settings.links, "efConstruction": settings.construction},
+        )
+        client.create_collection(
+            collection, schema=schema, index_params=index, consistency_level="Strong"
+        )
+    client.load_collection(collection)
+    answer = client.query(collection, filter="", output_fields=["count(*)"])
+    done = int(answer[0]["count(*)"])
+    if done == images:
+        return
+    with progress(images, done, "image", "fill Milvus") as bar:
+        for start in range(done, images, BLOCK):
+            rows = gallery.rows(start, min(start + BLOCK, images))
+            features = normalise(torch.from_numpy(rows).float()).numpy()
+            entities = [{"row": start + i, "feature": row} for i, row in enumerate(features)]
+            client.insert(collection, entities)
+            bar.update(len(entities))
+    client.flush(collection)
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "message", "") or error)
+    return text.splitlines()[0] if text else type(error).__name__
