@@ -21,6 +21,8 @@ from pipeline.report.charts import Line, heat_map, lines, newest_tuning
 from pipeline.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.run import Run, log
 
+FOLDER = Path(__file__).parent
+
 CHUNK = 256
 """Thumbnails in one block of the page; the script reads a block when the first of it is seen."""
 
@@ -200,7 +202,7 @@ def _provenance(
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "."),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         lstrip_blocks=True,
@@ -209,9 +211,8 @@ def _environment() -> jinja2.Environment:
 
 def _page(**values: Any) -> str:
     """Render the page. Its policy allows this very style and script, and nothing from elsewhere."""
-    folder = Path(__file__).parent
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    script = (folder / "report.js").read_text(encoding="utf-8")
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("report.html")

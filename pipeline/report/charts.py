@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from pipeline import search
 from pipeline.errors import InputError
@@ -114,7 +115,8 @@ def _read(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} does not exist.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as CSV: {error}") from None
-    if table.empty or not _parameters(table):
+    names = _parameters(table)
+    if table.empty or not names or not all(map(is_numeric_dtype, (table[n] for n in names))):
         raise InputError(f"{file} is not a table of `seize tune`.")
     return table
 
@@ -130,8 +132,8 @@ def heat_map(run: Run, file: Path) -> HeatMap:
     """
     table = _read(file)
     metric = run.dataset.headline
-    if metric not in table:
-        raise InputError(f"{file} has no column {metric}; it is not about {run.dataset.name}.")
+    if metric not in table or not is_numeric_dtype(table[metric]):
+        raise InputError(f"{file} has no figures of {metric}; it is not about {run.dataset.name}.")
     names = _parameters(table)
     best_row = table.iloc[int(table[metric].to_numpy().argmax())]
     varying = [name for name in names if table[name].nunique() > 1] or names[:1]

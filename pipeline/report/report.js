@@ -178,10 +178,11 @@ function moved(listed) {
   return sum(listed.images.map((_, i) => (listed.place[i] === null ? 0 : Math.abs(listed.place[i] - listed.ranks[i]))));
 }
 
-function firstTruth({ sides: [side] }) {
-  const ranked = [side.top, side.missed].filter(Boolean);
-  const ranks = ranked.flatMap((listed) => listed.images.map((image, i) => [image, listed.ranks[i]]));
-  return (truth) => Math.min(...ranks.filter(([image, rank]) => truth.has(image) && rank !== null).map(([, rank]) => rank));
+/** The best rank of a relevant image; infinite where the ranking ends before all of them. */
+function firstTruth({ sides: [{ top, missed }], truth }) {
+  const lists = [top, missed].filter(Boolean);
+  const ranks = lists.flatMap(({ images, ranks }) => ranks.filter((_, i) => truth.includes(images[i])));
+  return Math.min(...ranks.filter((rank) => rank !== null));
 }
 
 /** How much the headline metric gains against the other ranking; images not shared where level. */
@@ -198,7 +199,7 @@ report.metrics.forEach((name, i) => {
   orders.push({ name, key: (query) => query.sides[0].metrics[i], falling: false });
 });
 if (report.metrics.length) {
-  orders.push({ name: "rank of the first ground truth", key: (query) => firstTruth(query)(new Set(query.truth)), falling: true });
+  orders.push({ name: "rank of the first ground truth", key: firstTruth, falling: true });
 }
 orders.push({ name: "score of the first image", key: (query) => (query.sides[0].top ? query.sides[0].top.scores[0] : null), falling: true });
 if (report.has_similarities) {

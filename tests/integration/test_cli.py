@@ -20,7 +20,7 @@ def seize(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize("command", [*STAGES, "demo"])
+@pytest.mark.parametrize("command", [*STAGES, "report", "demo"])
 def test_help_explains_and_gives_an_example(command: str) -> None:
     result = seize(command, "--help")
     assert result.exit_code == 0

@@ -135,7 +135,7 @@ def test_metrics_stand_with_their_intervals_and_parts(
     assert str(run.cache) not in page.content()
     page, _ = show(runs["circo-test"])
     assert "no ground truth" in page.locator("header").inner_text()
-    assert page.locator(".truth, .bar, .figures table").count() == 0
+    assert page.locator(".truth, .bar, #metrics-title").count() == 0
     page, _ = show(runs["fashioniq-val"])
     assert "recall@10 by category" in page.locator(".figures").inner_text()
 
@@ -452,9 +452,16 @@ def test_the_newest_tuning_of_this_very_run_is_shown(
     page, _ = show(runs["circo-test"], outputs=folder)
     assert page.locator(".heat").count() == 0
     bad = tmp_path / "bad.csv"
-    bad.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="not a table of `seize tune`"):
-        report.report(run, tmp_path / "x.html", report.Options(tuned=bad))
+    for content, message in [
+        ("a,b\n1,2\n", "not a table of `seize tune`"),
+        ("positive,mAP@5\n<b>,2\n", "not a table of `seize tune`"),
+        ("positive,recall@1\n1,2\n", "no figures of mAP@5"),
+        ("positive,mAP@5\n1,<b>\n", "no figures of mAP@5"),
+        ("", "cannot be read as CSV"),
+    ]:
+        bad.write_text(content)
+        with pytest.raises(InputError, match=message):
+            report.report(run, tmp_path / "x.html", report.Options(tuned=bad))
 
 
 def test_the_command_writes_the_page_and_tells_its_size(
