@@ -97,8 +97,9 @@ SDR = {
     "circo": Sdr(anchor=0.15, debias=0.35),
     "cirr": Sdr(anchor=0.05, debias=0.5),
     "fashioniq": Sdr(anchor=0.2, debias=0.4),
+    "folder": Sdr(anchor=0.15, debias=0.35),
 }
-"""As published (arXiv 2602.04451)."""
+"""As published (arXiv 2602.04451); a folder of one's own takes CIRCO's."""
 
 
 class SearchConfig(_Section):
@@ -180,6 +181,31 @@ class Config(_Section):
                 f"The configuration has no α⁺ and α⁻ for {dataset}. Give --alpha-pos and "
                 "--alpha-neg, or set search.increment."
             ) from None
+
+    def with_search(
+        self,
+        dataset: str,
+        alpha_pos: float | None = None,
+        alpha_neg: float | None = None,
+        **changes: Any,
+    ) -> "Config":
+        """Return a copy whose ``search`` section has ``changes`` and, for ``dataset``, α⁺ and α⁻.
+
+        The weights are those of the method in use: of similarity, or of places for the rank
+        variant. None changes nothing. Raises ConfigError naming the field that is wrong.
+        """
+        search = self.search.model_dump()
+        search |= {name: value for name, value in changes.items() if value is not None}
+        alphas = {"positive": alpha_pos, "negative": alpha_neg}
+        given = {name: alpha for name, alpha in alphas.items() if alpha is not None}
+        if given and search["method"] == "seize-rank":
+            search["rank_increment"] |= given
+        elif given:
+            search["increment"].setdefault(dataset, {}).update(given)
+        try:
+            return self.model_copy(update={"search": SearchConfig.model_validate(search)})
+        except ValidationError as error:
+            raise ConfigError(f"search.{first_problem(error)}") from None
 
     def sdr_for(self, dataset: str) -> Sdr:
         """Return SDR-CIR's weights for ``dataset``; raises ConfigError where none are set."""

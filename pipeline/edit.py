@@ -40,23 +40,28 @@ class Pair(NamedTuple):
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes an edit. Records are keyed by text, whatever made it."""
-    config = run.config.llm
-    model = config.model
+    model = run.config.llm.model
     if released.is_imported(model):
         return released.header(run, "edit", model)
-    in_process = model.startswith(llms.IN_PROCESS)
+    return settings(run.config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration that changes an edit of a given text."""
+    llm = config.llm
     content = {
         "stage": "edit",
-        "model": model_identity(model),
-        "prompt": prompts.load(config.prompt).model_dump(),
-        "temperature": config.temperature,
-        "attempts": config.attempts,
-        "seed": config.seed,
+        "model": model_identity(llm.model),
+        "prompt": prompts.load(llm.prompt).model_dump(),
+        "temperature": llm.temperature,
+        "attempts": llm.attempts,
+        "seed": llm.seed,
     }
-    if in_process:
-        content["model"] = llms.IN_PROCESS + model_identity(model.removeprefix(llms.IN_PROCESS))
-        device = resolve_device(run.config.runtime.device)
-        content["precision"] = resolve_precision(config.precision, device)
+    if llm.model.startswith(llms.IN_PROCESS):
+        path = llm.model.removeprefix(llms.IN_PROCESS)
+        content["model"] = llms.IN_PROCESS + model_identity(path)
+        device = resolve_device(config.runtime.device)
+        content["precision"] = resolve_precision(llm.precision, device)
     return content
 
 
@@ -79,11 +84,19 @@ def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
 def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
     """Return one query's pairs, captions innermost: every caption as often as it is edited."""
     concept = (query.shared_concept or "") if run.config.dataset.shared_concept else ""
+    texts = captions.get(query.id, [])
+    return make_pairs(texts, run.relative_captions(query), run.config.llm.edits, concept)
+
+
+def make_pairs(
+    captions: Sequence[str], relative_captions: Sequence[str], edits: int, concept: str = ""
+) -> list[Pair]:
+    """Return the pairs that ``captions`` are edited by, captions innermost."""
     return [
-        Pair(text, relative, concept, sample)
-        for relative in run.relative_captions(query)
-        for sample in range(run.config.llm.edits)
-        for text in captions.get(query.id, [])
+        Pair(caption, relative, concept, sample)
+        for relative in relative_captions
+        for sample in range(edits)
+        for caption in captions
     ]
 
 
@@ -96,7 +109,7 @@ def read(run: Run) -> dict[str, list[str | None]]:
     captions = caption.read(run)
     if released.is_imported(run.config.llm.model):
         return released.edits(run, records, captions)
-    edits = _by_pair(records)
+    edits = by_pair(records)
     wanted = pairs(run, captions)
     missing = sum(pair not in edits for pair in wanted)
     if missing:
@@ -116,9 +129,9 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     records = record_file(run)
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
-    prompt = _prompt(run)
+    check(run.config)
     with stage("edit", run, [source, run.config.llm.prompt], records.file) as report, records:
-        done = _by_pair(records)
+        done = by_pair(records)
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
@@ -126,42 +139,51 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
             log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
         if not todo:
             return report
-        llm = llms.load(run.config.llm, run.config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            for attempt in range(run.config.llm.attempts):
-                last = attempt == run.config.llm.attempts - 1
-                bad = []
-                for answer in llm.answer(_asking(run.config.llm, prompt, todo, attempt)):
-                    pair = todo[answer.key]
-                    text, reason = judge(prompt, pair, answer)
-                    if reason and answer.reason is None and not last:
-                        bad.append(pair)
-                        continue
-                    _append(records, pair, text, reason)
-                    if reason:
-                        report.failed[" | ".join(pair[:2])] = reason
-                    report.computed += 1
-                    bar.update()
-                todo = bad
-                if not todo:
-                    break
+            for pair, text, reason in ask(run.config, todo):
+                records.append(record(pair, text, reason))
+                if reason:
+                    report.failed[" | ".join(pair[:2])] = reason
+                report.computed += 1
+                bar.update()
     return report
 
 
-def _prompt(run: Run) -> Prompt:
-    config = run.config.llm
-    prompt = prompts.load(config.prompt)
-    if config.edits > 1 and config.temperature == 0:
+def ask(config: Config, todo: Sequence[Pair]) -> Iterator[tuple[Pair, str | None, str | None]]:
+    """Yield each pair with its edited caption, or None and the reason, as answers come.
+
+    A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
+    cannot answer.
+    """
+    prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
+    for attempt in range(config.llm.attempts):
+        last = attempt == config.llm.attempts - 1
+        bad = []
+        for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
+            pair = todo[answer.key]
+            text, reason = judge(prompt, pair, answer)
+            if reason and answer.reason is None and not last:
+                bad.append(pair)
+            else:
+                yield pair, text, reason
+        todo = bad
+        if not todo:
+            break
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for settings of the edit stage that cannot work."""
+    prompt = prompts.load(config.llm.prompt)
+    if config.llm.edits > 1 and config.llm.temperature == 0:
         raise ConfigError(
-            f"{config.edits} edits a caption would all be the same at temperature 0. "
+            f"{config.llm.edits} edits a caption would all be the same at temperature 0. "
             "Add --temperature 0.7, for instance."
         )
-    if run.config.dataset.shared_concept and "shared_concept" not in prompt.variables:
+    if config.dataset.shared_concept and "shared_concept" not in prompt.variables:
         raise ConfigError(
             f"The prompt {prompt.name!r} does not use {{{{ shared_concept }}}}. Choose one that "
             "does with --prompt, or drop --shared-concept."
         )
-    return prompt
 
 
 def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str | None]:
@@ -178,12 +200,13 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     return text, None
 
 
-def _append(records: RecordFile, pair: Pair, text: str | None, reason: str | None) -> None:
-    record = pair.record() | {"edited_caption": text}
-    records.append(record if reason is None else record | {"reason": reason})
+def record(pair: Pair, text: str | None, reason: str | None) -> dict[str, Any]:
+    """Return the record of an edited caption, or of why there is none."""
+    made = pair.record() | {"edited_caption": text}
+    return made if reason is None else made | {"reason": reason}
 
 
-def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
+def by_pair(records: RecordFile) -> dict[Pair, str | None]:
     """Return the edited captions by pair; a later record of the same pair counts."""
     return {
         Pair(

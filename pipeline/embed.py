@@ -1,21 +1,25 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline import caption, clip, edit
+from pipeline import caption, edit
 from pipeline.cache import FeatureFile, Features, fingerprint, lock, model_identity, write_features
-from pipeline.clip import Preprocess
-from pipeline.config import resolve_device, resolve_precision
+from pipeline.config import Config, resolve_device, resolve_precision
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import open_image
 from pipeline.run import Run, StageReport, log, progress, slug, stage
+
+if TYPE_CHECKING:
+    from pipeline.clip import Preprocess
 
 Encoded = tuple[list[str], Features]
 """Names (n) and their features (n, d)."""
@@ -23,13 +27,18 @@ Encoded = tuple[list[str], Features]
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything about CLIP that changes a feature."""
-    config = run.config.clip
-    device = resolve_device(run.config.runtime.device)
+    return identity(run.config)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration's CLIP that changes a feature."""
+    clip = config.clip
+    device = resolve_device(config.runtime.device)
     return {
-        **config.model_dump(),
-        "model": model_identity(config.model.removeprefix("local-dir:")),
-        "pretrained": config.pretrained and model_identity(config.pretrained),
-        "precision": resolve_precision(config.precision, device),
+        **clip.model_dump(),
+        "model": model_identity(clip.model.removeprefix("local-dir:")),
+        "pretrained": clip.pretrained and model_identity(clip.pretrained),
+        "precision": resolve_precision(clip.precision, device),
     }
 
 
@@ -77,30 +86,55 @@ def embed(run: Run) -> list[StageReport]:
 
 def _embed_images(run: Run) -> StageReport:
     file = image_file(run)
+    images = run.dataset.images
     with stage("embed", run, [run.dataset.root], file) as report:
-
-        def encode(todo: Sequence[str]) -> Iterator[Encoded]:
-            model = clip.load(run.config.clip, run.config.runtime)
-            files = _ImageFiles(run, list(todo), model.preprocess)
-            loader: DataLoader[Any] = DataLoader(
-                files,  # type: ignore[arg-type]
-                batch_size=run.config.runtime.embed_batch,
-                num_workers=run.config.runtime.workers,
-                collate_fn=list,
-            )
-            for batch in loader:
-                good = {name: pixels for name, pixels, reason in batch if reason is None}
-                if good:
-                    yield list(good), model.encode_images(torch.stack(list(good.values())))
-                for name, _, reason in batch:
-                    if reason is not None:
-                        if run.config.runtime.strict:
-                            raise InputError(reason)
-                        report.failed[name] = reason
-
+        encode = functools.partial(
+            encode_images, run.config, functools.partial(_open, images), report=report
+        )
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
-        _encode_missing(run, file, list(run.dataset.images), encode, kind, report, "image")
+        shard = run.config.runtime.shard
+        encode_missing(file, list(images), encode, kind, shard, report, "image")
+    if not file.exists() and report.failed:
+        raise InputError(
+            f"None of {len(images)} images could be read. The first: "
+            f"{next(iter(report.failed.values()))} Is --data-root right?"
+        )
     return report
+
+
+def _open(images: Mapping[str, Path], name: str) -> Image.Image:
+    return open_image(images[name])
+
+
+def encode_images(
+    config: Config,
+    open_one: Callable[[str], Image.Image],
+    todo: Sequence[str],
+    report: StageReport,
+) -> Iterator[Encoded]:
+    """Yield names and features of the images ``todo`` by the batch; broken ones go to ``report``.
+
+    ``open_one`` returns an image by its name, in worker processes, or raises InputError; with
+    ``runtime.strict`` that ends it.
+    """
+    from pipeline import clip  # open_clip is slow to import, and not needed where all is cached
+
+    model = clip.load(config.clip, config.runtime)
+    loader: DataLoader[Any] = DataLoader(
+        _Images(open_one, list(todo), model.preprocess),  # type: ignore[arg-type]
+        batch_size=config.runtime.embed_batch,
+        num_workers=config.runtime.workers,
+        collate_fn=list,
+    )
+    for batch in loader:
+        good = {name: pixels for name, pixels, reason in batch if reason is None}
+        if good:
+            yield list(good), model.encode_images(torch.stack(list(good.values())))
+        for name, _, reason in batch:
+            if reason is not None:
+                if config.runtime.strict:
+                    raise InputError(reason)
+                report.failed[name] = reason
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
@@ -109,6 +143,8 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     with stage("embed", run, reads, file) as report:
 
         def encode(todo: Sequence[str]) -> Iterator[Encoded]:
+            from pipeline import clip
+
             model = clip.load(run.config.clip, run.config.runtime)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
@@ -116,22 +152,23 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
                 yield batch, model.encode_texts(batch)
 
         kind = header(run) | {"stage": "embed texts"}
-        _encode_missing(run, file, wanted, encode, kind, report, "text")
+        encode_missing(file, wanted, encode, kind, run.config.runtime.shard, report, "text")
     return report
 
 
-def _encode_missing(
-    run: Run,
+def encode_missing(
     file: Path,
     names: list[str],
     encode: Callable[[Sequence[str]], Iterator[Encoded]],
     kind: dict[str, Any],
+    size: int,
     report: StageReport,
     unit: str,
 ) -> None:
-    """Encode ``names`` into ``file`` by way of shards, so that a stopped run resumes.
+    """Bring ``file`` to hold the features of ``names`` and no others, in their order.
 
-    Items that could not be read are left out, and tried again by the next run.
+    What it lacks is encoded by way of shards of about ``size`` features, so that a stopped run
+    resumes. Items that could not be read are left out, and tried again by the next run.
     """
     with lock(file):
         existing = FeatureFile(file) if file.exists() else None
@@ -142,20 +179,15 @@ def _encode_missing(
             done = done + part.names
         known = set(done)
         todo = [name for name in names if name not in known]
-        report.cached = len(known)
+        report.cached = len(names) - len(todo)
         if todo:
-            shard = _Shard(file, len(shards), kind, run.config.runtime.shard)
+            shard = _Shard(file, len(shards), kind, size)
             with progress(len(names), report.cached, unit, f"embed {unit}s") as bar, shard:
                 for batch, features in encode(todo):
                     shard.add(batch, features)
                     report.computed += len(batch)
                     bar.update(len(batch))
         _merge(file, names, existing, kind)
-    if not file.exists() and report.failed:
-        raise InputError(
-            f"None of {len(names)} {unit}s could be read. The first: "
-            f"{next(iter(report.failed.values()))} Is --data-root right?"
-        )
 
 
 def _shard_folder(file: Path) -> Path:
@@ -199,12 +231,16 @@ def _merge(
     """Merge the shards and what ``file`` held into one file in the order of ``names``."""
     folder = _shard_folder(file)
     shards = sorted(folder.glob("*.safetensors"))
-    if shards:
+    if shards or (existing and not set(existing.names) <= set(names)):
         parts = ([existing] if existing else []) + [FeatureFile(shard) for shard in shards]
         rows = {name: (part, row) for part in parts for row, name in enumerate(part.names)}
         kept = [name for name in names if name in rows]
         loaded = {id(part): part.all() for part in parts}
-        features = np.stack([loaded[id(rows[name][0])][rows[name][1]] for name in kept])
+        width = parts[0].shape[1]
+        features = np.empty((len(kept), width), dtype=np.float32)
+        for i, name in enumerate(kept):
+            part, row = rows[name]
+            features[i] = loaded[id(part)][row]
         write_features(file, kept, features, kind)
     for shard in shards:
         shard.unlink()
@@ -212,11 +248,13 @@ def _merge(
         folder.rmdir()
 
 
-class _ImageFiles:
+class _Images:
     """Opens and preprocesses images in worker processes; a broken one yields its reason."""
 
-    def __init__(self, run: Run, names: list[str], preprocess: Preprocess) -> None:
-        self.files = [run.dataset.images[name] for name in names]
+    def __init__(
+        self, open_one: Callable[[str], Image.Image], names: list[str], preprocess: "Preprocess"
+    ) -> None:
+        self.open_one = open_one
         self.names = names
         self.preprocess = preprocess
 
@@ -225,6 +263,6 @@ class _ImageFiles:
 
     def __getitem__(self, index: int) -> tuple[str, Tensor | None, str | None]:
         try:
-            return self.names[index], self.preprocess(open_image(self.files[index])), None
+            return self.names[index], self.preprocess(self.open_one(self.names[index])), None
         except InputError as error:
             return self.names[index], None, str(error)

@@ -25,6 +25,28 @@ class QueryEmbeddings:
     reference: Tensor
     """The reference image (d); zeros where it could not be read."""
 
+    @classmethod
+    def of(
+        cls,
+        embed: Callable[[Sequence[str]], Tensor],
+        captions: Sequence[str],
+        edits: Sequence[str | None],
+        relative_captions: Sequence[str],
+        reference: Tensor,
+    ) -> "QueryEmbeddings":
+        """Embed a query's texts with ``embed``, texts to (texts, d).
+
+        ``edits`` are aligned with ``captions``, repeated as often as each was edited; None failed.
+        """
+        good = [i for i, edit in enumerate(edits) if edit is not None]
+        return cls(
+            embed(captions),
+            embed([edit for edit in edits if edit is not None]),
+            [i % len(captions) for i in good],
+            embed(relative_captions),
+            reference,
+        )
+
 
 @dataclass(frozen=True)
 class QueryFeatures:

@@ -123,12 +123,7 @@ def run_options(
 
         overrides = (defaults or {}) | overrides
         settings = config.load(preset, overrides)
-        by_rank = settings.search.method == "seize-rank"
-        increment = "rank_increment" if by_rank else f"increment.{dataset}"
-        alphas = {"positive": alpha_pos, "negative": alpha_neg}
-        given = {f"search.{increment}.{n}": a for n, a in alphas.items() if a is not None}
-        if given:
-            settings = config.load(preset, overrides | given)
+        settings = settings.with_search(dataset, alpha_pos, alpha_neg)
         split = split or datasets.find(dataset).splits[0]
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
         if limit is not None:

@@ -15,7 +15,7 @@ BLOCK = 4_096
 """Gallery images scored at a time on a CPU, where small temporaries are the fast ones."""
 
 ACCELERATOR_BLOCK = 65_536
-"""The same elsewhere."""
+"""The same elsewhere, and where a block is no copy."""
 
 FIRST = 2_048
 """Gallery images scored before there is a threshold to compare with."""
@@ -38,6 +38,24 @@ class Gallery(Protocol):
         """Return rows ``start`` to ``stop`` as an array (stop - start, d)."""
 
 
+class UnitGallery:
+    """Normalised features in memory, float32 (images, d): nothing is checked or copied again."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = normalise(features.float())
+        self._array = self.features.numpy()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Images, dimensions."""
+        return self.features.shape[0], self.features.shape[1]
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows ``start`` to ``stop`` as a view (stop - start, d)."""
+        rows: NDArray[np.float32] = self._array[start:stop]
+        return rows
+
+
 def _ignore(count: int) -> None:
     return None
 
@@ -52,7 +70,8 @@ def blocks(
 
     ``inside`` (images) tells which rows take part; ``advance`` is told how many were read.
     """
-    size, stop = BLOCK if device == "cpu" else ACCELERATOR_BLOCK, 0
+    unit = isinstance(gallery, UnitGallery)
+    size, stop = BLOCK if device == "cpu" and not unit else ACCELERATOR_BLOCK, 0
     while stop < gallery.shape[0]:
         start, stop = stop, min(stop + (size if stop else min(FIRST, size)), gallery.shape[0])
         rows = torch.arange(start, stop)
@@ -61,7 +80,7 @@ def blocks(
             chosen = torch.from_numpy(inside[start:stop])
             rows, features = rows[chosen], features[chosen]
         if len(rows):
-            yield rows, _unit(features.to(device))
+            yield rows, features.to(device) if unit else _unit(features.to(device))
         advance(stop - start)
 
 

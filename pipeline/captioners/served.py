@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 from pipeline.captioners import SERVED, Failure, prompt_of
 from pipeline.chat import ChatClient
 from pipeline.config import CaptionerConfig, RuntimeConfig
+from pipeline.images import small_jpeg
 
 LONGEST_SIDE = 768
 """Pixels that an image is scaled down to before it is sent."""
@@ -64,8 +64,4 @@ class ServedCaptioner:
 
 def data_url(image: Image.Image) -> str:
     """Return an RGB image as a JPEG data URL, its longest side at most ``LONGEST_SIDE`` pixels."""
-    small = image.copy()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, LONGEST_SIDE)).decode()
