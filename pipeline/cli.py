@@ -18,11 +18,13 @@ from pipeline.options import (
     cache_option,
     data_root_option,
     format_option,
+    gallery_options,
     json_option,
     override_options,
     preset_option,
     print_metrics,
     print_reports,
+    print_result,
     run_options,
     split_arguments,
     vllm_options,
@@ -508,6 +510,77 @@ def export(run: Any, out: Path, as_json: bool) -> None:
 
     files = [str(file) for file in released.export(run, out)]
     click.echo(dump(files) if as_json else "\n".join(files))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
+@gallery_options
+@json_option
+def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) -> None:
+    """Embed the images of a folder tree, to be searched with `query` and `app`.
+
+    Only new and changed images are embedded; removed ones are dropped, renamed ones and copies cost
+    nothing. Hidden files and links that leave the folder are left out.
+
+    Example: seize index photos --config laptop --watch
+    """
+    from pipeline import folder as folders
+
+    opened = folders.open_folder(folder, settings, cache)
+    if watch:
+        folders.watch(opened, lambda report: print_reports([report], as_json))
+    else:
+        print_reports([folders.index(opened)], as_json)
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("relative_caption")
+@click.option(
+    "--gallery",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="the folder to search, after `seize index`",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write an HTML page")
+@click.option("--open", "shown", is_flag=True, help="write the page and open it in the browser")
+@gallery_options
+@json_option
+def query(
+    image: Path,
+    relative_caption: str,
+    folder: Path,
+    out: Path | None,
+    shown: bool,
+    settings: Any,
+    cache: Path,
+    as_json: bool,
+) -> None:
+    """Find the images of a folder that look like IMAGE, changed as RELATIVE_CAPTION says.
+
+    Captions and edits are kept, so the same question again calls no model; nor do other weights or
+    another method.
+
+    Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
+    """
+    from pipeline.gallery import Gallery
+    from pipeline.run import dump
+
+    result = Gallery(folder, settings, cache).query(image, relative_caption)
+    if out is None and shown:
+        out = Path("outputs/query.html")
+    if out is not None:
+        result.write_page(out)
+    if as_json:
+        click.echo(dump(result.as_json() | {"page": out and str(out)}))
+    else:
+        print_result(result)
+        if out is not None:
+            click.echo(f"  {out}")
+    if out is not None and shown:
+        click.launch(out.resolve().as_uri())
 
 
 @main.command("run", cls=Stage)

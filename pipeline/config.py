@@ -14,6 +14,9 @@ from pipeline.prompts import first_problem, read_yaml
 PRESETS = Path(__file__).resolve().parent / "presets"
 PROJECT = Path(__file__).resolve().parent.parent
 
+OWN_IMAGES = "folder"
+"""The name under which α⁺, α⁻ and SDR's weights are set for a folder of one's own images."""
+
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -97,7 +100,7 @@ SDR = {
     "circo": Sdr(anchor=0.15, debias=0.35),
     "cirr": Sdr(anchor=0.05, debias=0.5),
     "fashioniq": Sdr(anchor=0.2, debias=0.4),
-    "folder": Sdr(anchor=0.15, debias=0.35),
+    OWN_IMAGES: Sdr(anchor=0.15, debias=0.35),
 }
 """As published (arXiv 2602.04451); a folder of one's own takes CIRCO's."""
 

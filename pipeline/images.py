@@ -1,5 +1,6 @@
 """Opening image files of any kind as RGB, and making small JPEGs of them."""
 
+import base64
 import io
 import warnings
 from pathlib import Path
@@ -66,3 +67,8 @@ def small_jpeg(image: Image.Image, longest_side: int, quality: int = 90) -> byte
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def data_url(image: Image.Image, longest_side: int) -> str:
+    """Return what ``small_jpeg`` does as a data URL."""
+    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, longest_side)).decode()

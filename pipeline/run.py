@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -110,8 +110,18 @@ class StageReport:
         )
 
 
+class Named(Protocol):
+    """A run, or whatever else a stage works on."""
+
+    @property
+    def name(self) -> str:
+        """What the stage's messages call it."""
+
+
 @contextmanager
-def stage(name: str, run: Run, reads: Iterable[Path | str], writes: Path) -> Iterator[StageReport]:
+def stage(
+    name: str, run: Named, reads: Iterable[Path | str], writes: Path
+) -> Iterator[StageReport]:
     """Log what a stage reads and writes, time it, and log its summary and failures."""
     report = StageReport(name, run.name, [str(path) for path in reads], str(writes))
     log.info("[%s %s] reads %s", name, run.name, ", ".join(report.reads))

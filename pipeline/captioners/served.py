@@ -1,6 +1,5 @@
 """A vision model (Qwen-VL and the like) behind an OpenAI-compatible server as captioner."""
 
-import base64
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from PIL import Image
 from pipeline.captioners import SERVED, Failure, prompt_of
 from pipeline.chat import ChatClient
 from pipeline.config import CaptionerConfig, RuntimeConfig
-from pipeline.images import small_jpeg
+from pipeline.images import data_url
 
 LONGEST_SIDE = 768
 """Pixels that an image is scaled down to before it is sent."""
@@ -46,7 +45,7 @@ class ServedCaptioner:
         for key, (name, image) in enumerate(zip(ids, images, strict=True)):
             seed = int.from_bytes(hashlib.sha256(f"{config.seed} {name}".encode()).digest()[:4])
             content = [
-                {"type": "image_url", "image_url": {"url": data_url(image)}},
+                {"type": "image_url", "image_url": {"url": data_url(image, LONGEST_SIDE)}},
                 {"type": "text", "text": prompt_of(config)},
             ]
             yield (
@@ -60,8 +59,3 @@ class ServedCaptioner:
                     "seed": seed,
                 },
             )
-
-
-def data_url(image: Image.Image) -> str:
-    """Return an RGB image as a JPEG data URL, its longest side at most ``LONGEST_SIDE`` pixels."""
-    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, LONGEST_SIDE)).decode()
