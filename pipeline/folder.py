@@ -45,7 +45,7 @@ class Folder:
         header = {"stage": "index", "folder": str(self.root)}
         return RecordFile(self.cache / self.name / "files.jsonl", header)
 
-    @property
+    @functools.cached_property  # it reads the model's files
     def feature_file(self) -> Path:
         """Where the features are, each named by its image's hash."""
         name = f"{slug(self.config.clip.model)}-{fingerprint(embed.identity(self.config))}"
