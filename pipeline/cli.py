@@ -583,6 +583,61 @@ def query(
         click.launch(out.resolve().as_uri())
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at")
+@click.option("--port", default=8765, show_default=True, help="0 takes any that is free")
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="a name of this machine that the page may be reached by, besides addresses and localhost",
+)
+@click.option("--max-upload", default=20, show_default=True, help="MiB of an uploaded image")
+@click.option("--max-pixels", default=50, show_default=True, help="megapixels of one")
+@click.option("--queries", default=4, show_default=True, help="queries worked on at a time")
+@click.option("--waiting", default=100, show_default=True, help="queries that may wait")
+@click.option("--open", "shown", is_flag=True, help="open the page in the browser")
+@gallery_options
+def app(
+    folder: Path,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    max_upload: int,
+    max_pixels: int,
+    queries: int,
+    waiting: int,
+    shown: bool,
+    settings: Any,
+    cache: Path,
+) -> None:
+    """Serve a page on this machine to search a folder by image and text, turn by turn.
+
+    It is for the people of this machine: with --host 0.0.0.0 everyone on the network can see the
+    folder's images and use the models.
+
+    Example: seize app photos --config laptop --open
+    """
+    import asyncio
+
+    from pipeline import app as page
+    from pipeline.gallery import Gallery
+
+    gallery = Gallery(folder, settings, cache)
+    limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
+    made = page.make_app(gallery, limits, frozenset(names))
+    count = len(gallery)
+
+    def ready(address: str) -> None:
+        click.echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")
+        if shown:
+            click.launch(address)
+
+    asyncio.run(page.serve(made, host, port, ready))
+
+
 @main.command("run", cls=Stage)
 @run_options
 @click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` to edit with")

@@ -185,6 +185,11 @@ class Config(_Section):
                 "--alpha-neg, or set search.increment."
             ) from None
 
+    def increment_in_use(self, dataset: str) -> Increment | RankIncrement:
+        """Return α⁺ and α⁻ of the method in use: of places risen for the rank variant."""
+        by_rank = self.search.method == "seize-rank"
+        return self.search.rank_increment if by_rank else self.increment_for(dataset)
+
     def with_search(
         self,
         dataset: str,

@@ -92,8 +92,7 @@ class Result:
     @property
     def increment(self) -> Increment | RankIncrement:
         """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
-        by_rank = self.settings.method == "seize-rank"
-        return self.settings.rank_increment if by_rank else self.settings.increment[OWN_IMAGES]
+        return self.gallery.increment
 
     def rerank(
         self,
@@ -233,6 +232,16 @@ class Gallery:
             exclude_reference=None if keep_reference is None else not keep_reference,
         )
         return other
+
+    @property
+    def increment(self) -> Increment | RankIncrement:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
+        return self.config.increment_in_use(OWN_IMAGES)
+
+    def preload(self) -> None:
+        """Load the index and the models of this process now, not at the first query."""
+        _ = self._images
+        self._shared.preload()
 
     def query(self, image: Path | str | bytes, relative_caption: str) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
@@ -437,6 +446,18 @@ class _Shared:
         else:
             with self._locks[model]:
                 yield
+
+    def preload(self) -> None:
+        """Load the models."""
+        from pipeline import clip
+
+        config = self.config
+        with self._locks["clip"]:
+            clip.load(config.clip, config.runtime)
+        with self._locks["captioner"]:
+            captioners.load(config.captioner, config.runtime)
+        with self._locks["llm"]:
+            llms.load(config.llm, config.runtime)
 
     def caption(
         self, reference: str, picture: Callable[[], Image.Image]
