@@ -12,6 +12,7 @@ import torch
 from pipeline import config, datasets
 from pipeline.demo.build import Sizes, build
 from pipeline.run import Run
+from tests.browser import browser, page  # noqa: F401 - fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A shell's background job ignores SIGINT, and so would the processes that tests interrupt.

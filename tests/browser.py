@@ -1,0 +1,111 @@
+"""A real headless Chromium for tests: the one of this machine, or one installed on first use."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+INSTALLERS = (
+    # Debian and Ubuntu, as root or where sudo asks nothing: their registry is enough.
+    "apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core",
+    "sudo -n sh -c 'apt-get update && "
+    "apt-get install -y --no-install-recommends chromium fonts-dejavu-core'",
+    # Elsewhere: the browser that Playwright downloads from its own server, into the home folder.
+    f"{sys.executable} -m playwright install chromium",
+)
+"""Shell commands that make a Chromium, tried in this order."""
+
+
+def find_chromium(kept: str) -> str | None:
+    """Return the path of a Chromium: of ``CHROMIUM``, on PATH, or ``kept`` where that exists."""
+    named = os.environ.get("CHROMIUM")
+    for program in [named] if named else [*PROGRAMS, kept]:
+        if found := shutil.which(program):
+            return found
+    return None
+
+
+def install_chromium(kept: str) -> str:
+    """Install a Chromium and return its path; RuntimeError says what was tried and what to do.
+
+    ``kept`` is where Playwright puts the browser that it downloads.
+    """
+    told = []
+    for command in INSTALLERS:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=900)
+        found = find_chromium(kept)
+        if found is not None:
+            return found
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        told.append(f"  {command}\n    exit code {done.returncode}: {''.join(last)}")
+    raise RuntimeError(
+        "These tests need Chromium, and it could not be installed. Install it (any of: "
+        f"{', '.join(PROGRAMS)} on PATH), or name the program in CHROMIUM. Tried:\n"
+        + "\n".join(told)
+    )
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start a headless Chromium; installs one where there is none, RuntimeError if it cannot."""
+    kept = playwright.chromium.executable_path
+    return playwright.chromium.launch(executable_path=find_chromium(kept) or install_chromium(kept))
+
+
+@dataclass
+class Seen:
+    """What a page did since ``watch``."""
+
+    errors: list[str] = field(default_factory=list)
+    """Errors and warnings of the console, refusals by the Content-Security-Policy among them, and
+    exceptions that no one caught."""
+    requests: list[str] = field(default_factory=list)
+    """URLs that were asked for, except ``data:`` and ``blob:``."""
+
+
+def watch(page: Page) -> Seen:
+    """Return a record of ``page`` that grows as it works."""
+    seen = Seen()
+
+    def console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            seen.errors.append(message.text)
+
+    def request(request: Request) -> None:
+        if not request.url.startswith(("data:", "blob:")):
+            seen.requests.append(request.url)
+
+    page.on("console", console)
+    page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    page.on("request", request)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium.
+
+    A module's, not a session's: while it is open the thread has a running event loop, in which
+    tests of the served LLM's client could not start theirs.
+    """
+    with sync_playwright() as playwright:
+        try:
+            running = launch(playwright)
+        except RuntimeError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page of 1280 x 800 with its own cookies and storage; 10 s for what is waited on."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(10_000)
+    yield context.new_page()
+    context.close()
