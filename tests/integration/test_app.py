@@ -1,12 +1,8 @@
 """The page in a real Chromium, and its server against what it must not answer."""
 
-import http.client
 import json
-import os
 import re
-import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,84 +14,18 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from pipeline import config
 from pipeline.app import HEADERS
 from pipeline.folder import hash_of
-from pipeline.gallery import Gallery, Result
+from pipeline.gallery import Result
+from tests.app_server import Served
 from tests.browser import watch
 from tests.conftest import PROJECT
 
-SETTINGS = config.load("demo", {"runtime.workers": 0})
 SCREENSHOTS = PROJECT / "outputs" / "app"
 CHANGE = "has a dark background"
 NASTY = "<img src=x onerror=document.title='owned'>.jpg"
 MODELS = 60_000
 """Milliseconds that a query may take here, models and all."""
-
-
-class Served:
-    """A running `seize app`, and a gallery on the same index and cache to compare with."""
-
-    def __init__(self, root: Path, *options: str) -> None:
-        self.root = root
-        self.cache = root.parent / "cache"
-        self.gallery = Gallery(root, SETTINGS, self.cache)
-        self.gallery.index()
-        command = [sys.executable, "-m", "pipeline", "app", str(root), "--config", "demo"]
-        self.process = subprocess.Popen(
-            [*command, "--port", "0", "--cache", str(self.cache), *options],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
-        assert found, said
-        self.address, self.port = found[0], int(found[1])
-
-    def request(
-        self,
-        path: str,
-        method: str = "GET",
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Send exactly this path; return status, headers and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.putrequest(method, path, skip_host="Host" in (headers or {}))
-        for name, value in (headers or {}).items():
-            connection.putheader(name, value)
-        if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        return response.status, dict(response.headers.items()), content
-
-    def query(self, **fields: str | bytes) -> tuple[int, list[dict[str, Any]]]:
-        """Post a query as the page does; return status and the answer's lines."""
-        boundary = secrets.token_hex(8)
-        parts = []
-        for name, value in fields.items():
-            file = '; filename="x.png"\r\nContent-Type: image/png' if name == "image" else ""
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-            parts.append(head.encode() + (value if isinstance(value, bytes) else value.encode()))
-        body = b"\r\n".join([*parts, f"--{boundary}--\r\n".encode()])
-        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        status, _, content = self.request("/query", "POST", body, kind)
-        return status, [json.loads(line) for line in content.splitlines()]
-
-    def answers(self) -> int:
-        """How many captions and edits were ever kept: it grows with every model call."""
-        files = (self.cache / "queries").rglob("*.jsonl")
-        return sum(file.read_bytes().count(b"\n") for file in files)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +34,7 @@ def served(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.copytree(small_world / "CIRCO" / "COCO2017_unlabeled" / "unlabeled2017", root)
     first = sorted(root.glob("*.jpg"))[0]
     first.rename(root / NASTY)
-    running = Served(root, "--max-upload", "2", "--max-pixels", "4")
+    running = Served(root, root.parent / "cache", "--max-upload", "2", "--max-pixels", "4")
     yield running
     assert running.stop() == 130, "Ctrl-C must end the server"
 
