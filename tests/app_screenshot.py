@@ -6,7 +6,7 @@ import click
 from playwright.sync_api import sync_playwright
 
 from pipeline.demo.build import build
-from tests.app_server import Served
+from tests.app_server import Served, images_loaded
 from tests.browser import launch
 
 TURNS = ("has a dark background", "has a striped background and make the hearts yellow")
@@ -36,9 +36,7 @@ def main(data_root: Path, cache: Path, out: Path) -> None:
                 if text != TURNS[-1]:
                     page.get_by_role("button", name="as the new reference").first.click()
             page.get_by_text("Captions and edited captions").click()
-            page.wait_for_function(
-                "[...document.querySelectorAll('#images img')].every(image => image.complete)"
-            )
+            images_loaded(page)
             page.evaluate("window.scrollTo(0, 0)")
             page.screenshot(path=out)
             browser.close()

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Page
+
 from pipeline import config
 from pipeline.gallery import Gallery
 from tests.conftest import PROJECT
@@ -81,3 +83,12 @@ class Served:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
+
+
+def images_loaded(page: Page) -> None:
+    """Return when the results' images and the reference image are there."""
+    page.evaluate(
+        """Promise.all(
+            [...document.querySelectorAll('#images img, #reference')].map(image => image.decode())
+        )"""
+    )

@@ -174,7 +174,7 @@ async function ask(reference, text, method, weights) {
 at("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = at("text").value.trim();
-  if (state.busy) return;
+  if (state.busy || !state.settings) return;
   if (!state.reference) {
     say("Choose a reference image first.", true);
     at("pick").focus();
@@ -440,6 +440,7 @@ async function start() {
   at("method").value = method;
   showWeights(method);
   at("controls").disabled = false;
+  at("search").disabled = false;
 }
 
 start();

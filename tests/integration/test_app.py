@@ -17,14 +17,15 @@ from playwright.sync_api import Page, expect
 from pipeline.app import HEADERS
 from pipeline.folder import hash_of
 from pipeline.gallery import Result
-from tests.app_server import Served
+from tests.app_server import Served, images_loaded
 from tests.browser import watch
 from tests.conftest import PROJECT
 
 SCREENSHOTS = PROJECT / "outputs" / "app"
 CHANGE = "has a dark background"
 NASTY = "<img src=x onerror=document.title='owned'>.jpg"
-MODELS = 60_000
+expect.set_options(timeout=30_000)
+MODELS = 120_000
 """Milliseconds that a query may take here, models and all."""
 
 
@@ -48,9 +49,7 @@ def outside(small_world: Path, tmp_path: Path) -> Path:
 
 def screenshot(page: Page, name: str) -> None:
     """Keep what the page looks like, its images loaded."""
-    page.wait_for_function(
-        "[...document.querySelectorAll('#images img, #reference')].every(i => i.complete)"
-    )
+    images_loaded(page)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
@@ -180,9 +179,8 @@ def test_everything_works_by_keyboard(served: Served, page: Page) -> None:
     expect(page.get_by_role("status").first).to_have_text("Ranked again.")
     expect(page.locator("#images li")).to_have_count(24)
     result = served.gallery.with_search(top_k=24, alpha_neg=0.0).query(served.root / name, CHANGE)
-    page.wait_for_function(
-        f"document.querySelector('#images img').src.includes('{result.images[0].hash}')"
-    )
+    best = page.locator("#images img").first
+    expect(best).to_have_attribute("src", f"/images/{result.images[0].hash}/small")
     assert shown(page) == hashes(result) != before
     page.locator("#images .view").first.focus()
     page.keyboard.press("Enter")
@@ -250,11 +248,22 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(
     expect(page.locator("#images li")).to_have_count(24)
 
 
+def test_nothing_can_be_asked_before_the_settings_are_there(served: Served, page: Page) -> None:
+    page.route("**/settings", lambda route: route.abort())
+    page.goto(served.address)
+    expect(page.get_by_role("status").first).to_contain_text("The server does not answer")
+    expect(page.get_by_role("button", name="Search")).to_be_disabled()
+    page.unroute("**/settings")
+    page.reload()
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+
+
 def test_no_name_or_text_becomes_markup(served: Served, page: Page) -> None:
     seen = watch(page)
     page.goto(served.address)
     page.get_by_role("button", name="Pick from the gallery").click()
     page.get_by_label("File names that contain").fill("onerror")
+    expect(page.locator("#candidates button")).to_have_count(1)
     page.locator("#candidates button").click()
     expect(page.locator("#reference-name")).to_have_text(NASTY)
     ask(page, "<b id=owned>has a dark background</b>")
