@@ -1,3 +1,44 @@
 """Training-free composed image retrieval after SEIZE (ACM MM 2024) and LDRE (SIGIR 2024)."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.gallery import Gallery
+
 __version__ = "0.1.0"
+
+
+def load(
+    folder: "Path | str", config: "Config | str" = "paper-l14", cache: "Path | str" = "cache"
+) -> "Gallery":
+    """Return the images of a folder tree as a gallery to index and query.
+
+    ``config`` is a preset's name, a YAML file or a ``Config``; features and answers are kept in the
+    folder ``cache``. Raises InputError if there is no such folder, ConfigError for settings.
+
+    >>> import pipeline as seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()  # embeds what is new or changed
+    >>> result = gallery.query("dog.jpg", "has a dark background")
+    >>> len(result.captions) == len(result.edited_captions) == 15
+    True
+    >>> best = result.images[0]  # path, score, absolute similarity and increment
+    >>> best.score >= result.images[1].score
+    True
+
+    Other weights, another method or a text of one's own rank again without the models (CLIP alone
+    reads texts that are new):
+
+    >>> result.rerank(alpha_neg=0.0).images[0].score >= best.score
+    True
+    >>> own = result.rerank(edited_captions=["three large red circles"] * 15)
+    >>> own.paths != result.paths
+    True
+    """
+    from pipeline import config as configuration
+    from pipeline.gallery import Gallery
+
+    settings = configuration.load(config) if isinstance(config, str) else config
+    return Gallery(Path(folder), settings, Path(cache))

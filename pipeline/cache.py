@@ -211,6 +211,11 @@ class RecordFile:
         return self
 
     def _drop_torn_line(self) -> None:
+        if not self._stream.seek(0, os.SEEK_END):
+            return
+        self._stream.seek(-1, os.SEEK_END)
+        if self._stream.read() == b"\n":  # as nearly always: the rest need not be read
+            return
         self._stream.seek(0)
         end = self._stream.read().rfind(b"\n") + 1
         self._stream.truncate(end)

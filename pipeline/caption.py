@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline import captioners, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
-from pipeline.config import resolve_device, resolve_precision
+from pipeline.config import Config, resolve_device, resolve_precision
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.processes import current
@@ -14,17 +14,22 @@ from pipeline.run import Run, StageReport, progress, stage
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes the captions."""
-    config = run.config.captioner
-    if released.is_imported(config.model):
-        return released.header(run, "caption", config.model)
-    device = resolve_device(run.config.runtime.device)
+    model = run.config.captioner.model
+    if released.is_imported(model):
+        return released.header(run, "caption", model)
+    return settings(run.config) | {"gallery": run.dataset.gallery_fingerprint}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration that changes the captions of an image."""
+    captioner = config.captioner
+    device = resolve_device(config.runtime.device)
     return {
         "stage": "caption",
-        **config.model_dump(exclude={"url"}),
-        "prompt": captioners.prompt_of(config),
-        "model": model_identity(config.model),
-        "precision": resolve_precision(config.precision, device),
-        "gallery": run.dataset.gallery_fingerprint,
+        **captioner.model_dump(exclude={"url"}),
+        "prompt": captioners.prompt_of(captioner),
+        "model": model_identity(captioner.model),
+        "precision": resolve_precision(captioner.precision, device),
     }
 
 

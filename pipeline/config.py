@@ -15,6 +15,9 @@ from pipeline.prompts import first_problem, read_yaml
 PRESETS = Path(__file__).resolve().parent / "presets"
 PROJECT = Path(__file__).resolve().parent.parent
 
+OWN_IMAGES = "folder"
+"""The name under which α⁺, α⁻ and SDR's weights are set for a folder of one's own images."""
+
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -114,8 +117,9 @@ SDR = {
     "circo": Sdr(anchor=0.15, debias=0.35),
     "cirr": Sdr(anchor=0.05, debias=0.5),
     "fashioniq": Sdr(anchor=0.2, debias=0.4),
+    OWN_IMAGES: Sdr(anchor=0.15, debias=0.35),
 }
-"""As published (arXiv 2602.04451)."""
+"""As published (arXiv 2602.04451); a folder of one's own takes CIRCO's."""
 
 
 class IndexConfig(_Section):
@@ -263,6 +267,36 @@ class Config(_Section):
                 f"The configuration has no α⁺ and α⁻ for {dataset}. Give --alpha-pos and "
                 "--alpha-neg, or set search.increment."
             ) from None
+
+    def increment_in_use(self, dataset: str) -> Increment | RankIncrement:
+        """Return α⁺ and α⁻ of the method in use: of places risen for the rank variant."""
+        by_rank = self.search.method == "seize-rank"
+        return self.search.rank_increment if by_rank else self.increment_for(dataset)
+
+    def with_search(
+        self,
+        dataset: str,
+        alpha_pos: float | None = None,
+        alpha_neg: float | None = None,
+        **changes: Any,
+    ) -> "Config":
+        """Return a copy whose ``search`` section has ``changes`` and, for ``dataset``, α⁺ and α⁻.
+
+        The weights are those of the method in use: of similarity, or of places for the rank
+        variant. None changes nothing. Raises ConfigError naming the field that is wrong.
+        """
+        search = self.search.model_dump()
+        search |= {name: value for name, value in changes.items() if value is not None}
+        alphas = {"positive": alpha_pos, "negative": alpha_neg}
+        given = {name: alpha for name, alpha in alphas.items() if alpha is not None}
+        if given and search["method"] == "seize-rank":
+            search["rank_increment"] |= given
+        elif given:
+            search["increment"].setdefault(dataset, {}).update(given)
+        try:
+            return self.model_copy(update={"search": SearchConfig.model_validate(search)})
+        except ValidationError as error:
+            raise ConfigError(f"search.{first_problem(error)}") from None
 
     def sdr_for(self, dataset: str) -> Sdr:
         """Return SDR-CIR's weights for ``dataset``; raises ConfigError where none are set."""

@@ -2,19 +2,21 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.clip import Clip, Preprocess
 from pipeline.config import RuntimeConfig
 from pipeline.errors import InputError
-from pipeline.images import open_image, read_image
+from pipeline.images import open_image
 from pipeline.processes import cores
+
+if TYPE_CHECKING:
+    from pipeline.clip import Clip, Preprocess
 
 CHUNK = 16
 """Images that a worker decodes before it hands them over."""
@@ -30,8 +32,12 @@ class Decoded(NamedTuple):
     """By name, why an image could not be read."""
 
 
+Read = Callable[[str], tuple[Path, bytes]]
+"""Returns an image's file and bytes by its name, in a worker process; raises InputError."""
+
+
 def decode(
-    names: Sequence[str], files: Sequence[Path], model: Clip, runtime: RuntimeConfig
+    names: Sequence[str], read: Read, model: "Clip", runtime: RuntimeConfig
 ) -> Iterator[Decoded]:
     """Yield the images in order, decoded at least a batch ahead of the one that is asked for.
 
@@ -43,7 +49,7 @@ def decode(
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
     loader: DataLoader[Any] = DataLoader(
-        _ImageFiles(names, files, model.preprocess),  # type: ignore[arg-type]
+        _ImageFiles(names, read, model.preprocess),  # type: ignore[arg-type]
         batch_size=chunk,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
@@ -65,18 +71,18 @@ class _Image(NamedTuple):
 class _ImageFiles:
     """Opens and preprocesses images; a broken one yields its reason."""
 
-    def __init__(self, names: Sequence[str], files: Sequence[Path], preprocess: Preprocess) -> None:
+    def __init__(self, names: Sequence[str], read: Read, preprocess: "Preprocess") -> None:
         self.names = names
-        self.files = files
+        self.read = read
         self.preprocess = preprocess
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> _Image:
-        name, file = self.names[index], self.files[index]
+        name = self.names[index]
         try:
-            content = read_image(file)
+            file, content = self.read(name)
             pixels = self.preprocess(open_image(file, content))
         except InputError as error:
             return _Image(name, None, reason=str(error))

@@ -40,23 +40,28 @@ class Pair(NamedTuple):
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes an edit. Records are keyed by text, whatever made it."""
-    config = run.config.llm
-    model = config.model
+    model = run.config.llm.model
     if released.is_imported(model):
         return released.header(run, "edit", model)
-    in_process = model.startswith(llms.IN_PROCESS)
+    return settings(run.config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration that changes an edit of a given text."""
+    llm = config.llm
     content = {
         "stage": "edit",
-        "model": model_identity(model),
-        "prompt": prompts.load(config.prompt).identity,
-        "temperature": config.temperature,
-        "attempts": config.attempts,
-        "seed": config.seed,
+        "model": model_identity(llm.model),
+        "prompt": prompts.load(llm.prompt).identity,
+        "temperature": llm.temperature,
+        "attempts": llm.attempts,
+        "seed": llm.seed,
     }
-    if in_process:
-        content["model"] = llms.IN_PROCESS + model_identity(model.removeprefix(llms.IN_PROCESS))
-        device = resolve_device(run.config.runtime.device)
-        content["precision"] = resolve_precision(config.precision, device)
+    if llm.model.startswith(llms.IN_PROCESS):
+        path = llm.model.removeprefix(llms.IN_PROCESS)
+        content["model"] = llms.IN_PROCESS + model_identity(path)
+        device = resolve_device(config.runtime.device)
+        content["precision"] = resolve_precision(llm.precision, device)
     return content
 
 
@@ -85,11 +90,19 @@ def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
 def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
     """Return one query's pairs, captions innermost: every caption as often as it is edited."""
     concept = (query.shared_concept or "") if run.config.dataset.shared_concept else ""
+    texts = captions.get(query.id, [])
+    return make_pairs(texts, run.relative_captions(query), run.config.llm.edits, concept)
+
+
+def make_pairs(
+    captions: Sequence[str], relative_captions: Sequence[str], edits: int, concept: str = ""
+) -> list[Pair]:
+    """Return the pairs that ``captions`` are edited by, captions innermost."""
     return [
-        Pair(text, relative, concept, sample)
-        for relative in run.relative_captions(query)
-        for sample in range(run.config.llm.edits)
-        for text in captions.get(query.id, [])
+        Pair(caption, relative, concept, sample)
+        for relative in relative_captions
+        for sample in range(edits)
+        for caption in captions
     ]
 
 
@@ -102,7 +115,7 @@ def read(run: Run) -> dict[str, list[str | None]]:
     captions = caption.read(run)
     if released.is_imported(run.config.llm.model):
         return released.edits(run, records, captions)
-    edits = _by_pair(records)
+    edits = by_pair(records)
     wanted = pairs(run, captions)
     missing = sum(pair not in edits for pair in wanted)
     if missing:
@@ -131,7 +144,7 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
 
 def edited(run: Run) -> dict[Pair, str | None]:
     """Return what is there already: edited captions by pair, None where the LLM failed."""
-    return _by_pair(record_file(run))
+    return by_pair(record_file(run))
 
 
 def edit(run: Run, retry_failed: bool = False) -> StageReport:
@@ -145,10 +158,10 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     records = record_file(run)
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
-    prompt = _prompt(run)
+    check(run.config)
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
-        done = _by_pair(records)
+        done = by_pair(records)
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
@@ -157,45 +170,71 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
         if not todo:
             return report
         with report.step("load the model"):
-            llm = llms.load(run.config.llm, run.config.runtime)
+            llms.load(run.config.llm, run.config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            for attempt in range(run.config.llm.attempts):
-                last = attempt == run.config.llm.attempts - 1
-                bad = []
-                for answer in llm.answer(_asking(run.config.llm, prompt, todo, attempt)):
-                    pair = todo[answer.key]
-                    text, reason = judge(prompt, pair, answer)
-                    if reason and answer.reason is None and not last:
-                        bad.append(pair)
-                        continue
-                    roles = (
-                        prompt.fields(answer.text or "") if text and prompt.answer_schema else None
-                    )
-                    _append(records, pair, text, reason, roles)
-                    if reason:
-                        report.failed[" | ".join(pair[:2])] = reason
-                    report.computed += 1
-                    bar.update()
-                todo = bad
-                if not todo:
-                    break
+            for made in ask(run.config, todo):
+                records.append(made.record())
+                if made.reason:
+                    report.failed[" | ".join(made.pair[:2])] = made.reason
+                report.computed += 1
+                bar.update()
     return report
 
 
-def _prompt(run: Run) -> Prompt:
-    config = run.config.llm
-    prompt = prompts.load(config.prompt)
-    if config.edits > 1 and config.temperature == 0:
+class Edited(NamedTuple):
+    """A pair with its edited caption, or None and the reason."""
+
+    pair: Pair
+    text: str | None
+    reason: str | None
+    roles: dict[str, list[str]] | None = None
+    """What the LLM said of each role, where it was asked for them."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a record of the edit stage's file."""
+        made = self.pair.record() | {"edited_caption": self.text}
+        if self.roles is not None:
+            made |= {role: self.roles[role] for role in prompts.ROLES}
+        return made if self.reason is None else made | {"reason": self.reason}
+
+
+def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
+    """Yield each pair with what the LLM made of it, as answers come.
+
+    A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
+    cannot answer.
+    """
+    prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
+    for attempt in range(config.llm.attempts):
+        last = attempt == config.llm.attempts - 1
+        bad = []
+        for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
+            pair = todo[answer.key]
+            text, reason = judge(prompt, pair, answer)
+            if reason and answer.reason is None and not last:
+                bad.append(pair)
+            else:
+                with_roles = text is not None and prompt.answer_schema is not None
+                roles = prompt.fields(answer.text or "") if with_roles else None
+                yield Edited(pair, text, reason, roles)
+        todo = bad
+        if not todo:
+            break
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for settings of the edit stage that cannot work."""
+    prompt = prompts.load(config.llm.prompt)
+    if config.llm.edits > 1 and config.llm.temperature == 0:
         raise ConfigError(
-            f"{config.edits} edits a caption would all be the same at temperature 0. "
+            f"{config.llm.edits} edits a caption would all be the same at temperature 0. "
             "Add --temperature 0.7, for instance."
         )
-    if run.config.dataset.shared_concept and "shared_concept" not in prompt.variables:
+    if config.dataset.shared_concept and "shared_concept" not in prompt.variables:
         raise ConfigError(
             f"The prompt {prompt.name!r} does not use {{{{ shared_concept }}}}. Choose one that "
             "does with --prompt, or drop --shared-concept."
         )
-    return prompt
 
 
 def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str | None]:
@@ -214,19 +253,6 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     return text, None
 
 
-def _append(
-    records: RecordFile,
-    pair: Pair,
-    text: str | None,
-    reason: str | None,
-    roles: dict[str, list[str]] | None,
-) -> None:
-    record = pair.record() | {"edited_caption": text}
-    if roles is not None:
-        record |= {role: roles[role] for role in prompts.ROLES}
-    records.append(record if reason is None else record | {"reason": reason})
-
-
 def _records(records: RecordFile) -> dict[Pair, dict[str, Any]]:
     """Return the records by pair; a later one of the same pair counts."""
     return {
@@ -240,7 +266,7 @@ def _records(records: RecordFile) -> dict[Pair, dict[str, Any]]:
     }
 
 
-def _by_pair(records: RecordFile) -> dict[Pair, str | None]:
+def by_pair(records: RecordFile) -> dict[Pair, str | None]:
     """Return the edited captions by pair."""
     return {pair: record["edited_caption"] for pair, record in _records(records).items()}
 

@@ -1,33 +1,43 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pipeline import caption, clip, edit
+from pipeline import caption, edit
 from pipeline.cache import fingerprint, lock, model_identity
-from pipeline.config import resolve_device, resolve_precision
-from pipeline.decode import decode
+from pipeline.config import Config, resolve_device, resolve_precision
+from pipeline.decode import Read, decode
 from pipeline.errors import InputError, MissingStageError
+from pipeline.images import read_image
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, log, progress, slug, stage
 from pipeline.shards import Encoded, Shard, Stored, merge
 
+if TYPE_CHECKING:
+    from pipeline.clip import Clip
+
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything about CLIP that changes a feature."""
-    config = run.config.clip
-    device = resolve_device(run.config.runtime.device)
+    return identity(run.config)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration's CLIP that changes a feature."""
+    clip = config.clip
+    device = resolve_device(config.runtime.device)
     return {
-        **config.model_dump(),
-        "model": model_identity(config.model.removeprefix("local-dir:")),
-        "pretrained": config.pretrained and model_identity(config.pretrained),
-        "precision": resolve_precision(config.precision, device),
+        **clip.model_dump(),
+        "model": model_identity(clip.model.removeprefix("local-dir:")),
+        "pretrained": clip.pretrained and model_identity(clip.pretrained),
+        "precision": resolve_precision(clip.precision, device),
     }
 
 
@@ -86,28 +96,43 @@ def _embed_images(run: Run) -> StageReport:
     with stage("embed", run, [run.dataset.root], file, "images") as report:
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
 
-        def encode(todo: Sequence[str], digests: dict[str, str]) -> Iterator[Encoded]:
-            return _encode_images(run, todo, digests, report)
-
-        _encode_missing(run, file, list(run.dataset.images), encode, kind, report, "image")
+        images = run.dataset.images
+        read = functools.partial(_read, images)
+        encode = functools.partial(encode_images, run.config, read, report=report)
+        size = run.config.runtime.shard
+        encode_missing(file, list(images), encode, kind, size, report, "image")
+    if not file.exists() and report.failed:
+        raise InputError(
+            f"None of {len(images)} images could be read. The first: "
+            f"{next(iter(report.failed.values()))} Is --data-root right?"
+        )
     return report
 
 
-def _encode_images(
-    run: Run, todo: Sequence[str], digests: dict[str, str], report: StageReport
+def _read(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
+    return images[name], read_image(images[name])
+
+
+def encode_images(
+    config: Config,
+    read: Read,
+    todo: Sequence[str],
+    digests: dict[str, str],
+    report: StageReport,
 ) -> Iterator[Encoded]:
     """Yield features by the batch; processes decode the next one while the model works.
 
     ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
-    Broken images go to the report, or raise InputError where the run is strict.
+    Broken images go to the report, or raise InputError where the configuration is strict.
     """
+    from pipeline import clip  # open_clip is slow to import, and not needed where all is cached
+
     with report.step("load the model"):
-        model = clip.load(run.config.clip, run.config.runtime)
-    size = run.config.runtime.embed_batch
+        model = clip.load(config.clip, config.runtime)
+    size = config.runtime.embed_batch
     pixels: list[Tensor] = []
     batch = Encoded()
-    files = [run.dataset.images[name] for name in todo]
-    decoded = decode(todo, files, model, run.config.runtime)
+    decoded = decode(todo, read, model, config.runtime)
     while True:
         with report.step("wait for decoding"):
             chunk = next(decoded, None)
@@ -124,7 +149,7 @@ def _encode_images(
                 batch.copies[name] = original
         if kept:
             pixels.append(chunk.pixels.to(model.device, non_blocking=True)[kept])
-        broken = next(iter(chunk.broken.values()), None) if run.config.runtime.strict else None
+        broken = next(iter(chunk.broken.values()), None) if config.runtime.strict else None
         if len(batch.names) >= size or broken:
             yield _encode(model, batch, pixels, report)
             batch, pixels = Encoded(), []
@@ -133,7 +158,7 @@ def _encode_images(
     yield _encode(model, batch, pixels, report)
 
 
-def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
+def _encode(model: "Clip", batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
     if batch.names:
         with report.step("model"):
             batch.features = model.encode_images(torch.cat(pixels))
@@ -146,6 +171,8 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     with stage("embed", run, reads, file, "texts") as report:
 
         def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
+            from pipeline import clip
+
             with report.step("load the model"):
                 model = clip.load(run.config.clip, run.config.runtime)
             size = run.config.runtime.embed_batch
@@ -156,23 +183,24 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
                 yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"}
-        _encode_missing(run, file, wanted, encode, kind, report, "text")
+        encode_missing(file, wanted, encode, kind, run.config.runtime.shard, report, "text")
     return report
 
 
-def _encode_missing(
-    run: Run,
+def encode_missing(
     file: Path,
     names: list[str],
     encode: Callable[[Sequence[str], dict[str, str]], Iterator[Encoded]],
     kind: dict[str, Any],
+    size: int,
     report: StageReport,
     unit: str,
 ) -> None:
-    """Encode ``names`` into ``file`` by way of shards, so that a stopped run resumes.
+    """Bring ``file`` to hold the features of ``names`` and no others, in their order.
 
-    Processes launched together encode a share each; the main one merges the shards. Items that
-    could not be read are left out, and tried again by the next run.
+    What it lacks is encoded by way of shards of about ``size`` features, so that a stopped run
+    resumes. Processes launched together encode a share each; the main one merges the shards. Items
+    that could not be read are left out, and tried again by the next run.
     """
     processes = current()
     own = file if processes.main else file.with_name(f"{file.name}.process-{processes.index}")
@@ -182,7 +210,7 @@ def _encode_missing(
         todo = [name for name in share if name not in stored.places]
         report.cached = len(share) - len(todo)
         if todo:
-            shard = Shard(file, processes.index, kind, run.config.runtime.shard)
+            shard = Shard(file, processes.index, kind, size)
             with progress(len(share), report.cached, unit, f"embed {unit}s") as bar, shard:
                 for batch in encode(todo, stored.digests):
                     shard.add(batch)
@@ -194,8 +222,3 @@ def _encode_missing(
             with report.step("merge"):
                 merge(file, names, kind)
     report.collect(processes)
-    if not file.exists() and report.failed:
-        raise InputError(
-            f"None of {len(names)} {unit}s could be read. The first: "
-            f"{next(iter(report.failed.values()))} Is --data-root right?"
-        )

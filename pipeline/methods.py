@@ -29,6 +29,30 @@ class QueryEmbeddings:
     roles: Mapping[str, Tensor] = field(default_factory=dict)
     """The texts of each of ``prompts.ROLES`` (texts, d), where the LLM was asked for roles."""
 
+    @classmethod
+    def of(
+        cls,
+        embed: Callable[[Sequence[str]], Tensor],
+        captions: Sequence[str],
+        edits: Sequence[str | None],
+        relative_captions: Sequence[str],
+        reference: Tensor,
+        roles: Mapping[str, Sequence[str]] | None = None,
+    ) -> "QueryEmbeddings":
+        """Embed a query's texts with ``embed``, texts to (texts, d).
+
+        ``edits`` are aligned with ``captions``, repeated as often as each was edited; None failed.
+        """
+        good = [i for i, edit in enumerate(edits) if edit is not None]
+        return cls(
+            embed(captions),
+            embed([edit for edit in edits if edit is not None]),
+            [i % len(captions) for i in good],
+            embed(relative_captions),
+            reference,
+            {role: embed(texts) for role, texts in (roles or {}).items()},
+        )
+
 
 @dataclass(frozen=True)
 class QueryFeatures:
@@ -198,6 +222,12 @@ def selection(names: str, with_roles: bool) -> list[str]:
                 "prompt that has `answer: roles`."
             )
     return list(dict.fromkeys(chosen))
+
+
+def check_one(name: str) -> None:
+    """Raise ConfigError unless ``name`` is one method that works without roles."""
+    find(name)
+    selection(name, with_roles=False)
 
 
 def base(name: str) -> str:

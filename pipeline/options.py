@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,26 @@ SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 """Flags that set their field to false."""
 
 
-def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that change a configuration, and hand them on as one ``overrides`` dict."""
+SHOWN = 10
+"""Images that commands on one's own images show by default."""
+
+BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders")
+"""Overrides that mean nothing to a folder of one's own images."""
+
+
+def override_options(
+    function: Callable[..., Any], without: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Add the options that change a configuration, and hand them on as one ``overrides`` dict.
+
+    ``without`` leaves some of ``OVERRIDES`` out.
+    """
+    chosen = {option: rest for option, rest in OVERRIDES.items() if option not in without}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **values: Any) -> Any:
         overrides: dict[str, Any] = {}
-        for option, (field, kind, _) in OVERRIDES.items():
+        for option, (field, kind, _) in chosen.items():
             value = values.pop(option[2:].replace("-", "_"))
             if kind is bool:
                 if value:
@@ -65,7 +78,7 @@ def override_options(function: Callable[..., Any]) -> Callable[..., Any]:
         overrides |= dict(_setting(text) for text in values.pop("settings"))
         return function(*args, overrides=overrides, **values)
 
-    for option, (field, kind, text) in reversed(OVERRIDES.items()):
+    for option, (field, kind, text) in reversed(chosen.items()):
         if kind is bool:
             wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
         elif kind is list:
@@ -110,6 +123,12 @@ preset_option = click.option(
 )
 
 
+alpha_options = (
+    click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
+    click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+)
+
+
 def run_options(
     function: Callable[..., Any], defaults: dict[str, Any] | None = None
 ) -> Callable[..., Any]:
@@ -137,12 +156,7 @@ def run_options(
 
         overrides = (defaults or {}) | overrides
         settings = config.load(preset, overrides)
-        by_rank = settings.search.method == "seize-rank"
-        increment = "rank_increment" if by_rank else f"increment.{dataset}"
-        alphas = {"positive": alpha_pos, "negative": alpha_neg}
-        given = {f"search.{increment}.{n}": a for n, a in alphas.items() if a is not None}
-        if given:
-            settings = config.load(preset, overrides | given)
+        settings = settings.with_search(dataset, alpha_pos, alpha_neg)
         split = split or datasets.find(dataset).splits[0]
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
         if limit is not None:
@@ -160,8 +174,7 @@ def run_options(
             type=click.IntRange(1),
             help="first N queries (of each category) only, for a trial",
         ),
-        click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
-        click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+        *alpha_options,
         cache_option,
         click.option(
             "--submissions",
@@ -173,6 +186,32 @@ def run_options(
     ]
     decorated: Callable[..., Any] = override_options(wrapper)
     for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+def gallery_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands on one's own images and hand on configuration and cache.
+
+    The command is called with ``settings`` and ``cache``; its folder is an argument of its own.
+    """
+
+    @functools.wraps(function)
+    def wrapper(
+        preset: str,
+        alpha_pos: float | None,
+        alpha_neg: float | None,
+        overrides: dict[str, Any],
+        **values: Any,
+    ) -> Any:
+        overrides = {"search.top_k": SHOWN} | overrides
+        settings = config.load(preset, overrides).with_search(
+            config.OWN_IMAGES, alpha_pos, alpha_neg
+        )
+        return function(settings=settings, **values)
+
+    decorated: Callable[..., Any] = override_options(wrapper, BENCHMARK_ONLY)
+    for option in reversed((preset_option, *alpha_options, cache_option)):
         decorated = option(decorated)
     return decorated
 
@@ -254,3 +293,31 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         for metric, value in values.items():
             table.add_row(metric, f"{value:.2f}")
         Console().print(table)
+
+
+def print_result(result: Any) -> None:
+    """Print a query's texts and ranking."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    texts = Table(title="captions", title_justify="left")
+    texts.add_column("caption")
+    texts.add_column("edited caption")
+    count = max(len(result.captions), 1)
+    pairs = {(result.captions[i % count], e): None for i, e in enumerate(result.edited_captions)}
+    for caption, edited in pairs:
+        texts.add_row(escape(caption), escape(edited) if edited is not None else "none")
+    alpha = result.increment
+    method = f"{result.settings.method}, α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
+    images = Table(title=f"{len(result.images)} of {len(result.gallery):,} images by {method}")
+    for column in ("", "score", "similarity", "increment"):
+        images.add_column(column, justify="right")
+    images.add_column("image", overflow="fold")
+    for place, image in enumerate(result.images, start=1):
+        numbers = f"{image.score:.4f}", f"{image.similarity:.4f}", f"{image.increment:+.4f}"
+        images.add_row(str(place), *numbers, escape(image.path))
+    console = Console()
+    console.print(texts, images)
+    for note in result.notes:
+        console.print(escape(note))

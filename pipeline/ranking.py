@@ -15,7 +15,7 @@ BLOCK = 4_096
 """Gallery images scored at a time on a CPU, at most: small temporaries are the fast ones."""
 
 ACCELERATOR_BLOCK = 1 << 20
-"""The same elsewhere."""
+"""The same elsewhere, and where a block is no copy."""
 
 MEMORY = 192 << 20
 """Bytes for a block and its scores at most, where no more is known to be free."""
@@ -46,6 +46,29 @@ class Gallery(Protocol):
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """Return the given rows as an array (len(rows), d)."""
+
+
+class UnitGallery:
+    """Normalised features in memory, float32 (images, d): nothing is checked or copied again."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = normalise(features.float())
+        self._array = self.features.numpy()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Images, dimensions."""
+        return self.features.shape[0], self.features.shape[1]
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows ``start`` to ``stop`` as a view (stop - start, d)."""
+        rows: NDArray[np.float32] = self._array[start:stop]
+        return rows
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the given rows as an array (len(rows), d)."""
+        taken: NDArray[np.float32] = self._array[rows]
+        return taken
 
 
 def ignore(count: int) -> None:
@@ -81,7 +104,8 @@ def blocks(
     ``inside`` (images) tells which rows take part; ``advance`` is told how many were read;
     ``vectors`` is how many vectors each image is compared with, which bounds a block's size.
     """
-    most = BLOCK if device == "cpu" else ACCELERATOR_BLOCK
+    unit = isinstance(gallery, UnitGallery)
+    most = BLOCK if device == "cpu" and not unit else ACCELERATOR_BLOCK
     size, stop = block_size(vectors, gallery.shape[1], _free(device), most), 0
     while stop < gallery.shape[0]:
         start, stop = stop, min(stop + min(size, max(stop, FIRST)), gallery.shape[0])
@@ -91,7 +115,7 @@ def blocks(
             chosen = torch.from_numpy(inside[start:stop])
             rows, features = rows[chosen], features[chosen]
         if len(rows):
-            yield rows, _unit(features.to(device))
+            yield rows, features.to(device) if unit else _unit(features.to(device))
         advance(stop - start)
 
 

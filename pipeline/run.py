@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -162,16 +162,24 @@ class StageReport:
         )
 
 
+class Named(Protocol):
+    """A run, or whatever else a stage works on."""
+
+    @property
+    def name(self) -> str:
+        """What the stage's messages call it."""
+
+
 @contextmanager
 def stage(
-    name: str, run: Run, reads: Iterable[Path | str], writes: Path, unit: str = "items"
+    name: str, run: Named, reads: Iterable[Path | str], writes: Path, unit: str = "items"
 ) -> Iterator[StageReport]:
     """Log what a stage reads and writes, time it, and log its summary and failures."""
     report = StageReport(name, run.name, [str(path) for path in reads], str(writes), unit=unit)
     log.info("[%s %s] reads %s", name, run.name, ", ".join(report.reads))
     log.info("[%s %s] writes %s", name, run.name, writes)
     start = time.monotonic()
-    with watch() if run.profile else nullcontext() as peak:
+    with watch() if isinstance(run, Run) and run.profile else nullcontext() as peak:
         yield report
     report.seconds = round(time.monotonic() - start, 4)
     if peak is not None:

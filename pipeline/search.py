@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline import caption, edit, embed, indexes, methods, verifiers
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
+from pipeline.config import Config
 from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
 from pipeline.ranking import scores_of
 from pipeline.records import Query, Ranking
@@ -110,8 +111,13 @@ def search(run: Run) -> list[StageReport]:
 
 def parameters(run: Run) -> Parameters:
     """Return what the run's configuration says of the methods' weights."""
-    increment, settings = run.config.increment_for(run.dataset.name), run.config.search
-    sdr = run.config.sdr_for(run.dataset.name)
+    return parameters_of(run.config, run.dataset.name)
+
+
+def parameters_of(config: Config, dataset: str) -> Parameters:
+    """Return what a configuration says of the methods' weights for a dataset."""
+    increment, settings = config.increment_for(dataset), config.search
+    sdr = config.sdr_for(dataset)
     return Parameters(
         positive=increment.positive,
         negative=increment.negative,
@@ -176,15 +182,9 @@ class Inputs:
                 reference = torch.zeros(self.images.shape[1])
             else:
                 reference = torch.from_numpy(self.images.rows(place, place + 1)[0]).float()
+            texts_of_query = described, answers, run.relative_captions(query)
             gathered.append(
-                QueryEmbeddings(
-                    of(described),
-                    of([answer for answer in answers if answer is not None]),
-                    [i % len(described) for i in good],
-                    of(run.relative_captions(query)),
-                    reference,
-                    {role: of(said) for role, said in texts.roles[query.id].items()},
-                )
+                QueryEmbeddings.of(of, *texts_of_query, reference, texts.roles[query.id])
             )
         return methods.gather(
             gathered,

@@ -114,7 +114,8 @@ class Shard:
 def merge(file: Path, names: list[str], kind: dict[str, Any]) -> None:
     """Merge the shards and what ``file`` held into one file in the order of ``names``."""
     stored = Stored(file)
-    if stored.shards:
+    held = FeatureFile(file).names if file.exists() else []
+    if stored.shards or not set(held) <= set(names):
         kept = [name for name in names if name in stored.places]
         write_feature_blocks(
             file, kept, stored.blocks(kept), stored.width, np.dtype(np.float32), kind

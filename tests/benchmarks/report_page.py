@@ -94,7 +94,7 @@ def make_run(folder: Path, queries: int, distinct: int) -> Run:
     ]
     write_records(edit.record_file(run).file, edit.header(run), edits)
     write_features(embed.image_file(run), list(run.dataset.images), _unit(rng, images), {})
-    texts = embed.texts(run)
+    texts = embed.Texts.read(run).distinct
     write_features(embed.text_file(run, texts), texts, _unit(rng, len(texts)), {})
     for name in ("seize", "mean-ensemble"):
         one = run.with_method(name)

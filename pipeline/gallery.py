@@ -1,0 +1,571 @@
+"""One's own images, searched one query at a time: the Python API behind `seize query` and the page.
+
+A query runs the same captioner, LLM, CLIP, methods and search as a benchmark. Captions depend on an
+image's bytes and edits on their texts, so both are kept, and asking again calls no model.
+"""
+
+import contextlib
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline import caption, captioners, edit, embed, folder, llms, methods, released, search
+from pipeline.cache import (
+    FeatureFile,
+    RecordFile,
+    fingerprint,
+    write_features,
+    write_text,
+)
+from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, SearchConfig
+from pipeline.edit import Pair
+from pipeline.errors import ConfigError, InputError
+from pipeline.folder import Folder, hash_of
+from pipeline.images import open_image
+from pipeline.methods import QueryEmbeddings
+from pipeline.ranking import UnitGallery, top_images
+from pipeline.run import StageReport, slug
+from pipeline.scoring import Ends
+
+QUERIES = "queries"
+"""The folder of the cache that holds captions, edits and text features, whatever the gallery."""
+REMEMBERED = 20_000
+"""Features of texts and reference images held in memory (60 MB at 768 dimensions)."""
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """One image of a ranking."""
+
+    path: str
+    """Below the gallery's folder, with forward slashes; the first of several equal files."""
+    hash: str
+    """SHA-256 of the file's bytes."""
+    score: float
+    """What the method ranks by."""
+    similarity: float
+    """Absolute similarity: cosine of composed feature and image."""
+    increment: float
+    """Semantic editing increment: what the edit added to the similarity."""
+    copies: tuple[str, ...] = ()
+    """Other files with the same bytes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The images found for one query, and the texts that led there."""
+
+    reference: str
+    """SHA-256 of the reference image's bytes."""
+    relative_caption: str
+    captions: tuple[str, ...]
+    edited_captions: tuple[str | None, ...]
+    """Aligned with ``captions`` (repeated where each is edited several times); None failed."""
+    images: tuple[Retrieved, ...]
+    """Best first."""
+    settings: SearchConfig
+    notes: tuple[str, ...]
+    """What was missing, in words."""
+    gallery: "Gallery" = field(repr=False, compare=False)
+    content: bytes | None = field(default=None, repr=False, compare=False)
+    """The reference image's file, where the result comes from a query with it."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The images' paths below the gallery's folder, best first."""
+        return [image.path for image in self.images]
+
+    @property
+    def increment(self) -> Increment | RankIncrement:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
+        return self.gallery.increment
+
+    def rerank(
+        self,
+        *,
+        method: str | None = None,
+        alpha_pos: float | None = None,
+        alpha_neg: float | None = None,
+        top_k: int | None = None,
+        keep_reference: bool | None = None,
+        captions: Sequence[str] | None = None,
+        edited_captions: Sequence[str | None] | None = None,
+    ) -> "Result":
+        """Rank again with what is changed here; only CLIP is called, for texts that are new.
+
+        Raises ConfigError for settings that cannot be used.
+        """
+        gallery = self.gallery.with_search(
+            self.settings, method, alpha_pos, alpha_neg, top_k, keep_reference
+        )
+        ranked = gallery.rank(
+            self.reference,
+            self.relative_caption,
+            self.captions if captions is None else captions,
+            self.edited_captions if edited_captions is None else edited_captions,
+        )
+        return replace(ranked, content=self.content)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the gallery as JSON-able data."""
+        return {
+            "gallery": str(self.gallery.folder.root),
+            "reference": self.reference,
+            "relative_caption": self.relative_caption,
+            "method": self.settings.method,
+            "captions": list(self.captions),
+            "edited_captions": list(self.edited_captions),
+            "notes": list(self.notes),
+            "images": [asdict(image) for image in self.images],
+        }
+
+    def write_page(self, file: Path | str) -> None:
+        """Write the result, its images small, as one HTML file that needs no other."""
+        from pipeline.page import result_page
+
+        write_text(Path(file), result_page(self))
+
+
+class _Images:
+    """The index in memory: normalised features in the order of paths."""
+
+    def __init__(self, source: Folder) -> None:
+        self.stamp = stamp(source)
+        stored = source.features()
+        row = {name: i for i, name in enumerate(stored.names)}
+        self.paths: dict[str, list[str]] = {}
+        for path, content_hash in source.hashes().items():
+            if content_hash in row:
+                self.paths.setdefault(content_hash, []).append(path)
+        self.hashes = list(self.paths)
+        self.row = {name: i for i, name in enumerate(self.hashes)}
+        features = torch.from_numpy(stored.all())
+        places = [row[name] for name in self.hashes]
+        if places != list(range(len(features))):
+            features = features[places]
+        self.gallery = UnitGallery(features)
+
+
+def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
+    """Return what changes when another process updates the index."""
+    files = (source.feature_file, source.listing.file)
+    states = (file.stat() for file in files if file.exists())
+    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
+
+
+class Gallery:
+    """A folder of images that queries are asked about. Safe to use from several threads.
+
+    Raises InputError if there is no such folder.
+    """
+
+    def __init__(self, root: Path, config: Config, cache: Path) -> None:
+        for model in (config.captioner.model, config.llm.model):
+            if released.is_imported(model):
+                raise ConfigError(
+                    f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
+                )
+        edit.check(config)
+        methods.check_one(config.search.method)
+        self.config = config
+        self.folder = folder.open_folder(root, config, cache)
+        self._shared = _Shared(config, cache / QUERIES)
+
+    def index(self) -> StageReport:
+        """Bring the index up to date with the folder; see ``pipeline.folder.index``."""
+        report = folder.index(self.folder)
+        self._shared.images = None
+        return report
+
+    def __len__(self) -> int:
+        return len(self._images.hashes)
+
+    @property
+    def paths(self) -> dict[str, list[str]]:
+        """The indexed files below the folder by content hash, in the order of paths."""
+        return self._images.paths
+
+    @property
+    def _images(self) -> _Images:
+        """The index as it is on disk, loaded again where another process changed it."""
+        shared = self._shared
+        with shared.images_lock:
+            if shared.images is None or shared.images.stamp != stamp(self.folder):
+                shared.images = _Images(self.folder)
+            return shared.images
+
+    def with_search(
+        self,
+        settings: SearchConfig | None = None,
+        method: str | None = None,
+        alpha_pos: float | None = None,
+        alpha_neg: float | None = None,
+        top_k: int | None = None,
+        keep_reference: bool | None = None,
+    ) -> "Gallery":
+        """Return this gallery with other search settings, sharing all it has loaded."""
+        if method is not None:
+            methods.check_one(method)
+        changed = self.config.model_copy(update={"search": settings or self.config.search})
+        other = object.__new__(Gallery)
+        other.folder, other._shared = self.folder, self._shared
+        other.config = changed.with_search(
+            OWN_IMAGES,
+            alpha_pos,
+            alpha_neg,
+            method=method,
+            top_k=top_k,
+            exclude_reference=None if keep_reference is None else not keep_reference,
+        )
+        return other
+
+    @property
+    def increment(self) -> Increment | RankIncrement:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
+        return self.config.increment_in_use(OWN_IMAGES)
+
+    def preload(self) -> None:
+        """Load the index and the models of this process now, not at the first query."""
+        _ = self._images
+        self._shared.preload()
+
+    def query(self, image: Path | str | bytes, relative_caption: str) -> Result:
+        """Return the images that look like ``image``, changed as ``relative_caption`` says.
+
+        ``image`` is a file anywhere, or the bytes of one; where it is in the gallery it is not
+        retrieved (unless ``search.exclude_reference`` is off). Raises InputError for an image or
+        text that cannot be used, MissingStageError without an index, ModelError for a model.
+        """
+        content = image if isinstance(image, bytes) else _read(Path(image))
+        name = "the image" if isinstance(image, bytes) else str(image)
+        return self.search(content, relative_caption, name)
+
+    def search(
+        self,
+        content: bytes,
+        relative_caption: str,
+        name: str = "the image",
+        tell: Callable[[str], Any] = lambda step: None,
+        max_pixels: int | None = None,
+    ) -> Result:
+        """Do what ``query`` does, telling each step (``caption``, ``edit``, ``search``) as it
+        begins; ``name`` is what errors call the image."""
+        relative_caption = relative_caption.strip()
+        if not relative_caption:
+            raise InputError("The relative caption is empty: say what should differ.")
+        _ = self._images
+        reference = hash_of(content)
+        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels))
+        tell("caption")
+        captions = self._shared.caption(reference, picture)
+        notes = []
+        if isinstance(captions, captioners.Failure):
+            notes.append(f"The image has no captions ({captions.reason}).")
+            captions = []
+        tell("edit")
+        edits = self._shared.edit(captions, relative_caption)
+        tell("search")
+        if reference not in self._images.row:
+            self._shared.embed_image(reference, picture)
+        self._shared.embed_texts([relative_caption, *captions, *_good(edits)], keep=True)
+        ranked = self.rank(reference, relative_caption, captions, edits, notes)
+        return replace(ranked, content=content)
+
+    def rank(
+        self,
+        reference: str,
+        relative_caption: str,
+        captions: Sequence[str],
+        edited_captions: Sequence[str | None],
+        notes: Sequence[str] = (),
+    ) -> Result:
+        """Rank the gallery by texts that are there; only CLIP is called, for texts that are new.
+
+        ``reference`` is the hash of an image of the gallery or of an earlier query. Raises
+        InputError where it is neither, or where edited captions do not match captions.
+        """
+        count = len(captions)
+        if len(edited_captions) % max(count, 1) or (edited_captions and not count):
+            raise InputError(
+                f"{len(edited_captions)} edited captions do not match {count} captions: each "
+                "caption has one, or each the same number."
+            )
+        edits = [text.strip() or None if text else None for text in edited_captions]
+        notes = list(notes)
+        if count and not _good(edits):
+            notes.append("No caption could be edited; the relative caption alone is used.")
+        elif None in edits:
+            notes.append(f"{edits.count(None)} of {len(edits)} edited captions are missing.")
+        images, settings = self._images, self.config.search
+        row = images.row.get(reference)
+        width = images.gallery.shape[1]
+        embedded = QueryEmbeddings.of(
+            lambda texts: self._shared.embed_texts(texts) if texts else torch.empty(0, width),
+            captions,
+            edits,
+            [relative_caption],
+            self._shared.image(reference) if row is None else images.gallery.features[row],
+        )
+
+        def drops(differences: list[Tensor], k: int) -> list[Tensor]:
+            found = (top_images(Ends(d, d), images.gallery, k)[0] for d in differences)
+            return [best.clamp(min=0) for best in found]
+
+        features = methods.gather([embedded], drops, settings.normalise_texts)
+        score = methods.find(settings.method)(
+            features, search.parameters_of(self.config, OWN_IMAGES)
+        )
+        excluded = torch.tensor([[row if row is not None and settings.exclude_reference else -1]])
+        best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
+        kept = rows[0][torch.isfinite(best[0])]
+        near = images.gallery.features[kept]
+        after, before = near @ features.composed[0], near @ features.content[0]
+        return Result(
+            reference,
+            relative_caption,
+            tuple(captions),
+            tuple(edits),
+            tuple(
+                _retrieved(images, int(place), *values)
+                for place, *values in zip(
+                    kept.tolist(),
+                    best[0].tolist(),
+                    after.tolist(),
+                    (after - before).tolist(),
+                    strict=False,
+                )
+            ),
+            settings,
+            tuple(notes),
+            self,
+        )
+
+    def content(self, content_hash: str) -> bytes:
+        """Return the bytes of an indexed image; raises InputError where there is none of that hash,
+        or its files are no longer what was indexed."""
+        paths = self.paths.get(content_hash)
+        if not paths:
+            raise InputError("There is no such image in the gallery.")
+        for path in paths:
+            with contextlib.suppress(InputError):
+                return self.folder.read(path, content_hash)
+        raise InputError(f"{paths[0]} is gone or was changed. Run: seize index {self.folder.root}")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _good(edits: Sequence[str | None]) -> list[str]:
+    return [text for text in edits if text is not None]
+
+
+def _retrieved(
+    images: _Images, row: int, score: float, similarity: float, increment: float
+) -> Retrieved:
+    content_hash = images.hashes[row]
+    path, *copies = images.paths[content_hash]
+    return Retrieved(path, content_hash, score, similarity, increment, tuple(copies))
+
+
+class _Kept(Generic[Key, Value]):
+    """Records of a file in memory too, read once; what other processes add shows at the next start.
+
+    Every record is appended as it is made, so a kill loses at most the one being written.
+    """
+
+    def __init__(
+        self, file: Path, header: dict[str, Any], load: Callable[[RecordFile], dict[Key, Value]]
+    ) -> None:
+        self.file, self.header = file, header
+        self._load = load
+        self._values: dict[Key, Value] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def values(self) -> dict[Key, Value]:
+        """What is known. Raises InputError for a damaged file."""
+        with self._lock:
+            if self._values is None:
+                self._values = self._load(RecordFile(self.file, self.header))
+            return self._values
+
+    def add(self, key: Key, value: Value, record: dict[str, Any]) -> None:
+        """Keep a value under its key, and its record on disk."""
+        known = self.values
+        with self._lock, RecordFile(self.file, self.header) as records:
+            known[key] = value
+            records.append(record)
+
+
+class _Shared:
+    """What galleries that differ only in search settings share: models, answers and features."""
+
+    def __init__(self, config: Config, cache: Path) -> None:
+        self.config = config
+        self.images: _Images | None = None
+        self.images_lock = threading.Lock()
+        self._cache = cache
+        self._features: OrderedDict[str, Vector] = OrderedDict()
+        self._features_lock = threading.Lock()
+        self._clip = embed.identity(config)
+        self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
+        settings = caption.settings(config) | {"images": "by content"}
+        self._captions: _Kept[str, list[str]] = _Kept(
+            cache / "caption" / _file(config.captioner.model, settings), settings, _captions
+        )
+        settings = edit.settings(config)
+        self._edits: _Kept[Pair, str | None] = _Kept(
+            cache / "edit" / _file(config.llm.model, settings), settings, edit.by_pair
+        )
+
+    @contextlib.contextmanager
+    def _alone(self, model: str, served: bool) -> Iterator[None]:
+        """Models in this process serve one thread at a time; a server takes as many as come."""
+        if served:
+            yield
+        else:
+            with self._locks[model]:
+                yield
+
+    def preload(self) -> None:
+        """Load the models."""
+        from pipeline import clip
+
+        config = self.config
+        with self._locks["clip"]:
+            clip.load(config.clip, config.runtime)
+        with self._locks["captioner"]:
+            captioners.load(config.captioner, config.runtime)
+        with self._locks["llm"]:
+            llms.load(config.llm, config.runtime)
+
+    def caption(
+        self, reference: str, picture: Callable[[], Image.Image]
+    ) -> list[str] | captioners.Failure:
+        """Return the captions of an image, made where they are not known."""
+        config = self.config.captioner
+        with self._alone("captioner", config.model.startswith(captioners.SERVED)):
+            known = self._captions.values.get(reference)
+            if known is not None:
+                return known
+            captioner = captioners.load(config, self.config.runtime)
+            (made,) = captioner.caption([reference], [picture()])
+            if not isinstance(made, captioners.Failure):
+                self._captions.add(reference, made, {"image": reference, "captions": made})
+            return made
+
+    def edit(self, captions: Sequence[str], relative_caption: str) -> list[str | None]:
+        """Return the captions' edits, made where they are not known; None where the LLM failed."""
+        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
+        with self._alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
+            known = self._edits.values
+            todo = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+            for made in edit.ask(self.config, todo) if todo else ():
+                self._edits.add(made.pair, made.text, made.record())
+        return [known[pair] for pair in pairs]
+
+    def image(self, reference: str) -> Tensor:
+        """Return the feature (d) of a reference image that was embedded before; InputError."""
+        name = f"image:{reference}"
+        found = self._known([name])
+        if name not in found:
+            raise InputError("The reference image is not known here (any more). Query with it.")
+        return torch.from_numpy(found[name])
+
+    def embed_image(self, reference: str, picture: Callable[[], Image.Image]) -> None:
+        """Embed a reference image."""
+
+        def encode() -> Vector:
+            from pipeline import clip
+
+            model = clip.load(self.config.clip, self.config.runtime)
+            return model.encode_images(model.preprocess(picture())[None])
+
+        self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
+
+    def embed_texts(self, texts: Sequence[str], keep: bool = False) -> Tensor:
+        """Return the features (texts, d); ``keep`` stores those of all of them together."""
+
+        def encode(names: Sequence[str]) -> Vector:
+            from pipeline import clip
+
+            model = clip.load(self.config.clip, self.config.runtime)
+            return model.encode_texts([name.removeprefix("text:") for name in names])
+
+        names = [f"text:{text}" for text in texts]
+        found = self._embedded(list(dict.fromkeys(names)), encode, keep)
+        return torch.from_numpy(np.stack([found[name] for name in names]))
+
+    def _embedded(
+        self, names: list[str], encode: Callable[[Sequence[str]], Vector], keep: bool
+    ) -> dict[str, Vector]:
+        """Return features by name: from memory, from disk, or computed; one thread at a time."""
+        found = self._known(names)
+        if len(found) == len(names):
+            return found
+        with self._locks["clip"]:
+            found = self._known(names)
+            todo = [name for name in names if name not in found]
+            if todo:
+                made = dict(zip(todo, encode(todo), strict=True))
+                self._remember(made)
+                found |= made
+                if keep:
+                    features = np.stack([found[name] for name in names])
+                    write_features(self._file(names), names, features, self._clip)
+        return found
+
+    def _known(self, names: list[str]) -> dict[str, Vector]:
+        found = self._recall(names)
+        file = self._file(names)
+        if len(found) < len(names) and file.exists():
+            stored = FeatureFile(file)
+            found = dict(zip(stored.names, stored.all().astype(np.float32), strict=True))
+            self._remember(found)
+        return found
+
+    def _recall(self, names: list[str]) -> dict[str, Vector]:
+        with self._features_lock:
+            found = {name: self._features[name] for name in names if name in self._features}
+            for name in found:
+                self._features.move_to_end(name)
+            return found
+
+    def _remember(self, made: dict[str, Vector]) -> None:
+        with self._features_lock:
+            self._features |= made
+            while len(self._features) > REMEMBERED:
+                self._features.popitem(last=False)
+
+    def _file(self, names: list[str]) -> Path:
+        """Where the features of exactly these texts, or of this image, are kept."""
+        name = f"{slug(self.config.clip.model)}-{fingerprint(self._clip | {'names': names})}"
+        return self._cache / "features" / f"{name}.safetensors"
+
+
+def _file(model: str, settings: dict[str, Any]) -> str:
+    return f"{slug(model)}-{fingerprint(settings)}.jsonl"
+
+
+def _captions(records: RecordFile) -> dict[str, list[str]]:
+    return {record["image"]: record["captions"] for record in records.read()}

@@ -1,0 +1,94 @@
+"""`seize app` in a process of its own, for tests and screenshots."""
+
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page
+
+from pipeline import config
+from pipeline.gallery import Gallery
+from tests.conftest import PROJECT
+
+SETTINGS = config.load("demo", {"runtime.workers": 0})
+
+
+class Served:
+    """A running `seize app`, and a gallery on the same index and cache to compare with."""
+
+    def __init__(self, root: Path, cache: Path, *options: str) -> None:
+        self.root = root
+        self.cache = cache
+        self.gallery = Gallery(root, SETTINGS, self.cache)
+        self.gallery.index()
+        command = [sys.executable, "-m", "pipeline", "app", str(root), "--config", "demo"]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", "--cache", str(self.cache), *options],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
+        assert found, said
+        self.address, self.port = found[0], int(found[1])
+
+    def request(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send exactly this path; return status, headers and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.putrequest(method, path, skip_host="Host" in (headers or {}))
+        for name, value in (headers or {}).items():
+            connection.putheader(name, value)
+        if body is not None:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        return response.status, dict(response.headers.items()), content
+
+    def query(self, **fields: str | bytes) -> tuple[int, list[dict[str, Any]]]:
+        """Post a query as the page does; return status and the answer's lines."""
+        boundary = secrets.token_hex(8)
+        parts = []
+        for name, value in fields.items():
+            file = '; filename="x.png"\r\nContent-Type: image/png' if name == "image" else ""
+            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+            parts.append(head.encode() + (value if isinstance(value, bytes) else value.encode()))
+        body = b"\r\n".join([*parts, f"--{boundary}--\r\n".encode()])
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        status, _, content = self.request("/query", "POST", body, kind)
+        return status, [json.loads(line) for line in content.splitlines()]
+
+    def answers(self) -> int:
+        """How many captions and edits were ever kept: it grows with every model call."""
+        files = (self.cache / "queries").rglob("*.jsonl")
+        return sum(file.read_bytes().count(b"\n") for file in files)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+def images_loaded(page: Page) -> None:
+    """Return when the results' images and the reference image are there."""
+    page.evaluate(
+        """Promise.all(
+            [...document.querySelectorAll('#images img, #reference')].map(image => image.decode())
+        )"""
+    )

@@ -1,0 +1,486 @@
+"""A folder of images is indexed once, kept up to date, and searched by the demo's own models."""
+
+import doctest
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+import pipeline
+from pipeline import clip, config, folder, llms, methods
+from pipeline.cli import main
+from pipeline.errors import ConfigError, InputError, MissingStageError
+from pipeline.folder import Folder, hash_of
+from pipeline.gallery import Gallery
+from tests.conftest import PROJECT
+
+SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
+CHANGE = "has a dark background"
+
+
+@pytest.fixture
+def pictures(small_world: Path) -> list[Path]:
+    return sorted((small_world / "CIRCO").rglob("*.jpg"))[:30]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, pictures: list[Path]) -> Path:
+    """A tree of 24 pictures, old enough that their times can be trusted."""
+    root = tmp_path / "photos"
+    for number, picture in enumerate(pictures[:24]):
+        place = root / ("holiday/2024" if number % 2 else ".") / f"{number:02}.jpg"
+        put(picture, place)
+    return root
+
+
+def put(picture: Path, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(picture, file)
+    os.utime(file, (time.time() - 100, time.time() - 100))
+
+
+def opened(root: Path) -> Folder:
+    return folder.open_folder(root, SETTINGS, root.parent / "cache")
+
+
+def features(root: Path) -> dict[str, list[float]]:
+    """What is searched: each indexed path's feature."""
+    made = opened(root)
+    stored = made.features()
+    rows = dict(zip(stored.names, stored.all().round(4).tolist(), strict=True))
+    assert set(rows) <= set(made.hashes().values()), "removed images must be dropped"
+    return {path: rows[name] for path, name in made.hashes().items() if name in rows}
+
+
+def test_only_new_and_changed_images_are_embedded(photos: Path, pictures: list[Path]) -> None:
+    report = folder.index(opened(photos))
+    assert (report.computed, report.cached, report.failed) == (24, 0, {})
+    assert folder.index(opened(photos)).computed == 0
+    (photos / "00.jpg").rename(photos / "renamed.JPG")
+    put(pictures[3], photos / "copy.jpg")
+    assert folder.index(opened(photos)).computed == 0, "renames and copies cost nothing"
+    put(pictures[24], photos / "new.jpg")
+    put(pictures[25], photos / "02.jpg")
+    (photos / "04.jpg").unlink()
+    shutil.rmtree(photos / "holiday")
+    report = folder.index(opened(photos))
+    assert report.computed == 2
+    found = features(photos)
+    assert found.keys() == {p.relative_to(photos).as_posix() for p in photos.rglob("*.[jJ]*")}
+    # The same as an index made from nothing.
+    shutil.rmtree(photos.parent / "cache")
+    folder.index(opened(photos))
+    fresh = features(photos)
+    assert fresh.keys() == found.keys()
+    np.testing.assert_allclose(list(fresh.values()), list(found.values()), atol=1e-3)
+
+
+def test_a_change_that_keeps_size_and_time_is_seen_if_it_came_right_after(
+    photos: Path, pictures: list[Path]
+) -> None:
+    file = photos / "00.bmp"
+    image = Image.new("RGB", (32, 32), "red")
+    image.save(file)
+    status = file.stat()
+    folder.index(opened(photos))
+    before = features(photos)["00.bmp"]
+    Image.new("RGB", (32, 32), "blue").save(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    assert folder.index(opened(photos)).computed == 1
+    assert features(photos)["00.bmp"] != before
+
+
+def test_unchanged_files_are_not_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.index(opened(photos))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr("hashlib.file_digest", fail)
+    assert folder.index(opened(photos)).cached == 24
+
+
+def test_random_histories_end_in_what_the_folder_holds(photos: Path, pictures: list[Path]) -> None:
+    drawn = random.Random(0)
+    for _ in range(6):
+        for _ in range(drawn.randint(1, 6)):
+            files = sorted(photos.rglob("*.jpg"))
+            file = drawn.choice(files)
+            other = photos / drawn.choice("ab") / f"{drawn.randrange(10)}.jpg"
+            action = drawn.randrange(4)
+            if action == 0:
+                put(drawn.choice(pictures), other)
+            elif action == 1 and len(files) > 1:
+                file.unlink()
+            elif action == 2:
+                other.parent.mkdir(exist_ok=True)
+                file.rename(other)
+            else:
+                put(drawn.choice(pictures), file)
+                os.utime(file, (drawn.random() * 1e9, drawn.random() * 1e9))
+        folder.index(opened(photos))
+        held = {
+            file.relative_to(photos).as_posix(): hash_of(file.read_bytes())
+            for file in photos.rglob("*.jpg")
+        }
+        assert opened(photos).hashes() == held
+        assert features(photos).keys() == held.keys()
+
+
+def test_broken_images_links_and_strange_names_are_named_and_skipped(photos: Path) -> None:
+    (photos / "broken.png").write_bytes(b"not an image")
+    (photos / "empty.jpg").write_bytes(b"")
+    secret = photos.parent / "secret.jpg"
+    shutil.copy(photos / "00.jpg", secret)
+    (photos / "out.jpg").symlink_to(secret)
+    (photos / "in.jpg").symlink_to(photos / "02.jpg")
+    (photos / "loop").symlink_to(photos)
+    (photos / ".hidden").mkdir()
+    shutil.copy(secret, photos / ".hidden" / "x.jpg")
+    shutil.copy(secret, photos / os.fsdecode(b"\xff.jpg"))
+    (photos / "notes.txt").write_text("no image")
+    os.mkfifo(photos / "pipe.jpg")
+    report = folder.index(opened(photos))
+    assert report.computed == 24
+    assert report.failed.keys() == {
+        "broken.png",
+        "empty.jpg",
+        "out.jpg",
+        "\N{REPLACEMENT CHARACTER}.jpg",
+    }
+    assert "not an image" in report.failed["broken.png"]
+    assert "outside" in report.failed["out.jpg"]
+    assert features(photos).keys() >= {"in.jpg", "02.jpg"}
+    assert not features(photos).keys() & {"out.jpg", ".hidden/x.jpg", "pipe.jpg", "broken.png"}
+
+
+def test_what_cannot_be_indexed_or_searched_says_so(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        folder.open_folder(tmp_path / "nowhere", SETTINGS, tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="There is no image below"):
+        folder.index(opened(tmp_path / "none"))
+    (tmp_path / "none" / "x.png").write_bytes(b"")
+    with pytest.raises(InputError, match="None of 1 images could be read"):
+        folder.index(opened(tmp_path / "none"))
+    gallery = Gallery(photos, SETTINGS, tmp_path / "cache")
+    with pytest.raises(MissingStageError, match="Run: seize index"):
+        gallery.query(photos / "00.jpg", CHANGE)
+    gallery.index()
+    with pytest.raises(InputError, match="relative caption is empty"):
+        gallery.query(photos / "00.jpg", "  ")
+    with pytest.raises(InputError, match="does not exist"):
+        gallery.query(tmp_path / "nothing.jpg", CHANGE)
+    with pytest.raises(InputError, match="not an image"):
+        gallery.query(b"no image", CHANGE)
+    with pytest.raises(ConfigError, match="no method 'seise'"):
+        gallery.with_search(method="seise")
+    with pytest.raises(ConfigError, match="imported"):
+        Gallery(photos, config.load("demo", {"llm.model": "imported:x"}), tmp_path)
+
+
+def index_process(photos: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "pipeline", "index", str(photos), "--config", "demo"]
+    options = ["--cache", str(photos.parent / "cache"), "--workers", "0", "--json"]
+    batch = ["--set", "runtime.embed_batch=4"]
+    return subprocess.Popen(
+        [*command, *options, *batch, *more],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def shards(photos: Path) -> list[Path]:
+    return list((photos.parent / "cache").glob("folder-*/images/*.parts/*.safetensors"))
+
+
+def test_kill_9_loses_at_most_the_batch_in_flight(photos: Path) -> None:
+    for number in range(200):  # enough to be killed half-way
+        Image.new("RGB", (224, 224), (number, 0, 99)).save(photos / f"x{number}.png")
+    process = index_process(photos)
+    while process.poll() is None and len(shards(photos)) < 3:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the index was complete before it could be killed"
+    written = 4 * len(shards(photos))
+    assert written >= 12
+    report = folder.index(opened(photos))
+    assert report.cached == written
+    assert report.cached + report.computed == 224
+    assert len(features(photos)) == 224
+    assert not shards(photos)
+
+
+def test_two_processes_share_one_index(photos: Path) -> None:
+    processes = [index_process(photos) for _ in range(2)]
+    reports = []
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        reports += json.loads(out)
+    assert sum(report["computed"] for report in reports) == 24
+    assert len(features(photos)) == 24
+
+
+def test_watch_follows_the_folder_until_ctrl_c(photos: Path, pictures: list[Path]) -> None:
+    process = index_process(photos, "--watch")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())[0]["computed"] == 24
+    for line in process.stderr:
+        if line.startswith("Watches"):
+            break
+    errors = threading.Thread(target=process.stderr.read)
+    errors.start()
+    time.sleep(1)  # the line is written just before the watching begins
+    shutil.copy(pictures[24], photos / "new.jpg")
+    reports = iter(process.stdout.readline, "")
+    assert any(json.loads(line)[0]["computed"] == 1 for line in reports)
+    shutil.rmtree(photos / "holiday")
+    for line in reports:
+        assert json.loads(line)[0]["computed"] == 0
+        if len(features(photos)) == 13:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    errors.join()
+
+
+@pytest.fixture(scope="module")
+def gallery(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """All pictures of the small world, one of them twice, indexed."""
+    root = tmp_path_factory.mktemp("gallery")
+    shutil.copytree(small_world / "CIRCO" / "COCO2017_unlabeled", root / "photos")
+    made = Gallery(root / "photos", SETTINGS, root / "cache")
+    first = sorted((root / "photos").rglob("*.jpg"))[0]
+    shutil.copy(first, root / "photos" / "again.jpg")
+    made.index()
+    return made
+
+
+@pytest.fixture
+def reference(gallery: Gallery) -> Path:
+    return sorted(gallery.folder.root.rglob("*.jpg"))[7]
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where any model is asked for anything."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a model was called")
+
+    for module in (pipeline.captioners, llms, clip):
+        monkeypatch.setattr(module, "load", fail)
+
+
+def test_a_query_is_the_formula_over_captions_edits_and_gallery(
+    gallery: Gallery, reference: Path
+) -> None:
+    result = gallery.query(reference, CHANGE)
+    assert len(result.captions) == len(result.edited_captions) == 15
+    assert any("dark" in (text or "") for text in result.edited_captions)
+    model = clip.load(SETTINGS.clip, SETTINGS.runtime)
+
+    def mean(texts: tuple[str | None, ...]) -> NDArray[np.float64]:
+        found = model.encode_texts([t for t in texts if t is not None]).astype(np.float64)
+        mean: NDArray[np.float64] = found.mean(axis=0)
+        return mean / np.linalg.norm(mean)
+
+    stored = gallery.folder.features()
+    images = stored.all().astype(np.float64)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    after = images @ mean(result.edited_captions)
+    gain = after - images @ mean(result.captions)
+    score = after + 0.13 * np.maximum(gain, 0) + 2.1 * np.minimum(gain, 0)
+    row = {name: i for i, name in enumerate(stored.names)}
+    score[row[hash_of(reference.read_bytes())]] = -np.inf
+    np.testing.assert_allclose(
+        [image.score for image in result.images], np.sort(score)[::-1][:50], atol=1e-4
+    )
+    for image in result.images:
+        place = row[image.hash]
+        assert (gallery.folder.root / image.path).is_file()
+        np.testing.assert_allclose(
+            (image.score, image.similarity, image.increment),
+            (score[place], after[place], gain[place]),
+            atol=1e-4,
+        )
+
+
+def test_the_reference_is_excluded_wherever_its_file_is(
+    gallery: Gallery, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copy(reference, tmp_path / "elsewhere.jpg")
+    everything = gallery.with_search(top_k=1000)
+    inside = everything.query(reference, CHANGE)
+    outside = everything.query(tmp_path / "elsewhere.jpg", CHANGE)
+    assert inside == outside
+    assert len(inside.images) == len(gallery) - 1
+    assert hash_of(reference.read_bytes()) not in {image.hash for image in inside.images}
+    kept = inside.rerank(keep_reference=True)
+    assert len(kept.images) == len(gallery)
+    (twice,) = (image for image in kept.images if image.copies)
+    assert twice.path == "again.jpg"
+    assert twice.copies[0].endswith(".jpg")
+
+
+def test_asking_again_calls_no_model_in_another_process_too(
+    gallery: Gallery, reference: Path, tmp_path: Path, no_models: None
+) -> None:
+    with pytest.raises(AssertionError, match="a model was called"):
+        gallery.query(reference, "has a red square that nobody has asked for")
+    again = Gallery(gallery.folder.root, SETTINGS, gallery.folder.cache)
+    assert again.query(reference, CHANGE) == gallery.query(reference, CHANGE)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_other_methods_and_weights_rank_again_without_a_model(
+    gallery: Gallery, reference: Path, method: str, no_models: None
+) -> None:
+    result = gallery.query(reference, CHANGE)
+    other = result.rerank(method=method, alpha_pos=0.0, alpha_neg=0.0, top_k=5)
+    assert other.settings.method == method
+    assert (other.increment.positive, other.increment.negative) == (0, 0)
+    assert len(other.images) == 5
+    scores = [image.score for image in other.images]
+    assert scores == sorted(scores, reverse=True)
+    if method in ("seize", "seize-rank", "mean-ensemble"):
+        np.testing.assert_allclose(scores, [image.similarity for image in other.images], rtol=1e-5)
+    assert result.rerank(method=method) == result.rerank(method=method)
+
+
+def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
+    gallery: Gallery, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = gallery.query(reference, CHANGE)
+    asked: list[str] = []
+    model = clip.load(SETTINGS.clip, SETTINGS.runtime)
+    encode = model.encode_texts
+
+    def spy(texts: Sequence[str]) -> NDArray[np.float32]:
+        asked.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(model, "encode_texts", spy)
+    edits = list(result.edited_captions)
+    edits[4] = "three large red circles on a green background"
+    edits[5] = None
+    other = result.rerank(edited_captions=edits)
+    assert asked == ["three large red circles on a green background"]
+    assert other.images != result.images
+    assert other.notes == ("1 of 15 edited captions are missing.",)
+    assert other.rerank(edited_captions=result.edited_captions) == result
+    for method in methods.METHODS:  # with nothing to go by, the relative caption stands in
+        bare = result.rerank(captions=[], edited_captions=[], method=method)
+        assert len(bare.images) == 50
+    with pytest.raises(InputError, match="do not match"):
+        result.rerank(edited_captions=edits[:7])
+
+
+def test_other_threads_get_the_same(gallery: Gallery, reference: Path) -> None:
+    found: list[object] = []
+
+    def ask(number: int) -> None:
+        fresh = gallery.with_search(alpha_neg=0.5)
+        found.append(fresh.query(reference, f"has {('two', 'three')[number % 2]} circles").paths)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [
+        gallery.with_search(alpha_neg=0.5).query(reference, f"has {count} circles").paths
+        for count in ("two", "three")
+    ]
+    assert sorted(map(str, found)) == sorted(map(str, expected * 4))
+
+
+def test_an_index_updated_by_another_process_is_seen(
+    photos: Path, pictures: list[Path], reference: Path
+) -> None:
+    gallery = Gallery(photos, SETTINGS, photos.parent / "cache")
+    gallery.index()
+    assert len(gallery) == 24
+    put(pictures[26], photos / "new.jpg")
+    out, err = index_process(photos).communicate(timeout=300)
+    assert json.loads(out)[0]["computed"] == 1, err
+    assert len(gallery) == 25
+    assert "new.jpg" in [path for paths in gallery.paths.values() for path in paths]
+
+
+def seize(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_commands(gallery: Gallery, reference: Path, tmp_path: Path) -> None:
+    where = ("--cache", gallery.folder.cache, "--config", "demo", "--workers", 0)
+    indexed = seize("index", gallery.folder.root, *where, "--json")
+    assert indexed.exit_code == 0, indexed.stderr
+    assert json.loads(indexed.stdout)[0]["computed"] == 0
+    weights = ("--alpha-neg", 0.5)
+    ask = ("query", reference, CHANGE, "--gallery", gallery.folder.root, *where, *weights)
+    page = tmp_path / "page.html"
+    asked = seize(*ask, "--top-k", 3, "--json", "--out", page)
+    assert asked.exit_code == 0, asked.stderr
+    content = json.loads(asked.stdout)
+    expected = gallery.query(reference, CHANGE).rerank(alpha_neg=0.5, top_k=3)
+    assert [image["path"] for image in content["images"]] == expected.paths
+    assert content["page"] == str(page)
+    shown = seize(*ask)
+    assert len(expected.paths) == 3
+    assert all(Path(path).name in shown.stdout for path in expected.paths)
+    assert f"10 of {len(gallery)} images" in shown.stdout
+    missing = seize("query", reference, CHANGE, "--gallery", tmp_path, *where)
+    assert missing.exit_code == 4
+    assert "Run: seize index" in missing.stderr
+    for command in ("index", "query"):
+        assert f"Example: seize {command}" in seize(command, "--help").output
+
+
+def test_the_written_page_is_one_file_with_all_text_escaped(
+    gallery: Gallery, reference: Path, tmp_path: Path
+) -> None:
+    result = gallery.query(reference, CHANGE)
+    nasty = '<script>alert("1")</script>'
+    changed = result.rerank(edited_captions=[nasty, *result.edited_captions[1:]], top_k=4)
+    changed.write_page(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert nasty not in text
+    assert "&lt;script&gt;" in text
+    assert text.count('src="data:image/jpeg;base64,') == 5  # four results and the reference
+    assert text.count("src=") == 5
+    assert "http:" not in text
+    assert "https:" not in text
+
+
+def test_the_documented_examples_run(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for picture in pictures[:20]:
+        put(picture, tmp_path / "photos" / picture.name)
+    shutil.copy(pictures[20], tmp_path / "dog.jpg")
+    monkeypatch.chdir(tmp_path)
+    tested = doctest.testmod(pipeline)
+    assert tested.attempted >= 6
+    assert tested.failed == 0
+    readme = doctest.testfile(str(PROJECT / "README.md"), module_relative=False)
+    assert readme.attempted >= 3
+    assert readme.failed == 0

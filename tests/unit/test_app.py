@@ -1,0 +1,27 @@
+"""The queue in front of the models."""
+
+import asyncio
+import threading
+
+import pytest
+
+from pipeline.app import BusyError, Workers
+
+
+def test_who_leaves_the_queue_and_who_finds_it_full() -> None:
+    async def check() -> None:
+        workers, gate = Workers(threads=1, waiting=1), threading.Event()
+        ran: list[str] = []
+        first = workers.submit(lambda: gate.wait(60))
+        second = workers.submit(lambda: ran.append("second"))
+        with pytest.raises(BusyError, match="Try again soon"):
+            workers.submit(lambda: ran.append("third"))
+        second.cancel()
+        gate.set()
+        assert await first
+        fourth = workers.submit(lambda: ran.append("fourth"))
+        await fourth
+        assert ran == ["fourth"]
+        workers.close()
+
+    asyncio.run(check())
