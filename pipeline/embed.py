@@ -66,7 +66,8 @@ def embed(run: Run) -> list[StageReport]:
     try:
         wanted = texts(run)
     except MissingStageError as error:
-        log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
+        if current().main:
+            log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
     return [*reports, _embed_texts(run, wanted)]
 
