@@ -1,5 +1,6 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,26 @@ def _encode_images(
 
 def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
     if batch.names:
-        with report.step("model"):
+        waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
+        starved = model.device == "cpu" and 0 < spent < waited
+        with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
             batch.features = model.encode_images(torch.cat(pixels))
     return batch
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads.
+
+    A model on the processor that waits for images anyway needs but one: more would wait for each
+    other, spinning, on the cores that decode.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
