@@ -99,6 +99,7 @@ def _encode_images(
     pixels: list[Tensor] = []
     batch = Encoded()
     files = [run.dataset.images[name] for name in todo]
+    apart = model.device == "cpu" and run.config.runtime.workers != 0
     decoded = decode(todo, files, model, run.config.runtime)
     while True:
         with report.step("wait for decoding"):
@@ -118,17 +119,20 @@ def _encode_images(
             pixels.append(chunk.pixels.to(model.device, non_blocking=True)[kept])
         broken = next(iter(chunk.broken.values()), None) if run.config.runtime.strict else None
         if len(batch.names) >= size or broken:
-            yield _encode(model, batch, pixels, report)
+            yield _encode(model, batch, pixels, report, apart)
             batch, pixels = Encoded(), []
         if broken:
             raise InputError(broken)
-    yield _encode(model, batch, pixels, report)
+    yield _encode(model, batch, pixels, report, apart)
 
 
-def _encode(model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
+def _encode(
+    model: clip.Clip, batch: Encoded, pixels: list[Tensor], report: StageReport, apart: bool
+) -> Encoded:
+    """Encode a batch; ``apart`` says that other processes decode on the model's own cores."""
     if batch.names:
         waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
-        starved = model.device == "cpu" and 0 < spent < waited
+        starved = apart and 0 < spent < waited
         with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
             batch.features = model.encode_images(torch.cat(pixels))
     return batch
