@@ -1,5 +1,6 @@
 """The embed stage: CLIP features of every gallery image and of every distinct text."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def embed(run: Run) -> list[StageReport]:
     try:
         wanted = Texts.read(run).distinct
     except MissingStageError as error:
-        log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
+        if current().main:
+            log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
     return [*reports, _embed_texts(run, wanted)]
 
@@ -132,6 +134,7 @@ def encode_images(
     size = config.runtime.embed_batch
     pixels: list[Tensor] = []
     batch = Encoded()
+    apart = model.device == "cpu" and config.runtime.workers != 0
     decoded = decode(todo, read, model, config.runtime)
     while True:
         with report.step("wait for decoding"):
@@ -151,18 +154,38 @@ def encode_images(
             pixels.append(chunk.pixels.to(model.device, non_blocking=True)[kept])
         broken = next(iter(chunk.broken.values()), None) if config.runtime.strict else None
         if len(batch.names) >= size or broken:
-            yield _encode(model, batch, pixels, report)
+            yield _encode(model, batch, pixels, report, apart)
             batch, pixels = Encoded(), []
         if broken:
             raise InputError(broken)
-    yield _encode(model, batch, pixels, report)
+    yield _encode(model, batch, pixels, report, apart)
 
 
-def _encode(model: "Clip", batch: Encoded, pixels: list[Tensor], report: StageReport) -> Encoded:
+def _encode(
+    model: "Clip", batch: Encoded, pixels: list[Tensor], report: StageReport, apart: bool
+) -> Encoded:
+    """Encode a batch; ``apart`` says that other processes decode on the model's own cores."""
     if batch.names:
-        with report.step("model"):
+        waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
+        starved = apart and 0 < spent < waited
+        with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
             batch.features = model.encode_images(torch.cat(pixels))
     return batch
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads.
+
+    A model on the processor that waits for images anyway needs but one: more would wait for each
+    other, spinning, on the cores that decode.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:

@@ -27,29 +27,28 @@ from pipeline.processes import cores
 from pipeline.run import Run
 from tests.benchmarks.report import Size, table
 
-ROUNDS = 3
 DEMO_CLIP = config.load("demo").clip.model
 
 
 def tables(size: Size) -> Iterator[str]:
     """Embed as many images as ``size`` says; loading of models does not count."""
-    few, many = (48, 400) if size == "small" else (256, 3000)
+    few, many, rounds = (48, 400, 2) if size == "small" else (192, 3000, 3)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _photographs(root, many)
         _save_model("ViT-B-32", root / "model")
         rows = [
-            _against_model(_run(root, few, f"local-dir:{root / 'model'}", batch=32)),
-            _against_decoding(_run(root, many, DEMO_CLIP, batch=128)),
+            _against_model(_run(root, few, f"local-dir:{root / 'model'}", batch=8), rounds),
+            _against_decoding(_run(root, many, DEMO_CLIP, batch=128), rounds),
         ]
     yield table(
-        f"The embed stage beside its limit, images a second, best of {ROUNDS}",
+        f"The embed stage beside its limit, images a second, best of {rounds}",
         ("limit", "images", "limit alone", "stage", "stage / limit", "cores busy", "growth, MiB"),
         rows,
     )
 
 
-def _against_model(run: Run) -> tuple[object, ...]:
+def _against_model(run: Run, rounds: int) -> tuple[object, ...]:
     """Time the model on prepared tensors, then the stage, both with one thread of torch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,12 +64,12 @@ def _against_model(run: Run) -> tuple[object, ...]:
             for start in range(0, len(pixels), size):
                 model.encode_images(pixels[start : start + size])
 
-        return _row("model, ViT-B-32, 1 core", run, alone)
+        return _row("model, ViT-B-32, 1 core", run, alone, rounds)
     finally:
         torch.set_num_threads(threads)
 
 
-def _against_decoding(run: Run) -> tuple[object, ...]:
+def _against_decoding(run: Run, rounds: int) -> tuple[object, ...]:
     """Time decoding and preprocessing by a process a core, whose result is dropped; the stage."""
     clip.load(run.config.clip, run.config.runtime)
     files = list(run.dataset.images.values())
@@ -80,7 +79,7 @@ def _against_decoding(run: Run) -> tuple[object, ...]:
         def alone() -> None:
             list(pool.map(_prepare, files, chunksize=16))
 
-        return _row(f"decoding, {cores()} cores", run, alone)
+        return _row(f"decoding, {cores()} cores", run, alone, rounds)
 
 
 def _prepare(file: Path) -> None:
@@ -89,13 +88,13 @@ def _prepare(file: Path) -> None:
     model.preprocess(open_image(file))
 
 
-def _row(limit: str, run: Run, alone: Callable[[], None]) -> tuple[object, ...]:
+def _row(limit: str, run: Run, alone: Callable[[], None], rounds: int) -> tuple[object, ...]:
     """Time ``alone`` and the stage in turn, and take the best of each: others use this machine."""
     count = len(run.dataset.images)
     limits: list[float] = []
     stages: list[tuple[float, float]] = []
     grown = 0.0
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         limits.append(_seconds(alone))
         fresh = replace(run, cache=run.cache / str(turn))
         before, start = _usage(), time.perf_counter()

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from pipeline.cli import main
 from tests.conftest import PROJECT
 
-STAGES = ("caption", "edit", "embed", "search", "evaluate", "submit", "run")
+STAGES = ("plan", "caption", "edit", "embed", "search", "evaluate", "submit", "run")
 
 
 def seize(*arguments: str) -> Result:
