@@ -95,7 +95,7 @@ def search(run: Run) -> list[StageReport]:
             report.failed |= inputs.failed
             score = methods.find(name)(inputs.features, parameters(one))
             searcher = inputs.searcher
-            searcher.visited = searcher.scanned = 0
+            searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
             made = rank(one, score, searcher)
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)

@@ -21,7 +21,7 @@ from pipeline.scoring import RankEnds, Score
 class Searcher:
     """Searches the galleries among the run's image features.
 
-    Attributes: ``visited``, images that were scored exactly for an index's lists, of all queries
+    Attributes: ``visited``, images that were scored exactly where an index served, of all queries
     together, and ``scanned``, queries for which no list was long enough.
     Raises ConfigError for a kind of index that there is not.
     """
@@ -48,7 +48,7 @@ class Searcher:
         advance: Callable[[int], Any] = ignore,
     ) -> tuple[Tensor, Tensor]:
         """Return each query's best images and their rows, as ``ranking.top_images`` does."""
-        if self.scans:
+        if self.scans or not inside.any():
             return ranking.top_images(score, self.images, k, inside, excluded, self.device, advance)
         if isinstance(score, RankEnds):
             raise ConfigError(

@@ -4,8 +4,10 @@ Chosen because the same client and calls serve a file, a server and a cluster: w
 file runs unchanged where a gallery has outgrown one machine.
 """
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +39,9 @@ class Milvus:
 
     exact = False
 
-    def __init__(self, client: MilvusClient, collection: str, breadth: int) -> None:
+    def __init__(self, client: MilvusClient, where: str, collection: str, breadth: int) -> None:
         self.client = client
+        self.where = where
         self.collection = collection
         self.breadth = breadth
 
@@ -48,14 +51,15 @@ class Milvus:
         rows = np.full((len(vectors), k), -1, dtype=np.int64)
         parameters = {"metric_type": "IP", "params": {"ef": max(self.breadth, k)}}
         for start in range(0, len(vectors), VECTORS):
-            hits = self.client.search(
-                self.collection,
-                data=list(vectors[start : start + VECTORS]),
-                limit=k,
-                anns_field="feature",
-                search_params=parameters,
-                output_fields=["row"],
-            )
+            with _errors(self.where):
+                hits = self.client.search(
+                    self.collection,
+                    data=list(vectors[start : start + VECTORS]),
+                    limit=k,
+                    anns_field="feature",
+                    search_params=parameters,
+                    output_fields=["row"],
+                )
             for i, found in enumerate(hits, start):
                 scores[i, : len(found)] = [hit["distance"] for hit in found]
                 rows[i, : len(found)] = [hit["row"] for hit in found]
@@ -69,15 +73,12 @@ def opened(gallery: Gallery, settings: IndexConfig, file: Path, runtime: Runtime
     """
     collection = file.stem.replace("-", "_")
     where = runtime.milvus_url or str(file)
-    try:
-        with lock(file):
-            token = os.environ.get(runtime.milvus_token_variable, "")
-            client = MilvusClient(where, token=token, grpc_options=CONNECTION)
-            _fill(client, collection, gallery, settings)
-            client.load_collection(collection)
-    except (MilvusException, OSError) as error:
-        raise StorageError(f"Milvus at {where}: {_reason(error)}") from None
-    return Milvus(client, collection, settings.breadth)
+    with _errors(where), lock(file):
+        token = os.environ.get(runtime.milvus_token_variable, "")
+        client = MilvusClient(where, token=token, grpc_options=CONNECTION)
+        _fill(client, collection, gallery, settings)
+        client.load_collection(collection)
+    return Milvus(client, where, collection, settings.breadth)
 
 
 def _fill(client: MilvusClient, collection: str, gallery: Gallery, settings: IndexConfig) -> None:
@@ -111,6 +112,14 @@ def _fill(client: MilvusClient, collection: str, gallery: Gallery, settings: Ind
     client.flush(collection)
 
 
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "message", "") or error)
-    return text.splitlines()[0] if text else type(error).__name__
+@contextlib.contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Turn what Milvus refuses, and a server that is not there, into one StorageError."""
+    try:
+        yield
+    except (MilvusException, OSError) as error:
+        reason = str(getattr(error, "message", "") or error) or type(error).__name__
+        raise StorageError(
+            f"Milvus at {where}: {reason.splitlines()[0]} What was filled in is kept; the same "
+            "command goes on."
+        ) from error
