@@ -37,6 +37,7 @@ def read_image(file: Path) -> bytes:
 def open_image(
     file: Path,
     content: bytes | None = None,
+    *,
     at_least: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:

@@ -14,11 +14,13 @@ from pipeline import compare, search, submit, tune
 from pipeline.errors import ConfigError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
-from pipeline.methods import METHODS
+from pipeline.methods import selection
 from pipeline.run import Run
 from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]
+
+EVERY = selection("all", with_roles=False)
 
 
 @pytest.fixture(params=["circo", "cirr", "fashioniq"])
@@ -26,7 +28,7 @@ def searched(request: pytest.FixtureRequest, make_run: MakeRun) -> Run:
     """A run whose rankings by every method are there."""
     run_stages(make_run(request.param))
     run = make_run(request.param, search__method="all")
-    assert [report.computed for report in search.search(run)] == [len(run.queries)] * len(METHODS)
+    assert [report.computed for report in search.search(run)] == [len(run.queries)] * len(EVERY)
     return run
 
 
@@ -38,11 +40,11 @@ def table(run: Run, rows: list[compare.Row], baseline: str, form: compare.Format
 
 def test_the_table_has_every_method_and_the_evaluate_stages_figures(searched: Run) -> None:
     rows = compare.rows_of_run(searched)
-    assert [row.name for row in rows] == list(METHODS)
+    assert [row.name for row in rows] == EVERY
     found = compare.compare(searched.dataset, rows, "mean-ensemble", resamples=300)
     assert (found["low"] <= found["value"] + 1e-9).all()
     assert (found["value"] <= found["high"] + 1e-9).all()
-    for name in METHODS:
+    for name in EVERY:
         expected = evaluate(searched.with_method(name))
         own = found[found["method"] == name].set_index("metric")
         assert own["value"].to_dict() == pytest.approx(expected)
@@ -186,7 +188,7 @@ def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -
     result = seize("compare", *given, "--json", "--baseline", "mean-ensemble")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
-    assert {line["method"] for line in content["table"]} == set(METHODS)
+    assert {line["method"] for line in content["table"]} == set(EVERY)
     out = tmp_path / "table.md"
     options = ("--format", "markdown", "--out", str(out), "--metric", "mAP@10")
     assert seize("compare", *given, *options).exit_code == 0
