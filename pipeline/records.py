@@ -37,24 +37,6 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Captions:
-    """The captions of one reference image, in sampling order."""
-
-    image: str
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EditedCaption:
-    """The LLM's edit of one caption by one relative caption; ``text`` is None where it failed."""
-
-    caption: str
-    relative_caption: str
-    text: str | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The images retrieved for one query, best first, with their scores.
 
