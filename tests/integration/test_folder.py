@@ -387,7 +387,8 @@ def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
     assert other.images != result.images
     assert other.notes == ("1 of 15 edited captions are missing.",)
     assert other.rerank(edited_captions=result.edited_captions) == result
-    for method in methods.selection("all", with_roles=False):  # with nothing to go by, the relative caption stands in
+    every = methods.selection("all", with_roles=False)
+    for method in every:  # with nothing to go by, the relative caption stands in
         bare = result.rerank(captions=[], edited_captions=[], method=method)
         assert len(bare.images) == 50
     with pytest.raises(InputError, match="do not match"):
