@@ -27,11 +27,14 @@ than all before them, so that few images of each exceed the threshold so far."""
 PAIRS = 1_024
 """Pairs of a query and an image whose second inner product is computed at a time."""
 
+QUERIES = 1_024
+"""Queries that search the gallery together: with many more, blocks would have to be small."""
+
 MERGED = 256
 """Images of a query that are merged into its best at a time."""
 
-WHOLE = 192 << 20
-"""Bytes for the queries that are scored at a time where a score needs the whole gallery."""
+WHOLE = 64 << 20
+"""Bytes for similarities, and again for places, where a score needs the whole gallery."""
 
 
 class Gallery(Protocol):
@@ -195,14 +198,46 @@ def top_images(
             best.append(found)
             best_rows.append(found_rows)
         return torch.cat(best), torch.cat(best_rows)
-    kept = Best(queries, k)
-    for rows, features in blocks(gallery, inside, device, advance, queries):
+    passes = [slice(start, start + QUERIES) for start in range(0, max(queries, 1), QUERIES)]
+    share = _shared(advance, len(passes))
+    kept = []
+    for some in passes:
+        own = score.map(itemgetter(some))
+        never = None if excluded is None else excluded[some]
+        kept.append(_one_pass(own, gallery, k, inside, never, device, share))
+    return torch.cat([best.scores for best in kept]), torch.cat([best.rows for best in kept])
+
+
+def _one_pass(
+    ends: Ends,
+    gallery: Gallery,
+    k: int,
+    inside: NDArray[np.bool_] | None,
+    excluded: Tensor | None,
+    device: str,
+    advance: Callable[[int], Any],
+) -> Best:
+    kept = Best(ends.count, k)
+    for rows, features in blocks(gallery, inside, device, advance, ends.count):
         threshold = kept.threshold
         if threshold is None:
-            kept.add(without(score.scores(features).cpu(), rows, excluded), rows)
+            kept.add(without(ends.scores(features).cpu(), rows, excluded), rows)
         else:
-            kept.add_some(*_exceeding(score, features, rows, threshold, excluded))
-    return kept.scores, kept.rows
+            kept.add_some(*_exceeding(ends, features, rows, threshold, excluded))
+    return kept
+
+
+def _shared(advance: Callable[[int], Any], passes: int) -> Callable[[int], None]:
+    """Return an ``advance`` for several passes over the gallery that count as one."""
+    read = 0
+
+    def told(count: int) -> None:
+        nonlocal read
+        before = read // passes
+        read += count
+        advance(read // passes - before)
+
+    return told
 
 
 def _exceeding(
@@ -264,22 +299,27 @@ def _whole(
     device: str,
     advance: Callable[[int], Any] = ignore,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the first query's number, scores (queries, n) and rows (n), some queries at a time."""
+    """Yield the first query's number, scores (queries, n) and rows (n), some queries at a time.
+
+    One query takes 80 bytes an image, whatever else is bounded: two similarities and two sorts.
+    """
     images = gallery.shape[0] if inside is None else int(inside.sum())
-    size = max(1, WHOLE // (48 * max(images, 1)))
+    if not images:
+        return
+    size = max(1, WHOLE // (8 * images))
+    few = max(1, WHOLE // (72 * images))
     for start in range(0, score.count, size):
         part = score.map(itemgetter(slice(start, start + size)))
-        found = [
-            (rows, part.similarities(features))
-            for rows, features in blocks(
-                gallery, inside, device, advance if not start else ignore, 2 * size
-            )
-        ]
-        if not found:
-            continue
-        after = torch.cat([after for _, (after, _) in found], dim=1)
-        before = torch.cat([before for _, (_, before) in found], dim=1)
-        yield start, part.scores(after, before).cpu(), torch.cat([rows for rows, _ in found])
+        after = torch.empty((part.count, images), device=device)
+        before, rows, stop = torch.empty_like(after), torch.empty(images, dtype=torch.long), 0
+        progress = ignore if start else advance
+        for numbers, features in blocks(gallery, inside, device, progress, 2 * part.count):
+            place, stop = slice(stop, stop + len(numbers)), stop + len(numbers)
+            after[:, place], before[:, place] = part.similarities(features)
+            rows[place] = numbers
+        for first in range(0, part.count, few):
+            some = slice(first, first + few)
+            yield start + first, part.scores(after[some], before[some]).cpu(), rows
 
 
 def without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:

@@ -22,7 +22,8 @@ from pipeline.ranking import Gallery
 from pipeline.run import progress
 from pipeline.scoring import normalise
 
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
+for name in ("pymilvus", "grpc._server"):  # they log what is raised, or what a file cannot do
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 BLOCK = 4_096
 """Images sent at a time; a server takes messages of 64 MB."""

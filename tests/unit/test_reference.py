@@ -209,7 +209,8 @@ def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "BLOCK", block)
         patch.setattr(ranking, "MERGED", 3)
-        patch.setattr(ranking, "WHOLE", 48 * len(case.gallery) * 2)  # two queries at a time
+        patch.setattr(ranking, "QUERIES", 2)
+        patch.setattr(ranking, "WHOLE", 8 * len(case.gallery) * 2)  # two queries at a time
         features = methods.gather(embeddings(case), drops(gallery))
         score = METHODS[name](features, case.parameters)
         values, rows = top_images(score, gallery, k)
@@ -278,6 +279,21 @@ def test_a_block_and_its_scores_fit_into_what_is_free(
     per_image = (4 + 4 + 4) * width + (4 + 1 + 2 * (8 + 8 + 4)) * vectors
     assert size == 1 or size * per_image <= free
     assert size == most or (size + 1) * 1.1 * per_image > free
+
+
+def test_many_queries_take_several_passes_that_count_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking, "QUERIES", 3)
+    rng = np.random.default_rng(0)
+    gallery = ArrayGallery(rng.normal(size=(5_000, 4)).astype(np.float32))
+    vectors = torch.from_numpy(rng.normal(size=(8, 4)).astype(np.float32))
+    told: list[int] = []
+    ends = Ends(vectors, vectors)
+    _, rows = top_images(ends, gallery, 1, advance=told.append)
+    assert sum(told) == 5_000
+    unit_rows = gallery.array / np.linalg.norm(gallery.array, axis=1, keepdims=True)
+    assert rows[:, 0].tolist() == (vectors.numpy() @ unit_rows.T).argmax(axis=1).tolist()
 
 
 def test_blocks_grow_to_the_largest_and_cover_the_gallery_once() -> None:
