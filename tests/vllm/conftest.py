@@ -43,5 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server of the verifier that all tests share."""
     log: Path = tmp_path_factory.mktemp("vllm-vision") / "vllm.log"
-    with vllm.serve(VERIFIER, log, binary(), ARGUMENTS) as url:
+    # vLLM's own LLaVA takes the features of one layer; transformers' code, in vLLM, those of two.
+    arguments = [*ARGUMENTS, "--model-impl", "transformers"]
+    with vllm.serve(VERIFIER, log, binary(), arguments) as url:
         yield url
