@@ -17,6 +17,7 @@ from pipeline.config import Config, resolve_device, resolve_precision
 from pipeline.decode import Read, decode
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import read_image
+from pipeline.loading import LOADING
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, log, progress, slug, stage
 from pipeline.shards import Encoded, Shard, Stored, merge
@@ -115,6 +116,14 @@ def _read(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
     return images[name], read_image(images[name])
 
 
+def load_clip(config: Config) -> "Clip":
+    """Load the CLIP model of ``config``, once a process; raises ModelError."""
+    with LOADING:
+        from pipeline import clip  # open_clip is slow to import, and not needed with all cached
+
+        return clip.load(config.clip, config.runtime)
+
+
 def encode_images(
     config: Config,
     read: Read,
@@ -127,10 +136,8 @@ def encode_images(
     ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
     Broken images go to the report, or raise InputError where the configuration is strict.
     """
-    from pipeline import clip  # open_clip is slow to import, and not needed where all is cached
-
     with report.step("load the model"):
-        model = clip.load(config.clip, config.runtime)
+        model = load_clip(config)
     size = config.runtime.embed_batch
     pixels: list[Tensor] = []
     batch = Encoded()
@@ -194,10 +201,8 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     with stage("embed", run, reads, file, "texts") as report:
 
         def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
-            from pipeline import clip
-
             with report.step("load the model"):
-                model = clip.load(run.config.clip, run.config.runtime)
+                model = load_clip(run.config)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])

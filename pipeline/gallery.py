@@ -449,11 +449,9 @@ class _Shared:
 
     def preload(self) -> None:
         """Load the models."""
-        from pipeline import clip
-
         config = self.config
         with self._locks["clip"]:
-            clip.load(config.clip, config.runtime)
+            embed.load_clip(config)
         with self._locks["captioner"]:
             captioners.load(config.captioner, config.runtime)
         with self._locks["llm"]:
@@ -496,9 +494,7 @@ class _Shared:
         """Embed a reference image."""
 
         def encode() -> Vector:
-            from pipeline import clip
-
-            model = clip.load(self.config.clip, self.config.runtime)
+            model = embed.load_clip(self.config)
             return model.encode_images(model.preprocess(picture())[None])
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
@@ -507,9 +503,7 @@ class _Shared:
         """Return the features (texts, d); ``keep`` stores those of all of them together."""
 
         def encode(names: Sequence[str]) -> Vector:
-            from pipeline import clip
-
-            model = clip.load(self.config.clip, self.config.runtime)
+            model = embed.load_clip(self.config)
             return model.encode_texts([name.removeprefix("text:") for name in names])
 
         names = [f"text:{text}" for text in texts]

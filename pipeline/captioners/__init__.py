@@ -10,6 +10,7 @@ from typing import Protocol
 from PIL import Image
 
 from pipeline.config import CaptionerConfig, RuntimeConfig
+from pipeline.loading import LOADING
 
 SERVED = "served:"
 """Marks a vision model behind a server."""
@@ -46,7 +47,8 @@ class Captioner(Protocol):
 
 def load(config: CaptionerConfig, runtime: RuntimeConfig) -> Captioner:
     """Load the captioner that ``config`` names, once a process; raises ModelError."""
-    return _load(config.model_dump_json(), runtime.model_dump_json())
+    with LOADING:
+        return _load(config.model_dump_json(), runtime.model_dump_json())
 
 
 def unload() -> None:

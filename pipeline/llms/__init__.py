@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.config import LlmConfig, RuntimeConfig
+from pipeline.loading import LOADING
 
 IN_PROCESS = "transformers:"
 
@@ -48,7 +49,8 @@ class Llm(Protocol):
 
 def load(config: LlmConfig, runtime: RuntimeConfig) -> Llm:
     """Load the LLM that ``config`` names, once a process; raises ModelError."""
-    return _load(config.model_dump_json(), runtime.model_dump_json())
+    with LOADING:
+        return _load(config.model_dump_json(), runtime.model_dump_json())
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pipeline.cache import model_identity
 from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
 from pipeline.llms import IN_PROCESS
+from pipeline.loading import LOADING
 from pipeline.verifiers import prompts
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -86,7 +87,8 @@ def header(config: VerifierConfig, device: str) -> dict[str, Any]:
 
 def load(config: VerifierConfig, runtime: RuntimeConfig) -> Verifier:
     """Load the verifier that ``config`` names, once a process; raises ModelError."""
-    return _load(config.model_dump_json(), runtime.model_dump_json())
+    with LOADING:
+        return _load(config.model_dump_json(), runtime.model_dump_json())
 
 
 @functools.lru_cache(maxsize=1)
