@@ -22,8 +22,11 @@ def load(one):
     one()
     print("loaded", flush=True)
 
-for one in loads:
-    threading.Thread(target=load, args=(one,)).start()
+threads = [threading.Thread(target=load, args=(one,)) for one in loads]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 """
 
 
