@@ -214,7 +214,8 @@ def verify(
     (--verifier transformers:PATH), or served for this stage by vLLM (--serve).
 
     An image that it accepts (verifier.accept) moves before all others, one that it rejects
-    (verifier.reject) behind all others; otherwise the order of the scores stays.
+    (verifier.reject) behind all others; otherwise the order of the scores stays. With --set
+    verifier.fusion=average, images are sorted by a weighted mean of probability and score.
 
     Example: seize verify --dataset circo --split val --method seize --verifier
     Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
@@ -339,14 +340,15 @@ def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_jso
     """Try a grid of the method's weights on val, from features on disk; print the best.
 
     Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
-    seize-rank), drops and temperature (k, τ of ldre).
+    seize-rank), drops and temperature (k, τ of ldre); of METHOD+verify accept and reject, or, with
+    an average as its fusion, weight.
 
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """
     from pipeline import tune as tuning
 
     name = run.config.search.method
-    grid = tuning.grid_of(name, dict(_grid(text) for text in grids))
+    grid = tuning.grid_of(run.config, dict(_grid(text) for text in grids))
     tuned = tuning.tune(run, grid, out, metric)
     if as_json:
         from pipeline.run import dump

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.fusion import Kind
 from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
@@ -175,11 +176,19 @@ class VerifierConfig(_Section):
     captions: int = Field(
         default=1, ge=1, description="edited captions asked about, the most typical first"
     )
+    fusion: Kind = Field(
+        default="confidence",
+        description="confidence: accepted images first, rejected ones last; "
+        "average: a weighted mean of probability and score",
+    )
     accept: float = Field(
         default=0.7, ge=0, le=1, description="from this probability on a candidate moves to the top"
     )
     reject: float = Field(
         default=0.3, ge=0, le=1, description="below this probability a candidate moves to the end"
+    )
+    weight: float = Field(
+        default=0.25, ge=0, le=1, description="the probability's weight in an average"
     )
     early_stop: bool = Field(
         default=True, description="stop a query once its first `settled` images cannot change"

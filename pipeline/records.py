@@ -40,7 +40,7 @@ class Query:
 class Ranking:
     """The images retrieved for one query, best first, with their scores.
 
-    ``subset`` ranks the members of the query's CIRR group; empty for other datasets.
+    ``subset`` ranks the members of the query's CIRR group, with scores; empty for other datasets.
     ``probabilities`` are a verifier's for the images, None where it was not asked; empty without
     one. A verified ranking keeps the scores of the search, which then need not fall.
     """
@@ -50,6 +50,7 @@ class Ranking:
     scores: tuple[float, ...]
     subset: tuple[str, ...] = ()
     probabilities: tuple[float | None, ...] = ()
+    subset_scores: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Ranking":
@@ -60,6 +61,7 @@ class Ranking:
             tuple(record["scores"]),
             tuple(record["subset"]),
             tuple(record.get("probabilities", ())),
+            tuple(record.get("subset_scores", ())),
         )
 
     def show(self, run: "Run", top: int = 10) -> "Image":

@@ -31,6 +31,7 @@ def header(run: Run) -> dict[str, Any]:
     search = run.config.search
     content = {
         "stage": "search",
+        "format": 2,  # with the scores of CIRR's groups
         "method": search.method,
         "parameters": asdict(parameters(run)),
         "normalise_texts": search.normalise_texts,
@@ -50,7 +51,8 @@ def header(run: Run) -> dict[str, Any]:
 
 def _verified_header(run: Run) -> dict[str, Any]:
     config = run.config.verifier
-    rule = {"candidates", "captions", "accept", "reject", "early_stop", "settled"}
+    limits = {"average": {"weight"}, "confidence": {"accept", "reject"}}[config.fusion]
+    rule = {"candidates", "captions", "fusion", "early_stop", "settled"} | limits
     verifier = verifiers.header(config, run.config.runtime.device)
     return header(run.unverified) | {
         "method": run.config.search.method,
@@ -292,19 +294,27 @@ def rankings_of(
     made = []
     for i, place in enumerate(part.places):
         query, kept = run.queries[place], torch.isfinite(best[i])
+        subset: dict[str, float] = {}
+        if group_scores:
+            subset = _subset(query, group_scores[i], part.groups[i], images)
         made.append(
             Ranking(
                 query.id,
                 tuple(images.names[row] for row in rows[i][kept].tolist()),
                 tuple(best[i][kept].tolist()),
-                _subset(query, group_scores[i], part.groups[i], images) if group_scores else (),
+                tuple(subset),
+                subset_scores=tuple(subset.values()),
             )
         )
     return made
 
 
-def _subset(query: Query, scores: Tensor, group: list[int], images: FeatureFile) -> tuple[str, ...]:
+def _subset(
+    query: Query, scores: Tensor, group: list[int], images: FeatureFile
+) -> dict[str, float]:
     """Rank the members of the query's CIRR group; those without a feature come last."""
-    _, ranked = top_k(scores[None], torch.tensor(group, dtype=torch.long), len(group))
+    best, ranked = top_k(scores[None], torch.tensor(group, dtype=torch.long), len(group))
     names = [images.names[row] for row in ranked[0].tolist()]
-    return (*names, *(name for name in query.group if name not in names))
+    found = dict(zip(names, best[0].tolist(), strict=True))
+    last = min(found.values(), default=0.0)
+    return found | {name: last for name in query.group if name not in found}

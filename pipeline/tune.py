@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pipeline import methods, search, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
-from pipeline.config import resolve_device
+from pipeline.config import Config, resolve_device
 from pipeline.datasets.base import Predictions
 from pipeline.errors import ConfigError, nearest
 from pipeline.evaluate import predictions
+from pipeline.fusion import Kind
 from pipeline.methods import GRIDS, Parameters
 from pipeline.ranking import Best, blocks, scores_of, top_images, without
 from pipeline.records import Ranking
@@ -43,12 +44,16 @@ LABELS = {
     "forbidden": "weight of the forbidden",
     "accept": "probability from which an image is accepted",
     "reject": "probability below which it is rejected",
+    "weight": "weight of the probability",
 }
-VERIFIED_GRID = {
-    "accept": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0],
-    "reject": [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+VERIFIED_GRIDS: dict[Kind, dict[str, list[float]]] = {
+    "confidence": {
+        "accept": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0],
+        "reject": [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+    },
+    "average": {"weight": [0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]},
 }
-"""What is tried for a method that ends in +verify: the rule of ``pipeline.fusion``."""
+"""What is tried for a method that ends in +verify, by fusion (``pipeline.fusion``)."""
 QUERIES = 1024
 """Queries ranked at a time, in every cell of the grid."""
 
@@ -69,13 +74,16 @@ class Tuned:
     picture: Path | None
 
 
-def grid_of(method: str, given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def grid_of(config: Config, given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Return the grid to search: the method's own, with ``given`` values in place of its.
 
-    Raises ConfigError for a method without parameters, or a parameter it does not have.
+    That of a verified method is its fusion's. Raises ConfigError for a method without parameters,
+    or a parameter it does not have.
     """
+    method = config.search.method
     methods.find(methods.base(method))
-    grids = GRIDS if method == methods.base(method) else {method: VERIFIED_GRID}
+    verified = method != methods.base(method)
+    grids = {method: VERIFIED_GRIDS[config.verifier.fusion]} if verified else GRIDS
     if method not in grids:
         known = ", ".join(sorted(GRIDS))
         raise ConfigError(f"{method} has nothing to tune. Methods that have: {known}.")

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import edit, methods, search, verifiers
+from pipeline import edit, fusion, methods, search, verifiers
 from pipeline.cache import RecordFile, fingerprint, write_records
 from pipeline.config import VerifierConfig
-from pipeline.fusion import fuse, walk
+from pipeline.fusion import fuse, scaled, walk
 from pipeline.records import Ranking
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.verifiers import Question, prompts
@@ -204,7 +204,7 @@ def _look(
     counting: dict[str, float | None] = {}
     wanted: dict[str, None] = {}
     everything: dict[str, None] = {}
-    for images in (ranking.images, ranking.subset):
+    for images, scores in _lists(ranking, config):
         candidates = images[: config.candidates]
         everything |= dict.fromkeys(candidates)
         judged = {
@@ -213,7 +213,7 @@ def _look(
             if all(one in known for one in asked(image))
         }
         settled = config.settled if config.early_stop else None
-        counted, needed = walk(candidates, judged, config.accept, settled)
+        counted, needed = walk(candidates, scores, judged, fusion_of(config), settled)
         counting |= {image: judged[image] for image in counted}
         wanted |= dict.fromkeys(needed)
     return _Look(
@@ -291,17 +291,36 @@ def _estimate(run: Run, cost: Cost, most: int, seconds: float) -> None:
 def reordered(
     ranking: Ranking, probabilities: Mapping[str, float | None], config: VerifierConfig
 ) -> Ranking:
-    """Return the ranking in the order of the rule of ``pipeline.fusion``, scores as they were."""
+    """Return the ranking in the order that ``pipeline.fusion`` gives, scores as they were."""
     score = dict(zip(ranking.images, ranking.scores, strict=True))
-    images = fuse(ranking.images, probabilities, config.accept, config.reject)
-    subset = fuse(ranking.subset, probabilities, config.accept, config.reject)
+    score |= zip(ranking.subset, ranking.subset_scores, strict=True)
+    images, subset = (
+        tuple(fuse(listed, scores, probabilities, fusion_of(config)))
+        for listed, scores in _lists(ranking, config)
+    )
     return Ranking(
         ranking.query,
-        tuple(images),
+        images,
         tuple(score[image] for image in images),
-        tuple(subset),
+        subset,
         tuple(probabilities.get(image) for image in images),
+        tuple(score[image] for image in subset),
     )
+
+
+def fusion_of(config: VerifierConfig) -> fusion.Fusion:
+    """Return the fusion that is configured."""
+    if config.fusion == "average":
+        return fusion.average(config.weight)
+    return fusion.confidence(config.accept, config.reject)
+
+
+def _lists(
+    ranking: Ranking, config: VerifierConfig
+) -> list[tuple[tuple[str, ...], dict[str, float]]]:
+    """Return the lists that a verifier reorders, each with its scaled scores."""
+    lists = [(ranking.images, ranking.scores), (ranking.subset, ranking.subset_scores)]
+    return [(images, scaled(images, scores, config.candidates)) for images, scores in lists]
 
 
 def known_probabilities(run: Run) -> list[tuple[Ranking, dict[str, float | None]]]:

@@ -3,19 +3,30 @@
 Run ``make demo`` first. Verdicts come from the cache where they are there, with the time they took.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import pandas as pd
 from tabulate import tabulate
 
-from pipeline import config, datasets, methods
+from pipeline import config, datasets, methods, search, verify
 from pipeline.demo import levers
+from pipeline.evaluate import predictions
 from pipeline.everything import run_stages
+from pipeline.records import Ranking
 from pipeline.run import Run
 
 LAYOUTS = ("circo", "cirr", "fashioniq")
 STACKED = ["seize+verify", "mean-ensemble+verify", "pdv+verify", "seize+pdv+verify"]
+FUSIONS: dict[str, dict[str, Any]] = {
+    "confidence, 0.5 and 0.01": {"fusion": "confidence", "accept": 0.5, "reject": 0.01},
+    **{
+        f"average, weight {weight}": {"fusion": "average", "weight": weight}
+        for weight in (0.1, 0.25, 0.5, 0.75, 1.0)
+    },
+}
 
 
 def runs(folder: Path, **overrides: str) -> Iterator[Run]:
@@ -30,10 +41,32 @@ def runs(folder: Path, **overrides: str) -> Iterator[Run]:
         yield run
 
 
+def fusions(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
+    """Return the first metric of each run by every fusion, all candidates being verified."""
+    lines: dict[str, dict[str, str]] = {}
+
+    def note(run: Run, method: str, how: str, rankings: Sequence[Ranking]) -> None:
+        line = lines.setdefault(f"{method} {how}", {"method": method, "fusion": how})
+        values = run.dataset.evaluate(predictions(rankings, run.dataset.kinds))
+        line[f"{run.name}, {run.dataset.headline}"] = f"{values[run.dataset.headline]:.2f}"
+
+    for run in runs:
+        search.search(run.with_method(",".join(names)))
+        for name in names:
+            one = run.with_method(methods.verified(name))
+            note(run, name, "not verified", search.read(one.unverified))
+            verify.verify(one)
+            known = verify.known_probabilities(one)
+            for how, fusion in FUSIONS.items():
+                limits = run.config.verifier.model_copy(update=fusion)
+                note(run, name, how, [verify.reordered(*one, limits) for one in known])
+    return pd.DataFrame(lines.values())
+
+
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("."))
 def main(folder: Path) -> None:
-    """Print three tables in Markdown: every method, the other question, and roles."""
+    """Print tables in Markdown: every method, the other question, roles, and every fusion."""
     every = methods.selection("all", with_roles=False)
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
@@ -52,7 +85,16 @@ def main(folder: Path) -> None:
     for title, (overrides, names) in tables.items():
         found = levers.table(list(runs(folder, **overrides)), names)
         click.echo(f"\n{title}\n")
-        click.echo(tabulate(found.to_dict("records"), "keys", "github", disable_numparse=True))
+        show(found)
+    for question in ("demo", "demo-change"):
+        click.echo(f"\nEvery candidate verified, --question {question}\n")
+        given = {"verifier__prompt": question, "verifier__early_stop": "false"}
+        show(fusions(list(runs(folder, **given)), ["seize", "pdv"]))
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print a table in Markdown."""
+    click.echo(tabulate(table.to_dict("records"), "keys", "github", disable_numparse=True))
 
 
 if __name__ == "__main__":

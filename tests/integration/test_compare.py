@@ -175,9 +175,9 @@ def test_tuning_on_test_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tuned on val, never on test"):
         tune.tune(run, {"positive": [0]}, tmp_path)
     with pytest.raises(ConfigError, match="nothing to tune"):
-        tune.grid_of("image", {})
+        tune.grid_of(run.with_method("image").config, {})
     with pytest.raises(ConfigError, match="Did you mean 'negative'"):
-        tune.grid_of("seize", {"negativ": [1]})
+        tune.grid_of(run.config, {"negativ": [1]})
 
 
 def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def order(rankings: list[Ranking]) -> list[tuple[str, ...]]:
 
 
 def test_the_shipped_verifier_reorders_and_every_later_stage_takes_it(make: Make) -> None:
-    run = make()
+    run = make(verifier__fusion="confidence")
     (report,) = verify.verify(run)
     before, after = search.read(run.unverified), search.read(run)
     config = run.config.verifier
@@ -233,18 +233,43 @@ def test_an_image_that_cannot_be_read_keeps_its_place(make: Make, tmp_path: Path
 
 
 def test_tuning_needs_every_verdict_and_finds_the_rules_limits(make: Make, tmp_path: Path) -> None:
-    run = make(verifier__settled=1)
+    confidence = {"verifier__fusion": "confidence"}
+    run = make(**confidence, verifier__settled=1)
     verify.verify(run)
-    grid = tune.grid_of("seize+verify", {"accept": [0.5, 0.9], "reject": [0.0, 0.3]})
+    grid = tune.grid_of(run.config, {"accept": [0.5, 0.9], "reject": [0.0, 0.3]})
     with pytest.raises(MissingStageError, match="verify --no-early-stop"):
         tune.tune(run, grid, tmp_path)
     verify.verify(make(verifier__early_stop=False))
-    tuned = tune.tune(run, grid, tmp_path)
-    assert len(tuned.table) == 4
-    assert tuned.csv.exists()
-    best = make(**{f"verifier__{k}": v for k, v in tuned.best.items()}, verifier__early_stop=False)
-    verify.verify(best)
-    assert evaluate(best)[tuned.metric] == pytest.approx(tuned.value)
+    average = {"verifier__fusion": "average"}
+    weights = tune.grid_of(make(**average).config, {})
+    assert list(weights) == ["weight"]
+    for fusion, tried, cells in ((confidence, grid, 4), (average, weights, len(weights["weight"]))):
+        tuned = tune.tune(make(**fusion), tried, tmp_path)
+        assert len(tuned.table) == cells
+        assert tuned.csv.exists()
+        found = {f"verifier__{name}": value for name, value in tuned.best.items()}
+        best = make(**fusion, **found, verifier__early_stop=False)
+        verify.verify(best)
+        assert evaluate(best)[tuned.metric] == pytest.approx(tuned.value)
+
+
+@pytest.mark.parametrize("dataset", ["circo", "cirr"])
+def test_an_average_sorts_by_score_and_probability_in_lists_and_groups(
+    make: Make, dataset: str
+) -> None:
+    none = make(dataset, verifier__fusion="average", verifier__weight=0)
+    verify.verify(none)
+    assert search.read(none.unverified)
+    for old, new in zip(search.read(none.unverified), search.read(none), strict=True):
+        assert (old.images, old.subset) == (new.images, new.subset)
+    all_ = make(dataset, verifier__fusion="average", verifier__weight=1, verifier__early_stop=False)
+    verify.verify(all_)
+    for old, new in zip(search.read(all_.unverified), search.read(all_), strict=True):
+        given = [0.5 if p is None else p for p in new.probabilities]
+        assert given == sorted(given, reverse=True)
+        assert dict(zip(old.subset, old.subset_scores, strict=True)) == dict(
+            zip(new.subset, new.subset_scores, strict=True)
+        )
 
 
 def test_search_sends_a_verified_method_to_its_stage(make: Make) -> None:
