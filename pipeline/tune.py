@@ -144,7 +144,7 @@ def _searched(
 
 
 def _verified(run: Run, cells: Sequence[Mapping[str, float]]) -> list[dict[str, Predictions]]:
-    """Return the predictions of every cell of the rule's two limits; needs every verdict."""
+    """Return the predictions of every cell of the fusion's parameters; needs every verdict."""
     known = verify.known_probabilities(run)
     found = []
     for cell in cells:

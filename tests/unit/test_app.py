@@ -17,6 +17,7 @@ def test_who_leaves_the_queue_and_who_finds_it_full() -> None:
         with pytest.raises(BusyError, match="Try again soon"):
             workers.submit(lambda: ran.append("third"))
         second.cancel()
+        await asyncio.sleep(0)  # the event loop passes it on
         gate.set()
         assert await first
         fourth = workers.submit(lambda: ran.append("fourth"))
