@@ -77,6 +77,20 @@ class ChatClient:
         self.runtime = runtime
         self._key = os.environ.get(runtime.api_key_variable, "")
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return {"Content-Type": "application/json", **key}
+
+    def check(self) -> None:
+        """Raise ModelError if the server is not there, refuses the key or serves another model."""
+
+        async def ask() -> None:
+            async with aiohttp.ClientSession(headers=self._headers) as session:
+                await self._check(session)
+
+        asyncio.run(ask())
+
     def complete(self, requests: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Completion]:
         """Yield a completion for each (key, request body) as it comes; bodies are read lazily.
 
@@ -103,13 +117,10 @@ class ChatClient:
         first = next(requests, None)
         if first is None:
             return
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
-            headers=headers, timeout=timeout, connector=connector
+            headers=self._headers, timeout=timeout, connector=connector
         ) as session:
             await self._check(session)
             count = self.runtime.concurrency or await self._fitting(session, first[1])

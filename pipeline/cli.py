@@ -752,6 +752,51 @@ def plan_(run: Any, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--dataset", help="circo, cirr or fashioniq: look at its files too")
+@click.option("--split", help="one split of it; all by default")
+@data_root_option
+@preset_option
+@cache_option
+@click.option("--load", is_flag=True, help="load every local model too, which takes its memory")
+@override_options
+@json_option
+def doctor(
+    dataset: str | None,
+    split: str | None,
+    data_root: Path,
+    preset: str,
+    cache: Path,
+    load: bool,
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Check everything that a run needs, and say what to do where something is wrong.
+
+    Packages, device, model files, servers, the dataset's annotations and images, cache and free
+    disk. Computes nothing and leaves nothing behind. Exit code 0 if a run can start, else 1.
+
+    Example: seize doctor --config laptop --dataset circo --data-root /data
+    """
+    from pipeline import doctor as checks
+
+    patient = checks.Patient(preset, overrides, dataset, split, data_root, cache, load)
+    findings = []
+    for finding in checks.examine(patient):
+        findings.append(finding)
+        if not as_json:
+            click.echo(finding.render())
+    usable = checks.usable(findings)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({"usable": usable, "findings": [each.as_json() for each in findings]}))
+    else:
+        count = sum(finding.status == "problem" for finding in findings)
+        click.echo("A run can start." if usable else f"Problems: {count}. See -> for what to do.")
+    click.get_current_context().exit(0 if usable else 1)
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
 @gallery_options

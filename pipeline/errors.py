@@ -59,12 +59,19 @@ BUG = 70
 STOPPED = 130
 CLOSED = 141
 
+FAMILIES: tuple[type[SeizeError], ...] = (
+    SeizeError,
+    ConfigError,
+    InputError,
+    MissingStageError,
+    ModelError,
+    StorageError,
+    InstallationError,
+)
+
 EXIT_CODES = {
     0: "All is well.",
-    **{
-        kind.exit_code: (kind.__doc__ or "").strip()
-        for kind in (SeizeError, *SeizeError.__subclasses__())
-    },
+    **{kind.exit_code: (kind.__doc__ or "").strip() for kind in FAMILIES},
     BUG: "An error of seize itself; the message names the file with its traceback.",
     STOPPED: "Stopped with Ctrl-C; the same command resumes.",
     CLOSED: "What read the output has closed it, as `| head` does.",
