@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from pipeline import __version__, caption, compare, edit, embed
 from pipeline.cache import FeatureFile, read_header, write_text
@@ -217,8 +216,8 @@ def _page(**values: Any) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            style=Markup(style),
-            script=Markup(script),
+            style=style,
+            script=script,
             style_hash=_source_hash(style),
             script_hash=_source_hash(script),
             **values,

@@ -26,9 +26,9 @@ from pipeline import caption, config, datasets, edit
 from pipeline.cache import write_records
 from pipeline.datasets.circo import LISTING
 from pipeline.edit import Pair
+from pipeline.installation import PROJECT
 from pipeline.run import Run
 from tests.campaigns.soak import MIB
-from tests.conftest import PROJECT
 from tests.stub import Fault, Stub
 
 SAMPLES = 15
