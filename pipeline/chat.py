@@ -26,6 +26,8 @@ CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
 FALLBACK_CONCURRENCY = 64
 """Requests in flight at a server that does not tell how many it can take."""
+URLS = "--llm-url, --captioner-url, --verifier-url"
+"""The options that name a server; a client does not know which one it serves."""
 MOST_CONCURRENCY = 256
 """vLLM's own default for how many sequences it runs at a time."""
 
@@ -222,7 +224,9 @@ class ChatClient:
             return self._wants_key()
         if status == 404:
             await self._check(session)  # raises if the model is not served
-            return ModelError(f"{self.url}/chat/completions: {said}. Is --llm-url right?")
+            return ModelError(
+                f"{self.url}/chat/completions: {said}. Is the address right ({URLS})?"
+            )
         if status in (408, 409, 425, 429) or status >= 500:
             after = _retry_after(response.headers.get("Retry-After"))
             return Transient(said, after, busy=status == 429)
@@ -247,7 +251,8 @@ class ChatClient:
             raise ModelError(
                 f"There is no server at {self.url}, or it stopped answering "
                 f"({type(error).__name__}). What was answered is kept. Start it (`seize serve-llm "
-                f"{self.model}`, or `vllm serve`) or give --llm-url; then repeat the same command."
+                f"{self.model}`, or `vllm serve`) or give the address of one that runs ({URLS}); "
+                "then repeat the same command."
             ) from None
         if response.status in (401, 403):
             raise self._wants_key()
@@ -258,7 +263,8 @@ class ChatClient:
         if self.model not in served:
             raise ModelError(
                 f"The server at {self.url} does not serve {self.model!r}. It serves: "
-                f"{', '.join(served) or 'nothing'}."
+                f"{', '.join(served) or 'nothing'}. Name one of these, or give the address of "
+                f"another server ({URLS})."
             )
 
     async def _fitting(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> int:

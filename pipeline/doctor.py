@@ -32,6 +32,14 @@ LITTLE_MEMORY = 2 << 30
 SERVER_TIMEOUT = 60.0
 """Seconds in which a server must answer one edit."""
 INSTALL = "pip install -r requirements.txt"
+FIXES = {
+    "configuration": "correct it: seize config list, seize config show NAME and seize prompts list",
+    "model": "give another: --captioner, --llm, --verifier, or --clip and --pretrained",
+    "server": "start it (seize serve-llm MODEL), or give its address with --llm-url",
+    "dataset": "correct --dataset, --split and --data-root",
+    "disk": "choose another folder with --cache, or mend what the message names",
+}
+"""What to do about an error that a check ends in; its message says more."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def _guarded(part: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except SeizeError as error:
-        yield Finding(part, part, "problem", str(error), "see what the message says")
+        yield Finding(part, part, "problem", str(error), FIXES.get(part, INSTALL))
     except Exception as error:  # whatever is broken, the other checks go on
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         fix = f"mend the installation: {INSTALL}"
@@ -310,7 +318,7 @@ def _loads(role: str, load: Callable[[], Any]) -> Iterator[Finding]:
     try:
         load()
     except SeizeError as error:
-        yield Finding("model", role, "problem", str(error), "see what the message says")
+        yield Finding("model", role, "problem", str(error), FIXES["model"])
     else:
         yield Finding("model", role, "ok", "loads")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class SeizeError(Exception):
-    """Any other error."""
+    """Any other error, or something wrong that `check` or `doctor` found."""
 
     exit_code = 1
 
@@ -74,7 +74,7 @@ EXIT_CODES = {
     **{kind.exit_code: (kind.__doc__ or "").strip() for kind in FAMILIES},
     BUG: "An error of seize itself; the message names the file with its traceback.",
     STOPPED: "Stopped with Ctrl-C; the same command resumes.",
-    CLOSED: "What read the output has closed it, as `| head` does.",
+    CLOSED: "What read the output has closed it, as `head` does.",
 }
 """What the command line's exit codes mean: numbers from 64 on as is usual on Unix."""
 

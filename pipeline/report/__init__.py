@@ -78,7 +78,10 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     if options.other is not None:
         sides.append(side_of(run, options.other))
         if sides[0].file.resolve() == sides[1].file.resolve():
-            raise ConfigError(f"--compare {options.other} is the ranking that is reported itself.")
+            raise ConfigError(
+                f"--compare {options.other} is the ranking that is reported "
+                "itself: name another method or file."
+            )
     figures = _figures(run, sides, options)
     shown = spread(run.queries, options.queries or len(run.queries))
     found = contents(run, sides, shown, options.top)
