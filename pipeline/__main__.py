@@ -2,14 +2,20 @@
 
 import sys
 
+from pipeline.errors import KEPT, STOPPED, InstallationError
+
 
 def main() -> None:
     """Run the command line; without the packages it needs, say what to install."""
     try:
         from pipeline.cli import main as command_line
+    except KeyboardInterrupt:
+        print(KEPT, file=sys.stderr)
+        sys.exit(STOPPED)
     except ImportError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
         from pipeline import doctor
-        from pipeline.errors import InstallationError
 
         if "doctor" in sys.argv[1:]:
             sys.exit(doctor.installation_only())

@@ -21,6 +21,7 @@ from pipeline.errors import (
     BUG,
     CLOSED,
     EXIT_CODES,
+    KEPT,
     STOPPED,
     ConfigError,
     InstallationError,
@@ -65,7 +66,7 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo("Stopped. What was computed is kept; the same command resumes.", err=True)
+            click.echo(KEPT, err=True)
             context.exit(STOPPED)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise

@@ -411,6 +411,27 @@ def _dataset(patient: Patient) -> Iterator[Finding]:
             "dataset", name, "ok", f"the annotations below {loaded.root} are read: {said}"
         )
         yield _images(name, loaded)
+        yield from _imported(patient, loaded)
+
+
+def _imported(patient: Patient, dataset: "Dataset") -> Iterator[Finding]:
+    """Look for the texts of others that stand for captioner or LLM."""
+    if (config := patient.config) is None:
+        return
+    from pipeline import released
+    from pipeline.run import Run
+
+    run = Run(dataset, config, patient.cache, patient.cache)
+    for stage, model in (("caption", config.captioner.model), ("edit", config.llm.model)):
+        if released.is_imported(model):
+            name = f"{run.name} {stage}s"
+            try:
+                released.record_file(run, stage, model)
+            except SeizeError as error:
+                fix = f"seize import FILE --dataset {dataset.name} --split {dataset.split}"
+                yield Finding("dataset", name, "problem", str(error), fix)
+            else:
+                yield Finding("dataset", name, "ok", f"{model} is in the cache")
 
 
 def _images(name: str, dataset: "Dataset") -> Finding:

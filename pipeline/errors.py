@@ -55,6 +55,9 @@ class InstallationError(SeizeError):
         )
 
 
+KEPT = "Stopped. What was computed is kept; the same command resumes."
+"""What Ctrl-C is answered with."""
+
 BUG = 70
 STOPPED = 130
 CLOSED = 141

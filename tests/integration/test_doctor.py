@@ -126,6 +126,14 @@ def test_a_dataset_that_is_not_there_says_what_is_looked_for(tmp_path: Path) -> 
     assert "Did you mean 'circo'" in finding.found
 
 
+def test_imported_texts_are_looked_for(small_world: Path, tmp_path: Path) -> None:
+    given = {"dataset": "circo", "split": "val", "data_root": small_world, "cache": tmp_path}
+    *_, finding = found("dataset", captioner__model="imported:multi_caption_opt", **given)
+    assert finding.status == "problem"
+    assert "multi_caption_opt" in finding.found
+    assert finding.fix == "seize import FILE --dataset circo --split val"
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a model of the demo, to be damaged."""
