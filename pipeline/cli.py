@@ -1,6 +1,7 @@
 """The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -27,6 +28,7 @@ from pipeline.errors import (
     InstallationError,
     ModelError,
     SeizeError,
+    StorageError,
 )
 from pipeline.options import (
     Stage,
@@ -49,6 +51,12 @@ log = logging.getLogger("seize")
 
 SHARED = ("caption", "embed")
 """The commands whose work several processes share."""
+
+
+MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+}  # fmt: skip
+"""What the operating system refuses for a reason that is the machine's: full, read-only, broken."""
 
 
 class Commands(click.Group):
@@ -90,6 +98,12 @@ def _own(error: Exception) -> SeizeError | None:
         return error
     if isinstance(error, ImportError) and not (error.name or "").startswith("pipeline"):
         return InstallationError.of(error)
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return StorageError(
+            f"{where}{error.strerror}. What was computed is kept; mend that, then run the same "
+            "command again."
+        )
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return ModelError(

@@ -108,6 +108,16 @@ def test_a_reader_that_goes_ends_it_quietly(arguments: tuple[str, ...]) -> None:
     assert process.wait(120) == 141
 
 
+def test_output_into_a_full_disk_is_no_bug() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "config", "list"],
+            cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stderr.startswith("Error: No space left on device.")
+
+
 def broken(folder: Path, name: str) -> Path:
     """Make a package that is found first and cannot be imported, as after a bad upgrade."""
     (folder / name).mkdir(parents=True)

@@ -130,8 +130,8 @@ class User:
         reference, upload = self.rng.choice(listed)["hash"], None
         if self.rng.random() < UPLOADS:
             upload = self.rng.choice(self.uploads)
-        for _ in range(self.rng.randint(1, 3)):  # turns
-            if time.monotonic() >= until:
+        for turn in range(self.rng.randint(1, 3)):
+            if turn and time.monotonic() >= until:
                 return
             text = world.random_edit(world.random_scene(self.rng), self.rng).text
             result = await self._query(text, None if upload else reference, upload)
@@ -282,7 +282,7 @@ async def _drive(
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             shared.errors[f"connection: {type(error).__name__} {error}"] += 1
 
-    # One visit before: it waits for the models to be loaded.
+    # One visit before: its query waits for the models to be loaded.
     await User(users, served.address, uploads, Shared()).visit(time.monotonic() + 0.1)
     await asyncio.sleep(1)
     states = [state("idle, before")]
