@@ -40,6 +40,11 @@ MARKS = (0.1, 0.25, 0.5, 0.75, 1.0)
 GROWTH = 32 * MIB
 """What the process may grow by from the first of these marks to the last and still be flat."""
 
+EMPTY = "empty answer"
+"""Given at most once to a prompt by each server: three in a row are rightly recorded as failed."""
+SPOILED = 3
+"""Tries of a prompt that a server spoils at most: a client that gives up after seven is right."""
+
 FAULTS = {
     "HTTP 500": Fault(500),
     "HTTP 503, Retry-After": Fault(503, retry_after="0.2"),
@@ -48,7 +53,7 @@ FAULTS = {
     "body cut off": Fault(cut=True),
     "no JSON": Fault(body="<html>proxy error</html>"),
     "JSON cut off": Fault(body='{"choices": [{"mess'),
-    "empty answer": Fault(body='{"choices": [{"message": {"content": " "}}]}'),
+    EMPTY: Fault(body='{"choices": [{"message": {"content": " "}}]}'),
     "no answer in time": Fault(hang=True),
     "slow answer": Fault(slow=TIMEOUT / 3),
 }
@@ -74,9 +79,10 @@ class Faulty(Stub):
     def _spoil(self, prompt: str, tries: int) -> Fault | None:
         key = f"{self.name}/{tries}/{prompt}".encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
-        if number / 2**64 >= self.share:
-            return None
         kind = list(FAULTS)[number % len(FAULTS)]
+        hopeless = tries >= SPOILED or (kind == EMPTY and tries)
+        if number / 2**64 >= self.share or hopeless:
+            return None
         self.told[kind] += 1
         return FAULTS[kind]
 
