@@ -13,7 +13,10 @@ BIN = $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM = $(VLLM_VENV)/bin/vllm
 
-.PHONY: demo test test-vllm lint bench bench-edit clean
+# pip-audit, too, has an environment of its own, so that it is not what is audited.
+AUDIT_VENV ?= .venv-audit
+
+.PHONY: demo test test-vllm lint audit soak bench bench-edit clean
 demo: $(SETUP)
 	$(BIN)/python -m pipeline demo
 
@@ -24,6 +27,15 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what is installed; says so where the data on them cannot be reached.
+audit: $(SETUP) $(AUDIT_VENV)/.installed
+	$(BIN)/python -m tests.audit $(AUDIT_VENV)/bin/pip-audit
+
+# The edit stage and the page under load, in full: some minutes.
+soak: $(SETUP)
+	$(BIN)/python -m tests.campaigns.soak llm
+	$(BIN)/python -m tests.campaigns.soak page
 
 # The edit stage against a real vLLM server on the CPU; fails where vLLM cannot start.
 test-vllm: $(SETUP) $(VLLM_VENV)/.installed
@@ -58,9 +70,14 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt
 	(d / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n')"
 	touch $@
 
+$(AUDIT_VENV)/.installed: requirements-audit.txt
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	touch $@
+
 bench-edit: $(SETUP) $(VLLM_VENV)/.installed
 	VLLM_BIN=$(VLLM) $(BIN)/python -m tests.benchmarks.edit $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) outputs data/demo
+	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) outputs data/demo
 	find cache submissions -mindepth 1 ! -name README.md -delete

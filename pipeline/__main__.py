@@ -1,6 +1,29 @@
 """``python -m pipeline`` is the ``seize`` command."""
 
-from pipeline.cli import main
+import sys
+
+from pipeline.errors import KEPT, STOPPED, InstallationError
+
+
+def main() -> None:
+    """Run the command line; without the packages it needs, say what to install."""
+    try:
+        from pipeline.cli import main as command_line
+    except KeyboardInterrupt:
+        print(KEPT, file=sys.stderr)
+        sys.exit(STOPPED)
+    except ImportError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        from pipeline import doctor
+
+        if "doctor" in sys.argv[1:]:
+            sys.exit(doctor.installation_only())
+        broken = InstallationError.of(error)
+        print(f"Error: {broken}", file=sys.stderr)
+        sys.exit(broken.exit_code)
+    command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -26,6 +26,8 @@ CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
 FALLBACK_CONCURRENCY = 64
 """Requests in flight at a server that does not tell how many it can take."""
+URLS = "--llm-url, --captioner-url, --verifier-url"
+"""The options that name a server; a client does not know which one it serves."""
 MOST_CONCURRENCY = 256
 """vLLM's own default for how many sequences it runs at a time."""
 
@@ -77,6 +79,20 @@ class ChatClient:
         self.runtime = runtime
         self._key = os.environ.get(runtime.api_key_variable, "")
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return {"Content-Type": "application/json", **key}
+
+    def check(self) -> None:
+        """Raise ModelError if the server is not there, refuses the key or serves another model."""
+
+        async def ask() -> None:
+            async with aiohttp.ClientSession(headers=self._headers) as session:
+                await self._check(session)
+
+        asyncio.run(ask())
+
     def complete(self, requests: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Completion]:
         """Yield a completion for each (key, request body) as it comes; bodies are read lazily.
 
@@ -103,13 +119,10 @@ class ChatClient:
         first = next(requests, None)
         if first is None:
             return
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
-            headers=headers, timeout=timeout, connector=connector
+            headers=self._headers, timeout=timeout, connector=connector
         ) as session:
             await self._check(session)
             count = self.runtime.concurrency or await self._fitting(session, first[1])
@@ -211,7 +224,9 @@ class ChatClient:
             return self._wants_key()
         if status == 404:
             await self._check(session)  # raises if the model is not served
-            return ModelError(f"{self.url}/chat/completions: {said}. Is --llm-url right?")
+            return ModelError(
+                f"{self.url}/chat/completions: {said}. Is the address right ({URLS})?"
+            )
         if status in (408, 409, 425, 429) or status >= 500:
             after = _retry_after(response.headers.get("Retry-After"))
             return Transient(said, after, busy=status == 429)
@@ -236,7 +251,8 @@ class ChatClient:
             raise ModelError(
                 f"There is no server at {self.url}, or it stopped answering "
                 f"({type(error).__name__}). What was answered is kept. Start it (`seize serve-llm "
-                f"{self.model}`, or `vllm serve`) or give --llm-url; then repeat the same command."
+                f"{self.model}`, or `vllm serve`) or give the address of one that runs ({URLS}); "
+                "then repeat the same command."
             ) from None
         if response.status in (401, 403):
             raise self._wants_key()
@@ -247,7 +263,8 @@ class ChatClient:
         if self.model not in served:
             raise ModelError(
                 f"The server at {self.url} does not serve {self.model!r}. It serves: "
-                f"{', '.join(served) or 'nothing'}."
+                f"{', '.join(served) or 'nothing'}. Name one of these, or give the address of "
+                f"another server ({URLS})."
             )
 
     async def _fitting(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> int:

@@ -13,7 +13,8 @@ import click
 import yaml
 
 from pipeline import __version__, config, processes, prompts
-from pipeline.errors import ConfigError, SeizeError
+from pipeline.ending import Commands, exit_codes
+from pipeline.errors import ConfigError
 from pipeline.options import (
     Stage,
     cache_option,
@@ -37,23 +38,11 @@ SHARED = ("caption", "embed")
 """The commands whose work several processes share."""
 
 
-class Commands(click.Group):
-    """Turns this project's errors into one line and an exit code."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except SeizeError as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            context.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("Stopped. What was computed is kept; the same command resumes.", err=True)
-            context.exit(130)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exit_codes(),
+)
 @click.version_option(__version__, prog_name="seize")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
 @click.option("--quiet", is_flag=True, help="only warnings and errors on standard error")
@@ -65,6 +54,7 @@ def main(debug: bool, quiet: bool) -> None:
     The stages, in order; each reads what the one before wrote into the cache:
       seize caption → edit → embed → search → (verify) → evaluate / submit
     `seize run` does them all. Try everything on a small rendered world: seize demo
+    Where something does not work: seize doctor
     """
     place = processes.current()
     prefix = "" if place.main else f"[process {place.index}] "
@@ -651,6 +641,51 @@ def plan_(run: Any, as_json: bool) -> None:
         click.echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
     else:
         click.echo(plan.render(run, lines))
+
+
+@main.command()
+@click.option("--dataset", help="circo, cirr or fashioniq: look at its files too")
+@click.option("--split", help="one split of it; all by default")
+@data_root_option
+@preset_option
+@cache_option
+@click.option("--load", is_flag=True, help="load every local model too, which takes its memory")
+@override_options
+@json_option
+def doctor(
+    dataset: str | None,
+    split: str | None,
+    data_root: Path,
+    preset: str,
+    cache: Path,
+    load: bool,
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Check everything that a run needs, and say what to do where something is wrong.
+
+    Packages, device, model files, servers, the dataset's annotations and images, cache and free
+    disk. Computes nothing and leaves nothing behind. Exit code 0 if a run can start, else 1.
+
+    Example: seize doctor --config laptop --dataset circo --data-root /data
+    """
+    from pipeline import doctor as checks
+
+    patient = checks.Patient(preset, overrides, dataset, split, data_root, cache, load)
+    findings = []
+    for finding in checks.examine(patient):
+        findings.append(finding)
+        if not as_json:
+            click.echo(finding.render())
+    usable = checks.usable(findings)
+    if as_json:
+        from pipeline.run import dump
+
+        click.echo(dump({"usable": usable, "findings": [each.as_json() for each in findings]}))
+    else:
+        count = sum(finding.status == "problem" for finding in findings)
+        click.echo("A run can start." if usable else f"Problems: {count}. See -> for what to do.")
+    click.get_current_context().exit(0 if usable else 1)
 
 
 @main.command()

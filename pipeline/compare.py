@@ -65,7 +65,10 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
         sidecar = first.with_suffix(".config.json")
         lists = predictions_of_files(dataset, files)
         header = read_json(sidecar).get("search", {}) if sidecar.exists() else {}
-    return Row(name, dataset.per_query(lists), header.get("protocol"))
+    try:
+        return Row(name, dataset.per_query(lists), header.get("protocol"))
+    except InputError as error:
+        raise InputError(f"{', '.join(map(str, files))}: {error}") from None
 
 
 def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
@@ -74,7 +77,10 @@ def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
     try:
         rankings = search.rankings_in(RecordFile(file, header))
     except (KeyError, TypeError):
-        raise InputError(f"{file} is not a ranking of the search stage.") from None
+        raise InputError(
+            f"{file} is not a ranking of the search stage: give one of cache/…/search/*.jsonl, or "
+            "predictions as in a submission."
+        ) from None
     return rankings, header
 
 

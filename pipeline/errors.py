@@ -5,39 +5,81 @@ from collections.abc import Iterable
 
 
 class SeizeError(Exception):
-    """Base of every error this project raises on purpose. The command line exits with its code."""
+    """Any other error, or something wrong that `check` or `doctor` found."""
 
     exit_code = 1
 
 
 class ConfigError(SeizeError):
-    """A preset, configuration file, prompt or option that cannot be used."""
+    """An option, preset, configuration or prompt that cannot be used."""
 
     exit_code = 2
 
 
 class InputError(SeizeError):
-    """A dataset, image, feature or prediction file with bad content; names the file and field."""
+    """A dataset, image, feature or prediction file with bad content."""
 
     exit_code = 3
 
 
 class MissingStageError(SeizeError):
-    """A stage was started before the one that makes its input; names the command to run."""
+    """An earlier stage has to run first; the message holds its command."""
 
     exit_code = 4
 
 
 class ModelError(SeizeError):
-    """A captioner, LLM or CLIP model that cannot be loaded, or a server that is not there."""
+    """A model that cannot be loaded or does not fit, or a server that is not there."""
 
     exit_code = 5
 
 
 class StorageError(SeizeError):
-    """The cache or an output cannot be written (disk full, no permission)."""
+    """The cache or an output cannot be written."""
 
     exit_code = 6
+
+
+class InstallationError(SeizeError):
+    """A package that is missing or cannot be imported."""
+
+    exit_code = 7
+
+    @classmethod
+    def of(cls, error: ImportError) -> "InstallationError":
+        """Return what to tell about a failed import of somebody else's package."""
+        name = (error.name or "a package").partition(".")[0]
+        return cls(
+            f"{name} cannot be imported ({' '.join(str(error).split())[:300]}). Install what the "
+            "project needs: pip install -r requirements.txt; `seize doctor` checks all of it."
+        )
+
+
+KEPT = "Stopped. What was computed is kept; the same command resumes."
+"""What Ctrl-C is answered with."""
+
+BUG = 70
+STOPPED = 130
+CLOSED = 141
+
+FAMILIES: tuple[type[SeizeError], ...] = (
+    SeizeError,
+    ConfigError,
+    InputError,
+    MissingStageError,
+    ModelError,
+    StorageError,
+    InstallationError,
+)
+
+EXIT_CODES = {
+    0: "All is well.",
+    **{kind.exit_code: (kind.__doc__ or "").strip() for kind in FAMILIES},
+    BUG: "An error of seize itself; the message names the file with its traceback.",
+    STOPPED: "Stopped with Ctrl-C; the same command resumes.",
+    CLOSED: "What read the output has closed it, as `head` does.",
+}
+"""What the command line's exit codes mean: numbers from 64 on as is usual on Unix."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

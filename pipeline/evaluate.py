@@ -23,7 +23,11 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def evaluate_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, float]:
     """Return the metrics of submission-shaped files: one a kind. Raises InputError."""
-    return dataset.evaluate(predictions_of_files(dataset, files))
+    lists = predictions_of_files(dataset, files)
+    try:
+        return dataset.evaluate(lists)
+    except InputError as error:
+        raise InputError(f"{', '.join(map(str, files))}: {error}") from None
 
 
 def predictions_of_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, Predictions]:

@@ -75,9 +75,13 @@ class Folder:
         try:
             content = self.file(path).read_bytes()
         except OSError as error:
-            raise InputError(f"{self.root / path} cannot be read: {error.strerror}.") from None
+            raise InputError(
+                f"{self.root / path} cannot be read: {error.strerror}. Run: seize index {self.root}"
+            ) from None
         if hash_of(content) != content_hash:
-            raise InputError(f"{self.root / path} has changed since it was indexed.")
+            raise InputError(
+                f"{self.root / path} has changed since it was indexed. Run: seize index {self.root}"
+            )
         return content
 
 

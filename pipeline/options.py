@@ -1,5 +1,6 @@
 """What the commands share: their options, and how reports and metrics are printed."""
 
+import errno
 import functools
 import shlex
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import click
 import yaml
+from rich.console import Console
 
 from pipeline import config, processes
 
@@ -269,6 +271,14 @@ def split_arguments(arguments: tuple[str, ...]) -> list[str]:
     return [word for argument in arguments for word in shlex.split(argument)]
 
 
+class Terminal(Console):
+    """rich's console, but a closed pipe is left to the command line, which knows what to do."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again."""
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
 def print_reports(reports: list[Any], as_json: bool) -> None:
     if as_json and processes.current().main:
         from pipeline.run import dump
@@ -283,7 +293,6 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         only = next(iter(metrics.values()))
         click.echo(dump(only))
         return
-    from rich.console import Console
     from rich.table import Table
 
     for name, values in metrics.items():
@@ -292,12 +301,11 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         table.add_column("value", justify="right")
         for metric, value in values.items():
             table.add_row(metric, f"{value:.2f}")
-        Console().print(table)
+        Terminal().print(table)
 
 
 def print_result(result: Any) -> None:
     """Print a query's texts and ranking."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -317,7 +325,7 @@ def print_result(result: Any) -> None:
     for place, image in enumerate(result.images, start=1):
         numbers = f"{image.score:.4f}", f"{image.similarity:.4f}", f"{image.increment:+.4f}"
         images.add_row(str(place), *numbers, escape(image.path))
-    console = Console()
+    console = Terminal()
     console.print(texts, images)
     for note in result.notes:
         console.print(escape(note))

@@ -90,7 +90,9 @@ def _read(file: Path, metrics: Sequence[str]) -> dict[str, float | None]:
     for metric in metrics:
         value = content.get(metric)
         if value is not None and (not isinstance(value, int | float) or not 0 <= value <= 100):
-            raise InputError(f"{file}: {metric!r} is {value!r}, not a percentage.")
+            raise InputError(
+                f"{file}: {metric!r} is {value!r}, not a percentage: give a number from 0 to 100."
+            )
     return {metric: content.get(metric) for metric in metrics}
 
 

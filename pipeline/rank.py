@@ -39,7 +39,7 @@ class Features:
             array = np.load(self.file, mmap_mode="r", allow_pickle=False)
             self.shape: tuple[int, int] = array.shape
             if not np.issubdtype(array.dtype, np.floating):
-                raise InputError(f"{self.file} holds {array.dtype}, not float32 or float16.")
+                raise InputError(f"{self.file} holds {array.dtype}: save it as float32 or float16.")
             return array
         handle = safe_open(self.file, framework="numpy")
         names = list(handle.keys())  # type: ignore[no-untyped-call]
@@ -67,7 +67,9 @@ class Features:
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             row = rows[int(finite.argmin())]
-            raise InputError(f"{self.file}: row {row} is NaN or infinite.")
+            raise InputError(
+                f"{self.file}: row {row} is NaN or infinite. Embed it again, or leave it out."
+            )
         return features
 
     def all(self) -> Tensor:
@@ -94,7 +96,10 @@ def read_excluded(file: Path, queries: int, images: int) -> Tensor:
     for query, rows in enumerate(lists):
         for row in rows:
             if not isinstance(row, int) or isinstance(row, bool) or not -1 <= row < images:
-                raise InputError(f"{file}, query {query}: {row!r} is no row of the gallery.")
+                raise InputError(
+                    f"{file}, query {query}: {row!r} is no row of the gallery "
+                    f"(0 to {images - 1}; -1 for none)."
+                )
     width = max(1, max(map(len, lists)))
     return torch.tensor([rows + [-1] * (width - len(rows)) for rows in lists])
 
@@ -117,10 +122,14 @@ def rank_files(
     """
     after, before, images = Features(composed), Features(content), Features(gallery)
     if after.shape != before.shape:
-        raise InputError(f"{content} has shape {before.shape}, {composed} has {after.shape}.")
+        raise InputError(
+            f"{content} has shape {before.shape}, {composed} has {after.shape}: both need a row "
+            "for each query, in the same order."
+        )
     if images.shape[1] != after.shape[1]:
         raise InputError(
-            f"{gallery} has {images.shape[1]} dimensions, {composed} has {after.shape[1]}."
+            f"{gallery} has {images.shape[1]} dimensions, {composed} has {after.shape[1]}: make "
+            "both with the same CLIP model."
         )
     excluded = None
     if exclude is not None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from playwright.sync_api import Page
 
@@ -23,7 +23,9 @@ SETTINGS = config.load("demo", {"runtime.workers": 0})
 class Served:
     """A running `seize app`, and a gallery on the same index and cache to compare with."""
 
-    def __init__(self, root: Path, cache: Path, *options: str) -> None:
+    def __init__(
+        self, root: Path, cache: Path, *options: str, stderr: TextIO | None = None
+    ) -> None:
         self.root = root
         self.cache = cache
         self.gallery = Gallery(root, SETTINGS, self.cache)
@@ -33,6 +35,7 @@ class Served:
             [*command, "--port", "0", "--cache", str(self.cache), *options],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )

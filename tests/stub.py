@@ -24,6 +24,10 @@ class Fault:
     retry_after: str | None = None
     hang: bool = False
     reset: bool = False
+    cut: bool = False
+    """Send half of ``body``, then close the connection."""
+    slow: float = 0.0
+    """Seconds to wait before a good answer; the rest is then ignored."""
 
 
 Plan = Callable[[str, int], Fault | None]
@@ -35,10 +39,13 @@ class Stub:
     """Echoes the last message in capitals, ``n`` times. ``plan`` says when not to."""
 
     plan: Plan = lambda text, tries: None
+    answer: Callable[[str], str] = str.upper
     delay: float = 0.0
     model: str = "echo"
     key: str | None = None
     finish_reason: str = "stop"
+    keep: bool = True
+    """Whether to keep what was asked in ``seen``."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
     running: int = 0
@@ -80,7 +87,8 @@ class Stub:
         asked = await request.json()
         content = asked["messages"][-1]["content"]
         text = content if isinstance(content, str) else content[-1]["text"]
-        self.seen.append(asked)
+        if self.keep:
+            self.seen.append(asked)
         tries = self.tries[text]
         self.tries[text] += 1
         self.running += 1
@@ -89,6 +97,9 @@ class Stub:
             if self.delay:
                 await asyncio.sleep(self.delay)
             fault = self.plan(text, tries)
+            if fault is not None and fault.slow:
+                await asyncio.sleep(fault.slow)
+                fault = None
             if fault is None:
                 choices = self._choices(text, asked.get("n", 1))
                 if asked.get("logprobs") and self.log_probabilities:
@@ -98,10 +109,20 @@ class Stub:
                 request.transport.abort()
             if fault.hang:
                 await asyncio.sleep(3600)
+            if fault.cut:
+                return await self._cut(request, fault.body.encode())
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
             return web.Response(text=fault.body, status=fault.status, headers=headers)
         finally:
             self.running -= 1
+
+    async def _cut(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
 
     def _first_token(self, asked: dict[str, Any]) -> dict[str, Any]:
         share = self.yes(asked)
@@ -117,7 +138,10 @@ class Stub:
         return [
             {
                 "index": i,
-                "message": {"role": "assistant", "content": text.upper() if i == 0 else f"{i}"},
+                "message": {
+                    "role": "assistant",
+                    "content": self.answer(text) if i == 0 else f"{i}",
+                },
                 "finish_reason": self.finish_reason,
             }
             for i in range(count)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from pipeline import __version__, caption, compare, edit, embed
 from pipeline.cache import FeatureFile, read_header, write_text
@@ -79,7 +78,10 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     if options.other is not None:
         sides.append(side_of(run, options.other))
         if sides[0].file.resolve() == sides[1].file.resolve():
-            raise ConfigError(f"--compare {options.other} is the ranking that is reported itself.")
+            raise ConfigError(
+                f"--compare {options.other} is the ranking that is reported "
+                "itself: name another method or file."
+            )
     figures = _figures(run, sides, options)
     shown = spread(run.queries, options.queries or len(run.queries))
     found = contents(run, sides, shown, options.top)
@@ -217,8 +219,8 @@ def _page(**values: Any) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            style=Markup(style),
-            script=Markup(script),
+            style=style,
+            script=script,
             style_hash=_source_hash(style),
             script_hash=_source_hash(script),
             **values,

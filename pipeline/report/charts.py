@@ -117,7 +117,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} cannot be read as CSV: {error}") from None
     names = _parameters(table)
     if table.empty or not names or not all(map(is_numeric_dtype, (table[n] for n in names))):
-        raise InputError(f"{file} is not a table of `seize tune`.")
+        raise InputError(f"{file} is not a table of `seize tune`: give a CSV that it wrote.")
     return table
 
 
@@ -133,7 +133,10 @@ def heat_map(run: Run, file: Path) -> HeatMap:
     table = _read(file)
     metric = run.dataset.headline
     if metric not in table or not is_numeric_dtype(table[metric]):
-        raise InputError(f"{file} has no figures of {metric}; it is not about {run.dataset.name}.")
+        raise InputError(
+            f"{file} has no figures of {metric}; it is not about {run.dataset.name}: give a CSV "
+            "that `seize tune` wrote for it."
+        )
     names = _parameters(table)
     best_row = table.iloc[int(table[metric].to_numpy().argmax())]
     varying = [name for name in names if table[name].nunique() > 1] or names[:1]

@@ -56,7 +56,10 @@ def side_of(run: Run, other: str) -> Side:
     file = Path(other)
     rankings, header = read_ranking(file)
     if header.get("queries") != run.dataset.fingerprint:
-        raise InputError(f"{file} ranks other queries than those of {run.name}.")
+        raise InputError(
+            f"{file} ranks other queries than those of {run.name}: give a ranking of this dataset "
+            "and split."
+        )
     wanted = {query.id for query in run.queries}
     return _side(run, file.stem, [r for r in rankings if r.query in wanted], header, file)
 

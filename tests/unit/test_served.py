@@ -92,6 +92,7 @@ FAULTS = {
     "reset": Fault(reset=True),
     "hang": Fault(hang=True),
     "no json": Fault(body="<html>proxy</html>"),
+    "cut body": Fault(cut=True),
     "cut json": Fault(body='{"choices": [{"mess'),
     "no choice": Fault(body='{"choices": []}'),
     "wrong shape": Fault(body='{"choices": [{"message": {"content": 3}}]}'),

@@ -1,0 +1,135 @@
+"""How a command ends where something goes wrong: in one line and an exit code, whatever it is."""
+
+import errno
+import os
+import select
+import shlex
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import (
+    BUG,
+    CLOSED,
+    EXIT_CODES,
+    KEPT,
+    STOPPED,
+    InstallationError,
+    ModelError,
+    SeizeError,
+    StorageError,
+)
+
+MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+}  # fmt: skip
+"""What the operating system refuses for a reason that is the machine's: full, read-only, broken."""
+
+
+class Commands(click.Group):
+    """Turns every error into one line and an exit code, whatever went wrong."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the arguments, which may already print the help."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            _close_broken_pipes()
+            sys.exit(CLOSED)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            click.echo(KEPT, err=True)
+            context.exit(STOPPED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and _close_broken_pipes():
+                context.exit(CLOSED)
+            debug = bool(context.params.get("debug"))
+            if debug:
+                traceback.print_exc()
+            told = _own(error)
+            if told is None:
+                click.echo(f"Error: {_bug(error, debug)}", err=True)
+                context.exit(BUG)
+            click.echo(f"Error: {told}", err=True)
+            context.exit(told.exit_code)
+
+
+def _own(error: Exception) -> SeizeError | None:
+    """Return ``error`` as one that a user can act on; None where it is this project's fault."""
+    if isinstance(error, SeizeError):
+        return error
+    if isinstance(error, ImportError) and not (error.name or "").startswith("pipeline"):
+        return InstallationError.of(error)
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return StorageError(
+            f"{where}{error.strerror}. What was computed is kept; mend that, then run the same "
+            "command again."
+        )
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return ModelError(
+            "The memory is used up. What was computed is kept; go on with the same command and "
+            "smaller batches, e.g. --set runtime.caption_batch=1 --set runtime.embed_batch=16 "
+            "--set runtime.edit_batch=8, or a smaller model."
+        )
+    return None
+
+
+def _bug(error: Exception, shown: bool) -> str:
+    """Return the line about an error that nobody expected; write its traceback unless ``shown``."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:300]
+    line = f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}: {said}"
+    where = "the traceback above" if shown else _log(error)
+    return (
+        f"{line}. This is an error of seize itself: please report it with {where}. What was "
+        "computed is kept; `seize doctor` says whether something here is out of order."
+    )
+
+
+def _log(error: Exception) -> str:
+    """Write the traceback into a file, and return where it is to be found."""
+    try:
+        handle, file = tempfile.mkstemp(prefix="seize-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(f"seize {__version__}: {shlex.join(sys.argv[1:])}\n")
+            traceback.print_exception(error, file=stream)
+    except OSError:
+        return "what `seize --debug` shows"
+    return file
+
+
+def _close_broken_pipes() -> bool:
+    """Return whether nobody reads standard output or error any more, and stop writing there."""
+    broken = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
+    for stream in broken:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # or the interpreter's last flush would complain
+        os.close(nowhere)
+    return bool(broken)
+
+
+def _is_broken(stream: TextIO) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; no file in tests
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def exit_codes() -> str:
+    """Return the help's paragraph on exit codes."""
+    lines = [f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()]
+    return "\b\nExit codes:\n" + "\n".join(lines)
