@@ -532,6 +532,8 @@ def memory_map(file: Path, tensor: str) -> Features:
     if entry["dtype"] not in dtypes:
         raise InputError(f"{file} holds {entry['dtype']}, not float16 or float32.")
     start, shape = 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+    if 0 in shape:  # which cannot be mapped
+        return np.empty(shape, dtypes[entry["dtype"]])
     return np.memmap(file, dtypes[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
@@ -547,7 +549,6 @@ class FeatureFile:
         self.file = file
         try:
             self._handle = safe_open(file, framework="numpy")
-            self._slice = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
             content = self._handle.metadata()  # type: ignore[no-untyped-call]
             names = content.get("names")  # where files of earlier versions have them
             if names is None:
@@ -555,7 +556,8 @@ class FeatureFile:
             self._checksums = self._read_checksums(names)
             self.names: list[str] = json.loads(names)
             self.header: dict[str, Any] = json.loads(content["header"])
-            self.shape: tuple[int, int] = tuple(self._slice.get_shape())
+            features = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
+            self.shape: tuple[int, int] = tuple(features.get_shape())
             self._checked_rows = np.zeros(len(self._checksums), bool)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
@@ -584,7 +586,7 @@ class FeatureFile:
         """Return rows ``start`` to ``stop`` as an array (stop - start, d) in the stored dtype."""
         if start < stop:
             self._compare(np.arange(start // CHECKED, (stop - 1) // CHECKED + 1))
-        return self._checked(self._slice[start:stop], range(start, stop))
+        return self._checked(np.array(self._map[start:stop]), range(start, stop))
 
     def take(self, rows: NDArray[np.int64]) -> Features:
         """Return the given rows as an array (len(rows), d) in the stored dtype."""

@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 from pipeline import cli
-from pipeline.cache import FeatureFile
+from pipeline.cache import FeatureFile, RecordFile
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import InputError, StorageError
 from tests.benchmarks.report import table
@@ -48,10 +48,11 @@ WRITES_RESULTS = {"search", "submit", "tune", "report", "query"}
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 YEAR = 365 * 24 * 3600
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\+00:00)?")
-CHANGING = {"created", "versions", "cost"}
-"""Fields of headers that say when, by what and at which cost, not what."""
+CHANGING = {"created", "versions", "cost", "checksum"}
+"""Fields that say when, by what and at which cost, not what; and the checksum of all that."""
 ALIKE = 1e-5
-"""How much features may differ: a stopped run goes on with other batches."""
+"""How much features, scores and probabilities may differ: a stopped run goes on with other batches,
+and sums of floats depend on them."""
 PAGE = 4096
 """Bytes by which a small disk fills up."""
 
@@ -89,6 +90,10 @@ class World:
     def photos(self) -> Path:
         """A folder of images to be indexed."""
         return self.folder / "photos"
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of this name."""
+        return next(stage for stage in self.stages if stage.name == name)
 
     def before(self, stage: Stage) -> Path:
         """What the stages before this one left."""
@@ -187,8 +192,8 @@ def finish(stage: Stage, work: Path) -> tuple[str, str]:
     return printed, said
 
 
-def prepare(folder: Path) -> World:
-    """Render the world and run all stages undisturbed, keeping what is there after each."""
+def prepare(folder: Path, names: Sequence[str] = ()) -> World:
+    """Render the world and run all stages undisturbed, or these; keep what is there after each."""
     data = build(folder / "data", sizes=SIZES)
     photos = folder / "photos"
     images = sorted((data / "CIRCO").rglob("*.jpg"))[:60]
@@ -200,7 +205,8 @@ def prepare(folder: Path) -> World:
     for name in ("work/cache", "work/submissions", "work/outputs"):
         (folder / name).mkdir(parents=True)
     shutil.copytree(work, folder / "nothing")
-    for stage in commands(data, photos):
+    chosen = [stage for stage in commands(data, photos) if not names or stage.name in names]
+    for stage in chosen:
         size, start = _bytes(work), time.monotonic()
         process, seen, changes = Process(stage, work), _state(work), 0
         while process.running:
@@ -257,12 +263,11 @@ def contents(work: Path) -> Contents:
             found[name] = features.names, features.all()
         elif file.suffix == ".jsonl":
             header, *records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-            texts = (json.dumps(record, sort_keys=True) for record in records)
-            # A question that is asked twice at once is answered twice.
-            found[name] = (
-                _timeless(header["header"]),
-                sorted(set(texts) if "queries" in name else texts),
-            )
+            texts = {json.dumps(record): record for record in records}
+            # A question that is asked twice at once is answered twice; nothing else is doubled.
+            count = 0 if "queries" in name else len(records)
+            kept = [_timeless(texts[text]) for text in sorted(texts)]
+            found[name] = _timeless(header["header"]), count, kept
         elif file.suffix == ".json":
             found[name] = _timeless(json.loads(file.read_text(encoding="utf-8")))
         elif file.suffix == ".png":
@@ -284,13 +289,20 @@ def differences(found: Contents, expected: Contents) -> list[str]:
     said += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     for name in sorted(found.keys() & expected.keys()):
         one, other = found[name], expected[name]
-        if name.endswith(".safetensors"):
-            same = one[0] == other[0] and np.allclose(one[1], other[1], atol=ALIKE)
-        else:
-            same = one == other
-        if not same:
+        if not _alike(one, other):
             said.append(f"{name} differs")
     return said
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether two contents are the same, but for what rounding does to floats."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and _alike(list(one.values()), list(other.values()))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float | np.ndarray) and isinstance(other, float | np.ndarray):
+        return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=ALIKE)
+    return bool(one == other)
 
 
 @dataclass
@@ -332,13 +344,12 @@ def disturb(stage: Stage, work: Path, rng: random.Random, by_change: bool) -> in
     return changes if process.wait()[0] == -signal.SIGKILL else None
 
 
-def kill(world: World, stage: Stage, work: Path, rng: random.Random, tally: Tally) -> bool:
-    """Kill the stage at a random moment and run it again; return whether it was hit.
-
-    Half of the moments are spread over its time, half over the changes of files that it makes.
-    """
+def kill(
+    world: World, stage: Stage, work: Path, rng: random.Random, tally: Tally, by_change: bool
+) -> bool:
+    """Kill the stage as ``disturb`` does and run it again; return whether it was hit."""
     with copied(world.before(stage), work):
-        changes = disturb(stage, work, rng, by_change=rng.random() < 0.5)
+        changes = disturb(stage, work, rng, by_change)
         if changes is None:
             return False
         tally.attacked += 1
@@ -352,7 +363,10 @@ def kill(world: World, stage: Stage, work: Path, rng: random.Random, tally: Tall
 
 
 def kills(world: World, work: Path, count: int, rng: random.Random) -> Iterator[Tally]:
-    """Kill each stage about ``count`` / 11 times; those that store more, more often."""
+    """Kill each stage some times, those that store more, more often: ``count`` in all.
+
+    Half of the moments are spread over a stage's time, half over its changes of files.
+    """
     often = {"caption", "edit", "embed", "verify", "index"}
     weights = [2 if stage.name in often else 1 for stage in world.stages]
     shares = [round(count * sum(weights[:place]) / sum(weights)) for place in range(12)]
@@ -360,7 +374,7 @@ def kills(world: World, work: Path, count: int, rng: random.Random) -> Iterator[
         tally = Tally(stage.name)
         for _ in range(4 * (last - first)):
             if tally.attacked < last - first:
-                kill(world, stage, work, rng, tally)
+                kill(world, stage, work, rng, tally, by_change=rng.random() < 0.5)
         yield tally
 
 
@@ -512,15 +526,15 @@ def flips(world: World, work: Path, count: int, rng: random.Random) -> Iterator[
             with copied(world.after(stage), work):
                 file = work / name
                 whole = file.read_bytes()
-                if file.suffix == ".safetensors":
-                    for _ in range(count):
-                        _flip(file, whole, rng)
-                        tally.attacked += 1
-                        try:
-                            FeatureFile(file).all()
+                right = _read(file)
+                for _ in range(count):
+                    _flip(file, whole, rng)
+                    tally.attacked += 1
+                    try:
+                        if not _alike(_read(file), right):
                             tally.wrong.append(f"a flipped bit of {name} was not noticed")
-                        except InputError as error:
-                            tally.at_work += str(file) in str(error)
+                    except InputError as error:
+                        tally.at_work += str(file) in str(error)
                 _flip(file, whole, rng)
                 _, said = finish(stage, work)
                 tally.attacked += 1
@@ -532,6 +546,18 @@ def flips(world: World, work: Path, count: int, rng: random.Random) -> Iterator[
 
 def _relative(folder: Path) -> list[tuple[str, int]]:
     return [(os.path.relpath(name, folder), size) for name, size in _state(folder)]
+
+
+def _read(file: Path) -> Any:
+    """Return what the pipeline reads from a file of the cache."""
+    if file.suffix == ".safetensors":
+        features = FeatureFile(file)
+        return features.names, features.all(), features.header
+    return [
+        # A damaged name of a field that is not read does no harm.
+        {name: value for name, value in record.items() if not name.startswith("check")}
+        for record in RecordFile(file, {}).read()
+    ]
 
 
 def _flip(file: Path, whole: bytes, rng: random.Random) -> None:
