@@ -248,5 +248,6 @@ def encode_missing(
         processes.wait()
         if processes.main:
             with report.step("merge"):
-                merge(file, names, kind)
+                alone = processes.count == 1 and not todo
+                merge(file, names, kind, stored if alone else None)
     report.collect(processes)

@@ -34,7 +34,7 @@ from pipeline.folder import Folder, hash_of
 from pipeline.images import open_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
-from pipeline.run import StageReport, slug
+from pipeline.run import StageReport, log, slug
 from pipeline.scoring import Ends
 
 QUERIES = "queries"
@@ -403,10 +403,15 @@ class _Kept(Generic[Key, Value]):
 
     @property
     def values(self) -> dict[Key, Value]:
-        """What is known. Raises InputError for a damaged file."""
+        """What is known; what is damaged is dropped, to be made again."""
         with self._lock:
             if self._values is None:
-                self._values = self._load(RecordFile(self.file, self.header))
+                records = RecordFile(self.file, self.header)
+                try:
+                    self._values = self._load(records)
+                except InputError:
+                    with records:
+                        self._values = self._load(records)
             return self._values
 
     def add(self, key: Key, value: Value, record: dict[str, Any]) -> None:
@@ -533,8 +538,11 @@ class _Shared:
         found = self._recall(names)
         file = self._file(names)
         if len(found) < len(names) and file.exists():
-            stored = FeatureFile(file)
-            found = dict(zip(stored.names, stored.all().astype(np.float32), strict=True))
+            try:
+                stored = FeatureFile(file)
+                found = dict(zip(stored.names, stored.all().astype(np.float32), strict=True))
+            except InputError as error:
+                log.warning("%s This command does so now.", error)
             self._remember(found)
         return found
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import RecordFile, fingerprint, write_json, write_records
+from pipeline.cache import RecordFile, fingerprint, read_header, write_json, write_records
 from pipeline.datasets.base import Dataset, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.run import Run, StageReport, log, slug, stage
@@ -191,12 +191,8 @@ def record_file(run: Run, stage_name: str, model: str) -> RecordFile:
 
 def _head(file: Path) -> dict[str, Any]:
     """Return the header of an imported file, without the time and place of the import."""
-    try:
-        with file.open(encoding="utf-8") as stream:
-            header = json.loads(stream.readline())["header"]
-        return {key: value for key, value in header.items() if key not in TIME_AND_PLACE}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{file} is damaged. Delete it and run `seize import` again.") from None
+    header = read_header(file)
+    return {key: value for key, value in header.items() if key not in TIME_AND_PLACE}
 
 
 def header(run: Run, stage_name: str, model: str) -> dict[str, Any]:

@@ -72,9 +72,10 @@ def read(run: Run) -> list[Ranking]:
     """Return the rankings in query order; raises MissingStageError where there are none."""
     records = ranking_file(run)
     found = rankings_in(records)
-    if not found:
+    if len(found) < len(run.queries):
         stage = "verify" if run.verified else "search"
-        raise run.missing(stage, records.file, "There is no ranking")
+        what = f"{len(found)} of {len(run.queries)} queries have a ranking" if found else None
+        raise run.missing(stage, records.file, what or "There is no ranking")
     return found
 
 

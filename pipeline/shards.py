@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import FeatureFile, Features, write_feature_blocks, write_features
+from pipeline.cache import (
+    FeatureFile,
+    Features,
+    remove_unfinished,
+    storage_errors,
+    write_feature_blocks,
+    write_features,
+)
+from pipeline.errors import InputError
+
+log = logging.getLogger("seize")
 
 BLOCK = 4096
 """Rows that are merged at a time."""
@@ -39,7 +50,8 @@ def folder_of(file: Path) -> Path:
 class Stored:
     """The features on disk, in ``file`` and its shards: ``places`` maps a name to file and row.
 
-    ``digests`` maps the bytes of images to their names, as far as shards tell.
+    ``digests`` maps the bytes of images to their names, as far as shards tell. What is damaged is
+    named in a warning and left out, so that it is computed again.
     """
 
     def __init__(self, file: Path) -> None:
@@ -48,11 +60,27 @@ class Stored:
         self.places: dict[str, tuple[int, int]] = {}
         self.digests: dict[str, str] = {}
         self.width = 0
+        self.damaged = False
         copies: dict[str, str] = {}
         for number, path in enumerate(self.files):
-            part = FeatureFile(path)
-            self.places |= {name: (number, row) for row, name in enumerate(part.names)}
-            self.digests |= dict(zip(part.header.get("digests", ()), part.names, strict=False))
+            try:
+                part = FeatureFile(path)
+            except InputError as error:
+                log.warning("%s", error)
+                self.damaged = True
+                continue
+            lost = set(part.damaged())
+            if lost:
+                self.damaged = True
+                names = [part.names[row] for row in sorted(lost)]
+                log.warning(
+                    "%s is damaged between %r and %r: %d features are computed again.",
+                    path, names[0], names[-1], len(names),
+                )  # fmt: skip
+            good = [(row, name) for row, name in enumerate(part.names) if row not in lost]
+            self.places |= {name: (number, row) for row, name in good}
+            digests = part.header.get("digests", ())
+            self.digests |= {digests[row]: name for row, name in good if row < len(digests)}
             self.width = max(self.width, part.shape[1])
             copies |= part.header.get("copies", {})
         self.places |= {copy: self.places[of] for copy, of in copies.items() if of in self.places}
@@ -66,8 +94,7 @@ class Stored:
             for number in {number for number, _ in places}:
                 here = [i for i, place in enumerate(places) if place[0] == number]
                 rows = np.array([places[i][1] for i in here])
-                first, last = int(rows.min()), int(rows.max())
-                block[here] = opened(self.files[number]).rows(first, last + 1)[rows - first]
+                block[here] = opened(self.files[number]).take(rows)
             yield block
 
 
@@ -81,8 +108,8 @@ class Shard:
         self.size = size
         self.number = len(list(self.folder.glob(self._name("*"))))
         self.batches: list[Encoded] = []
-        for torn in self.folder.glob("." + self._name("*") + ".*"):  # its writer was killed
-            torn.unlink()
+        with storage_errors(self.folder):  # before anything is computed
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, batch: Encoded) -> None:
         self.batches.append(batch)
@@ -111,16 +138,22 @@ class Shard:
         self.write()
 
 
-def merge(file: Path, names: list[str], kind: dict[str, Any]) -> None:
-    """Merge the shards and what ``file`` held into one file in the order of ``names``."""
-    stored = Stored(file)
-    held = FeatureFile(file).names if file.exists() else []
-    if stored.shards or not set(held) <= set(names):
-        kept = [name for name in names if name in stored.places]
-        write_feature_blocks(
-            file, kept, stored.blocks(kept), stored.width, np.dtype(np.float32), kind
-        )
+def merge(file: Path, names: list[str], kind: dict[str, Any], before: Stored | None = None) -> None:
+    """Merge the shards and what ``file`` held into one file in the order of ``names``.
+
+    ``before`` is what was stored, where no shard can have come since.
+    """
+    stored = before or Stored(file)
+    held = {name for name, (number, _) in stored.places.items() if stored.files[number] == file}
+    kept = [name for name in names if name in stored.places]
+    if stored.shards or stored.damaged or not held <= set(names):
+        if kept:
+            blocks = stored.blocks(kept)
+            write_feature_blocks(file, kept, blocks, stored.width, np.dtype(np.float32), kind)
+        else:
+            file.unlink(missing_ok=True)
     for shard in stored.shards:
         shard.unlink()
+    remove_unfinished(folder_of(file))
     with contextlib.suppress(OSError):  # not there, or another run writes into it
         folder_of(file).rmdir()

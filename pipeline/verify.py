@@ -1,7 +1,6 @@
 """The verify stage: a vision-language model looks at each query's best images and reorders them."""
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import edit, fusion, methods, search, verifiers
-from pipeline.cache import RecordFile, fingerprint, write_records
+from pipeline.cache import RecordFile, fingerprint, read_header, write_records
 from pipeline.config import VerifierConfig
+from pipeline.errors import InputError
 from pipeline.fusion import fuse, scaled, walk
 from pipeline.records import Ranking
 from pipeline.run import Run, StageReport, log, progress, stage
@@ -91,7 +91,7 @@ def _verify(run: Run, retry_failed: bool) -> StageReport:
             reordered(ranking, probabilities, config)
             for ranking, probabilities in zip(rankings, found, strict=True)
         ]
-        if cost.calls or not output.file.exists():  # else it is this ranking, with what it cost
+        if cost.calls or not _is_whole(output, len(made)):  # else it is this, with what it cost
             write_records(output.file, output.header | {"cost": asdict(cost)}, map(asdict, made))
         report.computed, report.cached = cost.calls, cost.cached
         report.cost = asdict(cost)
@@ -99,13 +99,19 @@ def _verify(run: Run, retry_failed: bool) -> StageReport:
     return report
 
 
+def _is_whole(output: RecordFile, queries: int) -> bool:
+    try:
+        return len(output.read()) == queries
+    except InputError:
+        return False
+
+
 def cost_of(run: Run) -> Cost:
     """Return what the run's verified ranking cost when it was made; raises MissingStageError."""
     file = search.ranking_file(run).file
     if not file.exists():
         raise run.missing("verify", file, "There is no verified ranking")
-    with file.open(encoding="utf-8") as stream:
-        return Cost(**json.loads(stream.readline())["header"]["cost"])
+    return Cost(**read_header(file)["cost"])
 
 
 def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:

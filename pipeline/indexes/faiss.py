@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import atomic, lock, storage_errors
+from pipeline.cache import atomic, is_intact, lock, seal
 from pipeline.config import IndexConfig
 from pipeline.errors import InputError
 from pipeline.indexes.base import Rows, Scores, Vectors
 from pipeline.ranking import Gallery
-from pipeline.run import progress
+from pipeline.run import log, progress
 from pipeline.scoring import normalise
 
 BLOCK = 16_384
@@ -54,9 +54,9 @@ class Faiss:
 
 def hnsw(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
     """Return the graph in ``file``, built first where it is not there."""
-    if not file.exists():
+    if not _is_there(file):
         with lock(file):
-            if not file.exists():
+            if not _is_there(file):
                 index = _factory(gallery, f"HNSW{settings.links}_SQfp16")
                 index.hnsw.efConstruction = settings.construction
                 _fill(index, gallery, file)
@@ -68,9 +68,9 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
 
     A sample of the gallery, evenly spaced, says where the clusters are; it is held in memory.
     """
-    if not file.exists():
+    if not _is_there(file):
         with lock(file):
-            if not file.exists():
+            if not _is_there(file):
                 images = gallery.shape[0]
                 lists = settings.lists or round(4 * images**0.5)
                 lists = max(1, min(lists, images // SAMPLES))
@@ -79,6 +79,15 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
                 index.train(_features(gallery.take(np.arange(count) * images // count)))
                 _fill(index, gallery, file)
     return Faiss(file, settings.breadth, settings.probes)
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether there is an index as it was written; a damaged one is built again."""
+    there = file.exists()
+    if there and not is_intact(file):
+        log.warning("%s is damaged: it is built again.", file)
+        return False
+    return there
 
 
 def _factory(gallery: Gallery, description: str) -> Any:
@@ -93,11 +102,12 @@ def _fill(index: Any, gallery: Gallery, file: Path) -> None:
             block = _features(gallery.rows(start, min(start + BLOCK, images)))
             index.add(block)
             bar.update(len(block))
-    with atomic(file) as temporary, storage_errors(file):
+    with atomic(file) as temporary:
         try:
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:
             raise OSError(str(error)) from None
+        seal(temporary)
 
 
 def _features(rows: NDArray[np.floating[Any]]) -> Vectors:

@@ -5,13 +5,31 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
-from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, write_features
+from pipeline.cache import (
+    CHECKED,
+    FeatureFile,
+    RecordFile,
+    atomic,
+    fingerprint,
+    read_header,
+    write_feature_blocks,
+    write_features,
+    write_json,
+)
 from pipeline.errors import InputError, StorageError
 
 HEADER = {"stage": "test", "seed": 0}
@@ -155,6 +173,198 @@ def test_a_feature_that_is_not_finite_names_its_item(tmp_path: Path, bad: float)
     write_features(tmp_path / "f.safetensors", ["a", "b", "c"], features, HEADER)
     with pytest.raises(InputError, match="'b' is NaN or infinite"):
         FeatureFile(tmp_path / "f.safetensors").all()
+
+
+HALF_WRITTEN = """
+import os, sys, time
+from pathlib import Path
+from pipeline.cache import atomic
+with atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_not_disturbed(
+    tmp_path: Path,
+) -> None:
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", HALF_WRITTEN, str(tmp_path / name)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        return process
+
+    killed = start("a.json")
+    killed.kill()
+    killed.wait()
+    alive = start("b.json")
+    try:
+        write_json(tmp_path / "c.json", {})
+        found = sorted(file.name for file in tmp_path.iterdir())
+        assert found[1:] == ["c.json"]
+        assert found[0].startswith(".b.json.")
+    finally:
+        alive.kill()
+        alive.wait()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_flipped_bit_anywhere_in_a_feature_file_is_noticed(tmp_path: Path, dtype: type) -> None:
+    file, copy = tmp_path / "f.safetensors", tmp_path / "copy.safetensors"
+    rows = np.arange(CHECKED * 2 + 4, dtype=dtype).reshape(-1, 2)
+    write_features(file, [f"é {number}" for number in range(len(rows))], rows, HEADER)
+    content = bytearray(file.read_bytes())
+    for place in range(0, len(content) * 8, 5):  # the campaign flips every one
+        content[place // 8] ^= 1 << place % 8
+        copy.write_bytes(content)
+        content[place // 8] ^= 1 << place % 8
+        with pytest.raises(InputError, match=r"copy\.safetensors"):
+            FeatureFile(copy).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 80),
+    portions=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    flip=st.integers(0),
+    asked=st.integers(0),
+    whole=st.booleans(),
+)
+def test_a_damaged_row_is_never_read_and_the_others_are(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    portions: list[int],
+    flip: int,
+    asked: int,
+    whole: bool,
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "rows.safetensors"
+    features = np.random.default_rng(rows).normal(size=(rows, 5)).astype(np.float32)
+    cuts = np.cumsum(portions).clip(max=rows)
+    names = [str(row) for row in range(rows)]
+    write_feature_blocks(file, names, np.split(features, cuts), 5, features.dtype, HEADER)
+    np.testing.assert_array_equal(FeatureFile(file).all(), features)
+    content = bytearray(file.read_bytes())
+    start = content.index(features.tobytes())
+    place = flip % (features.nbytes * 8)
+    content[start + place // 8] ^= 1 << place % 8
+    file.write_bytes(content)
+    read, row = FeatureFile(file), asked % rows
+    lost = place // (5 * 32) // CHECKED
+    assert read.damaged() == [row for row in range(rows) if row // CHECKED == lost]
+    ask = (lambda: read.rows(row, row + 1)) if whole else (lambda: read.take(np.array([row])))
+    if row // CHECKED == lost:
+        with pytest.raises(InputError, match=f"between '{lost * CHECKED}' and"):
+            ask()
+    else:
+        np.testing.assert_array_equal(ask()[0], features[row])
+
+
+def test_a_feature_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    features = np.arange(6, dtype=np.float32).reshape(3, 2)
+    names = np.frombuffer(json.dumps(["a", "b", "c"]).encode(), np.uint8)
+    content = {"header": json.dumps(HEADER)}
+    save_file({"features": features, "names": names}, tmp_path / "second.safetensors", content)
+    content["names"] = names.tobytes().decode()
+    save_file({"features": features}, tmp_path / "first.safetensors", content)
+    for name in ("first", "second"):
+        read = FeatureFile(tmp_path / f"{name}.safetensors")
+        assert read.names == ["a", "b", "c"]
+        np.testing.assert_array_equal(read.take(np.array([2, 0])), features[[2, 0]])
+        assert read.damaged() == []
+
+
+TEXTS = ("línea", 'a "quoted" text, "checksum": "0123456789abcdef"}', "", "\n\t€")
+
+
+@pytest.fixture
+def flips(tmp_path: Path) -> tuple[Path, list[dict[str, object]], Callable[[int], bool]]:
+    """A record file, what it held, and a function that flips one bit of it as it was written.
+
+    The function returns whether the last line has lost its end, as where its writer was killed.
+    """
+    file = tmp_path / "flipped.jsonl"
+    wanted: list[dict[str, object]] = [{"n": n, "text": text} for n, text in enumerate(TEXTS)]
+    with RecordFile(file, HEADER) as records:
+        for record in wanted:
+            records.append(record)
+    content = file.read_bytes()
+
+    def flip(place: int) -> bool:
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        return place // 8 == len(content) - 1
+
+    return file, wanted, flip
+
+
+def test_a_flipped_bit_anywhere_in_a_record_file_is_noticed_or_harmless(flips: Any) -> None:
+    file, wanted, flip = flips
+    for place in range(0, file.stat().st_size * 8, 3):
+        torn = flip(place)
+        try:
+            found = plain(RecordFile(file, HEADER).read())
+        except InputError as error:
+            found, message = None, str(error)
+        assert found == wanted[: -1 if torn else None] or "flipped.jsonl, line" in message
+
+
+def test_a_flipped_bit_costs_the_records_it_is_in_and_no_other(
+    flips: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, wanted, flip = flips
+    for place in range(0, file.stat().st_size * 8, 29):
+        torn = flip(place)
+        caplog.clear()
+        with RecordFile(file, HEADER) as records:
+            kept = plain(records.read())
+            dropped = [record for record in wanted if record not in kept]
+            assert [record for record in wanted if record in kept] == kept
+            assert len(dropped) <= 2  # two where the end of the line between them was flipped
+            assert not dropped or torn or "flipped.jsonl, line" in caplog.text
+            for record in dropped:
+                records.append(record)
+        assert sorted(plain(RecordFile(file, HEADER).read()), key=itemgetter("n")) == wanted
+        assert read_header(file)["stage"] == "test"
+
+
+def plain(records: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the records without a field whose name is a damaged "checksum"."""
+    return [{name: record[name] for name in ("n", "text")} for record in records]
+
+
+def test_lines_of_an_earlier_version_and_lines_edited_by_hand_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"header": HEADER}) + '\n{"n": 0, "text": "old"}\n')
+    with RecordFile(file, HEADER) as records:
+        records.append({"n": 1, "text": "new"})
+    assert [record["text"] for record in RecordFile(file, HEADER).read()] == ["old", "new"]
+    edited = file.read_text().replace('"text": "new"', '"text": "by hand"')
+    file.write_text(edited)
+    with pytest.raises(InputError, match="line 3 is damaged"):
+        RecordFile(file, HEADER).read()
+    head, old, new = edited.splitlines()
+    new = json.dumps({k: v for k, v in json.loads(new).items() if k != "checksum"})
+    file.write_text("\n".join([head, old, new, ""]))
+    assert [record["text"] for record in RecordFile(file, HEADER).read()] == ["old", "by hand"]
+
+
+def test_a_damaged_line_of_a_shard_is_dropped_by_whoever_merges(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = RecordFile(tmp_path / "r.jsonl", HEADER)
+    with records.shard(1) as shard:
+        for number in range(3):
+            shard.append({"n": number})
+    file = records.shard(1).file
+    file.write_bytes(file.read_bytes().replace(b'{"n": 1', b'{"n": 7'))
+    with records:
+        assert [record["n"] for record in records.read()] == [0, 2]
+    assert "shard-1, line 3 is damaged" in caplog.text
+    assert not file.exists()
 
 
 def test_a_truncated_feature_file_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from pipeline import shards
-from pipeline.cache import FeatureFile, RecordFile, write_feature_blocks
+from pipeline.cache import FeatureFile, RecordFile, write_feature_blocks, write_features
 from pipeline.processes import Processes
 from pipeline.shards import Encoded, Shard, Stored, merge
 
@@ -23,7 +23,9 @@ def encoded(name: int, copies: dict[str, str] | None = None) -> Encoded:
     return Encoded([str(name)], feature(name), [f"digest {name}"], copies or {})
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     writers=st.lists(st.integers(0, 3), min_size=1, max_size=40),
     order=st.randoms(use_true_random=False),
@@ -70,16 +72,42 @@ def test_copies_share_a_feature_in_other_shards_and_alone(tmp_path: Path) -> Non
     assert FeatureFile(file).all()[:, 0].tolist() == [7, 7, 8, 8]
 
 
-def test_a_torn_shard_of_a_killed_process_is_removed_by_its_successor(tmp_path: Path) -> None:
+def damage(file: Path, text: bytes) -> None:
+    """Flip a bit of the first of these bytes in the file."""
+    content = bytearray(file.read_bytes())
+    content[content.index(text)] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("where", ["rows", "names", "shard"])
+def test_what_is_damaged_is_named_and_left_out_and_the_rest_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
     file = tmp_path / "f.safetensors"
-    folder = shards.folder_of(file)
-    folder.mkdir()
-    torn = folder / ".0002-000000.safetensors.x1"
-    torn.write_bytes(b"half")
-    Shard(file, 1, {}, 1)
-    assert torn.exists()
-    Shard(file, 2, {}, 1)
-    assert not torn.exists()
+    rows = np.concatenate([feature(number) for number in range(100)])
+    write_features(file, [str(number) for number in range(90)], rows[:90], {})
+    with Shard(file, 0, {}, 10) as shard:
+        shard.add(Encoded([str(number) for number in range(90, 100)], rows[90:]))
+    (part,) = shards.folder_of(file).iterdir()
+    bad = part if where == "shard" else file
+    damage(bad, b'"17"' if where == "names" else rows[95 if where == "shard" else 33].tobytes())
+    stored = Stored(file)
+    lost = {"rows": range(32, 48), "names": range(90), "shard": range(90, 100)}[where]
+    assert set(stored.places) == {str(number) for number in range(100) if number not in lost}
+    assert str(bad) in caplog.text
+    merge(file, [str(number) for number in range(100)], {})
+    kept = FeatureFile(file)
+    assert kept.names == [str(number) for number in range(100) if number not in lost]
+    np.testing.assert_array_equal(kept.all()[:, 0], [int(name) for name in kept.names])
+    assert not Stored(file).damaged
+
+
+def test_a_file_of_which_nothing_is_left_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "f.safetensors"
+    write_features(file, ["7"], feature(7), {})
+    damage(file, feature(7).tobytes()[2:])
+    merge(file, ["7"], {})
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
