@@ -465,7 +465,7 @@ def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) 
     """
     from pipeline import datasets
 
-    found = datasets.load(dataset, split, data_root).check(file)
+    found = datasets.load(dataset, split, data_root, follow_links=True).check(file)
     if as_json:
         from pipeline.run import dump
 
@@ -595,7 +595,7 @@ def import_(
     from pipeline import datasets, released
     from pipeline.run import dump
 
-    loaded = datasets.load(dataset, split, data_root)
+    loaded = datasets.load(dataset, split, data_root, follow_links=True)  # opens no image
     sets = released.import_files(loaded, files, cache, name and f"{name}-")
     if as_json:
         click.echo(dump([asdict(found) for found in sets]))
