@@ -220,7 +220,9 @@ class App:
 
     def _small(self, content_hash: str, size: str) -> bytes:
         content = self.gallery.content(content_hash)
-        return encoded(open_image(Path("the image"), content), SIZES[size], quality=85)
+        limit = self.gallery.config.runtime.max_pixels
+        image = open_image(Path("the image"), content, max_pixels=limit)
+        return encoded(image, SIZES[size], quality=85)
 
     def _hold(self, key: tuple[str, str], body: bytes) -> None:
         if key[1] == "small":

@@ -125,7 +125,8 @@ def _open(run: Run, ids: list[str], report: StageReport) -> dict[str, Any]:
     images = {}
     for name in ids:
         try:
-            images[name] = open_image(run.dataset.images[name])
+            file, limit = run.dataset.images[name], run.config.runtime.max_pixels
+            images[name] = open_image(file, max_pixels=limit)
         except InputError as error:
             if run.config.runtime.strict:
                 raise

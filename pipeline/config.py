@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.images import MAX_PIXELS
 from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
@@ -22,7 +23,7 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class CaptionerConfig(_Section):
@@ -243,6 +244,15 @@ class RuntimeConfig(_Section):
         default="MILVUS_TOKEN", description="environment variable that holds its token"
     )
     strict: bool = Field(default=False, description="a broken image ends the run")
+    max_pixels: int = Field(
+        default=MAX_PIXELS, ge=1, le=MAX_PIXELS, description="images of more pixels are refused"
+    )
+    follow_links: bool = Field(
+        default=False, description="read images that are links out of the dataset's image folder"
+    )
+    allow_pickle: bool = Field(
+        default=False, description="load CLIP weights that can run code: only from whom you trust"
+    )
 
 
 class Config(_Section):

@@ -301,8 +301,9 @@ def try_prompt(
     """
     texts = [text or ""]
     if image is not None:
+        opened = open_image(image, max_pixels=config.runtime.max_pixels)
         captioner = captioners.load(config.captioner, config.runtime)
-        (captions,) = captioner.caption([image.name], [open_image(image)])
+        (captions,) = captioner.caption([image.name], [opened])
         if isinstance(captions, captioners.Failure):
             raise ModelError(f"{image} cannot be captioned: {captions.reason}")
         texts = captions

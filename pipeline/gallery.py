@@ -269,7 +269,8 @@ class Gallery:
             raise InputError("The relative caption is empty: say what should differ.")
         _ = self._images
         reference = hash_of(content)
-        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=max_pixels))
+        limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
+        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=limit))
         tell("caption")
         captions = self._shared.caption(reference, picture)
         notes = []

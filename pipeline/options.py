@@ -40,6 +40,8 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
     "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
+    "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),
+    "--allow-pickle": ("runtime.allow_pickle", bool, "load CLIP weights that can run code"),
 }
 """Options that override one field of the preset: option to field, type and help; a list repeats."""
 SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
@@ -49,7 +51,7 @@ SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 SHOWN = 10
 """Images that commands on one's own images show by default."""
 
-BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders")
+BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders", "--follow-links")
 """Overrides that mean nothing to a folder of one's own images."""
 
 
@@ -158,7 +160,8 @@ def run_options(
         settings = config.load(preset, overrides)
         settings = settings.with_search(dataset, alpha_pos, alpha_neg)
         split = split or datasets.find(dataset).splits[0]
-        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
+        follow_links = settings.runtime.follow_links
+        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery, follow_links)
         if limit is not None:
             loaded.limit(limit)
         run = Run(loaded, settings, cache, submissions, _options_given())

@@ -31,7 +31,8 @@ def result_page(result: "Result") -> str:
 
     def shown(path: str, read: Callable[[], bytes]) -> str | None:
         try:
-            return data_url(open_image(Path(path), read()), THUMBNAIL)
+            image = open_image(Path(path), read(), max_pixels=gallery.config.runtime.max_pixels)
+            return data_url(image, THUMBNAIL)
         except InputError:  # gone or changed since it was indexed
             return None
 

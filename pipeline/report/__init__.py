@@ -96,7 +96,8 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     }
     text_bytes = len(json.dumps(data)) + PAGE
     budget = max(int(options.megabytes * MEGABYTE) - text_bytes, 0) * 3 // 4  # as base64
-    pictures = thumbnails({name: run.dataset.images[name] for name in found.images}, budget)
+    files = {name: run.dataset.images[name] for name in found.images}
+    pictures = thumbnails(files, budget, run.config.runtime.max_pixels)
     page = _page(
         run=run,
         sides=sides,

@@ -13,6 +13,7 @@ from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resol
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import IN_PROCESS
+from pipeline.loading import SAFELY, failed
 from pipeline.verifiers import NO, YES, Question, Verdict, answer_of
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -28,14 +29,18 @@ class LocalVerifier:
         self.device = resolve_device(runtime.device)
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
         self.batch = runtime.verify_batch
+        self.max_pixels = runtime.max_pixels
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(name)
-            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=self.dtype)
+            self.processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                name, dtype=self.dtype, **SAFELY
+            )
         except Exception as error:
-            raise ModelError(
-                f"The verifier {name} cannot be loaded: {' '.join(str(error).split())[:300]} Check "
-                "the name and the network, or use a server with --verifier NAME --verifier-url URL."
-            ) from error
+            advice = (
+                "Check the name and the network, or use a server with --verifier NAME "
+                "--verifier-url URL."
+            )
+            raise failed(f"The verifier {name}", error, advice) from error
         if self.processor.chat_template is None:
             raise ModelError(f"The verifier {name} has no chat template; use an instruction model.")
         self.processor.tokenizer.padding_side = "left"
@@ -63,7 +68,7 @@ class LocalVerifier:
                 yield from self._judge(prompt, good, images)
 
     def _open(self, file: Any) -> Image.Image:
-        image = open_image(file)
+        image = open_image(file, max_pixels=self.max_pixels)
         image.thumbnail((self.config.longest_side,) * 2)
         return image
 
