@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
-from pipeline import config, processes
+from pipeline import config, processes, prompts
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
@@ -96,7 +95,7 @@ def _setting(text: str) -> tuple[str, Any]:
     field, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
-    return field, yaml.safe_load(value)
+    return field, prompts.parse_yaml(value, f"--set {field}: {value!r}")
 
 
 data_root_option = click.option(
