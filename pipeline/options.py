@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline import config, processes, prompts
+from pipeline.printable import cell, echo
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
@@ -275,7 +276,7 @@ def print_reports(reports: list[Any], as_json: bool) -> None:
     if as_json and processes.current().main:
         from pipeline.run import dump
 
-        click.echo(dump([report.as_json() for report in reports]))
+        echo(dump([report.as_json() for report in reports]))
 
 
 def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
@@ -283,24 +284,23 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         from pipeline.run import dump
 
         only = next(iter(metrics.values()))
-        click.echo(dump(only))
+        echo(dump(only))
         return
     from rich.console import Console
     from rich.table import Table
 
     for name, values in metrics.items():
-        table = Table(title=f"{name} (%)", title_justify="left")
+        table = Table(title=cell(f"{name} (%)"), title_justify="left")
         table.add_column("metric")
         table.add_column("value", justify="right")
         for metric, value in values.items():
-            table.add_row(metric, f"{value:.2f}")
+            table.add_row(cell(metric), f"{value:.2f}")
         Console().print(table)
 
 
 def print_result(result: Any) -> None:
     """Print a query's texts and ranking."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     texts = Table(title="captions", title_justify="left")
@@ -309,17 +309,18 @@ def print_result(result: Any) -> None:
     count = max(len(result.captions), 1)
     pairs = {(result.captions[i % count], e): None for i, e in enumerate(result.edited_captions)}
     for caption, edited in pairs:
-        texts.add_row(escape(caption), escape(edited) if edited is not None else "none")
+        texts.add_row(cell(caption), cell(edited if edited is not None else "none"))
     alpha = result.increment
     method = f"{result.settings.method}, α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
-    images = Table(title=f"{len(result.images)} of {len(result.gallery):,} images by {method}")
+    title = f"{len(result.images)} of {len(result.gallery):,} images by {method}"
+    images = Table(title=cell(title))
     for column in ("", "score", "similarity", "increment"):
         images.add_column(column, justify="right")
     images.add_column("image", overflow="fold")
     for place, image in enumerate(result.images, start=1):
         numbers = f"{image.score:.4f}", f"{image.similarity:.4f}", f"{image.increment:+.4f}"
-        images.add_row(str(place), *numbers, escape(image.path))
+        images.add_row(str(place), *numbers, cell(image.path))
     console = Console()
     console.print(texts, images)
     for note in result.notes:
-        console.print(escape(note))
+        console.print(cell(note))

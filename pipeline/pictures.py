@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError
 from pipeline.images import open_image
+from pipeline.printable import printable
 from pipeline.records import Query, Ranking
 from pipeline.run import Run, progress
 
@@ -21,6 +22,8 @@ Item = TypeVar("Item")
 TILE = 128
 GAP = 8
 TEXT = 240
+LONGEST_TEXT = 400
+"""Characters of a relative caption that are drawn."""
 FRAME = (0, 150, 60)
 INK = (30, 30, 30)
 
@@ -98,7 +101,7 @@ def _paste(sheet: Image.Image, run: Run, name: str, x: int, y: int, framed: bool
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     lines = [""]
-    for word in text.split():
+    for word in printable(text[:LONGEST_TEXT]).split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pipeline.config import VERIFIED, Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
+from pipeline.printable import json_safe
 from pipeline.processes import Processes
 from pipeline.profile import watch
 from pipeline.records import Query
@@ -212,4 +213,4 @@ def slug(name: str) -> str:
 
 def dump(content: Any) -> str:
     """Return ``content`` as one line of JSON for standard output."""
-    return json.dumps(content, ensure_ascii=False)
+    return json_safe(json.dumps(content, ensure_ascii=False))

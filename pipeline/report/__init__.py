@@ -17,6 +17,7 @@ from pipeline import __version__, caption, compare, edit, embed
 from pipeline.cache import FeatureFile, read_header, write_text
 from pipeline.errors import ConfigError, SeizeError
 from pipeline.pictures import Thumbnails, spread, thumbnails
+from pipeline.printable import for_page, printable_all
 from pipeline.report.charts import Line, heat_map, lines, newest_tuning
 from pipeline.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.run import Run, log
@@ -84,8 +85,8 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     shown = spread(run.queries, options.queries or len(run.queries))
     found = contents(run, sides, shown, options.top)
     data = {
-        "queries": found.queries,
-        "images": found.images,
+        "queries": printable_all(found.queries),
+        "images": printable_all(found.images),
         "metrics": [metric.replace("mAP", "AP") for metric in found.metrics],
         "sides": [side.name for side in sides],
         "parts": run.dataset.parts,
@@ -207,6 +208,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         lstrip_blocks=True,
+        finalize=for_page,
     )
 
 
