@@ -496,7 +496,8 @@ class _Shared:
 
         def encode() -> Vector:
             model = embed.load_clip(self.config)
-            return model.encode_images(model.preprocess(picture())[None])
+            made = model.encode_images(model.preprocess(picture())[None])
+            return embed.finite(made, [reference], "image")
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
 
@@ -505,7 +506,8 @@ class _Shared:
 
         def encode(names: Sequence[str]) -> Vector:
             model = embed.load_clip(self.config)
-            return model.encode_texts([name.removeprefix("text:") for name in names])
+            own = [name.removeprefix("text:") for name in names]
+            return embed.finite(model.encode_texts(own), own, "text")
 
         names = [f"text:{text}" for text in texts]
         found = self._embedded(list(dict.fromkeys(names)), encode, keep)

@@ -1,5 +1,6 @@
 """A vision-language model run in process by transformers, for machines with no server."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -94,4 +95,7 @@ class LocalVerifier:
         for question, fits, tokens in zip(
             questions, torch.sigmoid(yes - no).tolist(), lengths, strict=True
         ):
-            yield Verdict(question.key, fits, tokens=tokens + 1)
+            if math.isfinite(fits):
+                yield Verdict(question.key, fits, tokens=tokens + 1)
+            else:
+                yield Verdict(question.key, None, "the model's answer is NaN", tokens + 1)
