@@ -247,7 +247,7 @@ def _read_lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("not an object")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(
                 f"{file}, line {number} is damaged. Delete that line (its item is "
                 "computed again) or the file, then run the same command."
@@ -266,7 +266,7 @@ def read_header(file: Path) -> dict[str, Any]:
             header = json.loads(stream.readline())["header"]
     except FileNotFoundError:
         raise InputError(f"{file} does not exist.") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise InputError(f"{file} does not begin with the header of a cache file.")
@@ -333,6 +333,16 @@ def memory_map(file: Path, tensor: str) -> Features:
     return np.memmap(file, dtypes[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
+def _check_content(names: Any, header: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless these can be a feature file's."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its names are no list of texts")
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    if len(shape) != 2 or shape[0] != len(names):
+        raise ValueError(f"{len(names)} names do not fit features of shape {shape}")
+
+
 class FeatureFile:
     """Named feature vectors on disk, memory-mapped: slices are read when asked for.
 
@@ -352,7 +362,11 @@ class FeatureFile:
             self.names: list[str] = json.loads(names)
             self.header: dict[str, Any] = json.loads(content["header"])
             self.shape: tuple[int, int] = tuple(self._slice.get_shape())
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            _check_content(self.names, self.header, self.shape)
+        except (
+            *(OSError, SafetensorError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError),
+        ) as error:
             raise InputError(
                 f"{file} is damaged or not a feature file ({error}). Delete it and run "
                 "`seize embed` again."

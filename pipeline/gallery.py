@@ -34,6 +34,7 @@ from pipeline.folder import Folder, hash_of
 from pipeline.images import open_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
+from pipeline.records import CaptionRecord, typed
 from pipeline.run import StageReport, slug
 from pipeline.scoring import Ends
 
@@ -565,4 +566,4 @@ def _file(model: str, settings: dict[str, Any]) -> str:
 
 
 def _captions(records: RecordFile) -> dict[str, list[str]]:
-    return {record["image"]: record["captions"] for record in records.read()}
+    return {record["image"]: record["captions"] for record in typed(records, CaptionRecord)}

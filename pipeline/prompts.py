@@ -166,7 +166,7 @@ class Prompt(BaseModel):
                 name: [text.strip() for text in values if text.strip() or name == "target"]
                 for name, values in texts.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def repeated(

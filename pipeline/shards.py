@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cache import FeatureFile, Features, write_feature_blocks, write_features
+from pipeline.errors import InputError
 
 BLOCK = 4096
 """Rows that are merged at a time."""
@@ -52,9 +53,16 @@ class Stored:
         for number, path in enumerate(self.files):
             part = FeatureFile(path)
             self.places |= {name: (number, row) for row, name in enumerate(part.names)}
-            self.digests |= dict(zip(part.header.get("digests", ()), part.names, strict=False))
+            digests, copied = part.header.get("digests", []), part.header.get("copies", {})
+            if (
+                not _are_texts(digests)
+                or not isinstance(copied, dict)
+                or not _are_texts([*copied.values()])
+            ):
+                raise InputError(f"{path} has a damaged header. Delete it and embed again.")
+            self.digests |= dict(zip(digests, part.names, strict=False))
             self.width = max(self.width, part.shape[1])
-            copies |= part.header.get("copies", {})
+            copies |= copied
         self.places |= {copy: self.places[of] for copy, of in copies.items() if of in self.places}
 
     def blocks(self, names: Sequence[str]) -> Iterator[Features]:
@@ -69,6 +77,10 @@ class Stored:
                 first, last = int(rows.min()), int(rows.max())
                 block[here] = opened(self.files[number]).rows(first, last + 1)[rows - first]
             yield block
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 class Shard:

@@ -1,18 +1,21 @@
 """The verify stage: a vision-language model looks at each query's best images and reorders them."""
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline import edit, methods, search, verifiers
-from pipeline.cache import RecordFile, fingerprint, write_records
+from pipeline.cache import RecordFile, fingerprint, read_header, write_records
 from pipeline.config import VerifierConfig
+from pipeline.errors import InputError
 from pipeline.fusion import fuse, walk
-from pipeline.records import Ranking
+from pipeline.prompts import first_problem
+from pipeline.records import Ranking, VerdictRecord, typed
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.verifiers import Question, prompts
 from pipeline.verifiers.prompts import VerifyPrompt
@@ -104,8 +107,10 @@ def cost_of(run: Run) -> Cost:
     file = search.ranking_file(run).file
     if not file.exists():
         raise run.missing("verify", file, "There is no verified ranking")
-    with file.open(encoding="utf-8") as stream:
-        return Cost(**json.loads(stream.readline())["header"]["cost"])
+    try:
+        return TypeAdapter(Cost).validate_python(read_header(file).get("cost"))
+    except ValidationError as error:
+        raise InputError(f"{file}: its header's cost: {first_problem(error)}") from None
 
 
 def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:
@@ -146,7 +151,7 @@ def _judge(
     with records:
         known = {
             Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
-            for r in records.read()
+            for r in typed(records, VerdictRecord)
             if not (retry_failed and r["probability"] is None)
         }
         before = set(known)
@@ -313,7 +318,7 @@ def known_probabilities(run: Run) -> list[tuple[Ranking, dict[str, float | None]
     records = record_file(run)
     known = {
         Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
-        for r in records.read()
+        for r in typed(records, VerdictRecord)
     }
     rankings = search.read(run.unverified)
     captions = _captions(run, prompts.load(config.prompt))

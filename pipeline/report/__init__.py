@@ -138,13 +138,15 @@ def _warn(run: Run, written: Written, options: Options) -> None:
 def _figures(run: Run, sides: Sequence[Side], options: Options) -> dict[str, Any]:
     """Return what the template shows of metrics, protocol and tuning."""
     names = [side.name for side in sides]
-    rows = [compare.Row(side.name, {}, side.header.get("protocol")) for side in sides]
+    own = [compare.protocol_of(side.header, side.file) for side in sides]
+    rows = [compare.Row(side.name, {}, found) for side, found in zip(sides, own, strict=True)]
     protocol = compare.check_protocols(rows, options.mixed)
     whole: list[Line] = []
     parts: dict[str, list[Line]] = {}
     if run.dataset.has_ground_truth:
         rows = [
-            compare.Row(side.name, side.values(run), side.header.get("protocol")) for side in sides
+            compare.Row(side.name, side.values(run), found)
+            for side, found in zip(sides, own, strict=True)
         ]
         table = compare.compare(run.dataset, rows, names[0], options.resamples)
         whole, parts = lines(table, run.dataset.headline)
