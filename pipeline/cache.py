@@ -43,7 +43,7 @@ def model_identity(model: str) -> str:
     Names, sizes and the first and last MiB of each file are hashed: weights of any size stay cheap.
     """
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(model):  # False for a name that no file can have, too
         return model
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())

@@ -4,6 +4,7 @@ import difflib
 import functools
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,7 @@ def _check_names(config: ClipConfig) -> dict[str, Any]:
             "or to a weights file."
         )
     tag = open_clip.get_pretrained_cfg(config.model, config.pretrained)
-    if not tag and not Path(config.pretrained).is_file():
+    if not tag and not os.path.isfile(config.pretrained):
         hint = nearest(config.pretrained, tags)
         raise ModelError(f"{config.model} has no weights {config.pretrained!r}.{hint}")
     return dict(tag or {})

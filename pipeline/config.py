@@ -3,6 +3,7 @@
 Presets are YAML files in ``pipeline/presets``; a user's file may start from one with ``preset:``.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -341,9 +342,9 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
 def _read(name: str) -> tuple[dict[str, Any], Path]:
     file = Path(name)
     if file.suffix not in {".yaml", ".yml"}:
-        file = PRESETS / f"{name}.yaml"
-        if not file.is_file():
+        if name not in presets():
             raise ConfigError(f"There is no preset {name!r}.{nearest(name, presets())}")
+        file = PRESETS / f"{name}.yaml"
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold settings as `key: value`.")
@@ -378,7 +379,7 @@ def _resolve(config: Config) -> Config:
     def found(model: str, scheme: str = "") -> str:
         bare = model.removeprefix(scheme)
         inside = PROJECT / bare
-        if Path(bare).exists() or not inside.exists():
+        if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
             return model
         return str(inside) if bare == model else f"{scheme}{inside}"
 
@@ -391,7 +392,7 @@ def _resolve(config: Config) -> Config:
 
 def weights_family(clip: ClipConfig) -> str:
     """Return whose weights a CLIP model has, e.g. ``openai`` or ``laion2b``."""
-    if clip.pretrained is None or Path(clip.pretrained).exists():
+    if clip.pretrained is None or os.path.exists(clip.pretrained):
         return Path(clip.model.rpartition(":")[2]).name
     return clip.pretrained.partition("_")[0]
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -235,10 +236,10 @@ def names() -> list[str]:
 def load(name: str) -> Prompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
     file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or file.is_file()):
-        file = PROMPTS / f"{name}.yaml"
-        if not file.is_file():
+    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
+        if name not in names():
             raise ConfigError(f"There is no prompt {name!r}.{nearest(name, names())}")
+        file = PROMPTS / f"{name}.yaml"
     try:
         return Prompt.model_validate(read_yaml(file) or {})
     except ValidationError as error:

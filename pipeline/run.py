@@ -22,6 +22,9 @@ from pipeline.records import Query
 
 log = logging.getLogger("seize")
 
+LONGEST_SLUG = 100
+"""Characters of a name that enter a file's name."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -207,8 +210,12 @@ def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
 
 
 def slug(name: str) -> str:
-    """Return ``name`` as a file name's part: the last path component, safe characters only."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name.rstrip("/").split("/")[-1].split(":")[-1]).strip("-")
+    """Return ``name`` as a file name's part: the last path component, safe characters only.
+
+    Long names are cut: a fingerprint follows wherever names must differ.
+    """
+    last = name.rstrip("/").split("/")[-1].split(":")[-1]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", last).strip("-")[:LONGEST_SLUG]
 
 
 def dump(content: Any) -> str:

@@ -1,5 +1,6 @@
 """Prompts of the verify stage, YAML files too: what is asked about a candidate and its images."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,10 +66,10 @@ def names() -> list[str]:
 def load(name: str) -> VerifyPrompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
     file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or file.is_file()):
-        file = FOLDER / f"{name}.yaml"
-        if not file.is_file():
+    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
+        if name not in names():
             raise ConfigError(f"There is no verify prompt {name!r}.{nearest(name, names())}")
+        file = FOLDER / f"{name}.yaml"
     try:
         return VerifyPrompt.model_validate(read_yaml(file) or {})
     except ValidationError as error:
