@@ -191,13 +191,12 @@ def _used(dataset: datasets.Dataset) -> None:
 def _submissions(root: Path, *runs: Run) -> Iterator[Reader]:
     for run in runs:
         dataset = run.dataset
-        lists = {
-            query.id: list(dict.fromkeys([*query.relevant, *query.group, *dataset.images]))[:50]
-            for query in run.queries
-        }
+        lists: dict[str, list[str]] = {}
+        for query in run.queries:
+            ranked = dict.fromkeys([*query.relevant, *query.group, *dataset.images])
+            lists[query.id] = [image for image in ranked if image != query.reference][:50]
         for kind in dataset.kinds:
-            shown = {q: [i for i in images if i != q] for q, images in lists.items()}
-            seed = json.dumps(dataset.submission(kind, shown)).encode()
+            seed = json.dumps(dataset.submission(kind, lists)).encode()
             file = root / f"{dataset.name}-{kind}.json"
             read = [
                 ("check", lambda file, dataset=dataset: dataset.check(file)),

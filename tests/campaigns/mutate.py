@@ -1,5 +1,6 @@
 """Hostile versions of good files: bytes that are damaged, and structures that are wrong."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def odd(chance: random.Random, like: Any) -> Any:
         case 0 | 1:
             return chance.choice(ODD_TEXTS)
         case 2 | 3:
-            return chance.choice(ODD_VALUES)
+            return copy.deepcopy(chance.choice(ODD_VALUES))
         case 4:
             return str(like) if not isinstance(like, str) else chance.choice((1, 1.5, [like]))
         case 5:
@@ -99,7 +100,7 @@ def odd(chance: random.Random, like: Any) -> Any:
                 return like + chance.choice(ODD_TEXTS)
             if isinstance(like, int | float):
                 return -like
-            return chance.choice(ODD_VALUES)
+            return copy.deepcopy(chance.choice(ODD_VALUES))
         case _:
             return _Deep() if chance.random() < 0.1 else chance.choice(ODD_TEXTS)
 
@@ -125,7 +126,7 @@ def _change(content: Any, chance: random.Random, here: bool) -> Any:
             case 0:
                 del content[place]
             case 1:
-                content.insert(place, content[chance.randrange(len(content))])
+                content.insert(place, copy.deepcopy(chance.choice(content)))
             case 2:
                 content.insert(place, odd(chance, None))
             case _:
