@@ -3,6 +3,7 @@
 Both are approximate: HNSW is the quicker to search and the slower to build.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import atomic, lock, storage_errors
+from pipeline.cache import atomic, lock, storage_errors, write_text
 from pipeline.config import IndexConfig
 from pipeline.errors import InputError
 from pipeline.indexes.base import Rows, Scores, Vectors
 from pipeline.ranking import Gallery
-from pipeline.run import progress
+from pipeline.run import log, progress
 from pipeline.scoring import normalise
 
 BLOCK = 16_384
@@ -54,9 +55,9 @@ class Faiss:
 
 def hnsw(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
     """Return the graph in ``file``, built first where it is not there."""
-    if not file.exists():
+    if not _intact(file):
         with lock(file):
-            if not file.exists():
+            if not _intact(file):
                 index = _factory(gallery, f"HNSW{settings.links}_SQfp16")
                 index.hnsw.efConstruction = settings.construction
                 _fill(index, gallery, file)
@@ -68,9 +69,9 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
 
     A sample of the gallery, evenly spaced, says where the clusters are; it is held in memory.
     """
-    if not file.exists():
+    if not _intact(file):
         with lock(file):
-            if not file.exists():
+            if not _intact(file):
                 images = gallery.shape[0]
                 lists = settings.lists or round(4 * images**0.5)
                 lists = max(1, min(lists, images // SAMPLES))
@@ -79,6 +80,32 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
                 index.train(_features(gallery.take(np.arange(count) * images // count)))
                 _fill(index, gallery, file)
     return Faiss(file, settings.breadth, settings.probes)
+
+
+def _intact(file: Path) -> bool:
+    """Return whether there is an index in ``file`` that is byte for byte what was written.
+
+    FAISS believes what it reads: a damaged index crashes the process or gives rows that are not.
+    """
+    try:
+        expected = _digest_file(file).read_text(encoding="utf-8", errors="replace")
+        if _digest(file) == expected:
+            return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+    log.warning("%s is damaged; it is built again.", file)
+    return False
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _factory(gallery: Gallery, description: str) -> Any:
@@ -98,6 +125,8 @@ def _fill(index: Any, gallery: Gallery, file: Path) -> None:
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:
             raise OSError(str(error)) from None
+        digest = _digest(temporary)
+    write_text(_digest_file(file), digest)
 
 
 def _features(rows: NDArray[np.floating[Any]]) -> Vectors:
