@@ -29,6 +29,7 @@ from pipeline.gallery import Gallery, Result
 from pipeline.images import encoded, endings, open_image
 from pipeline.methods import GRIDS, METHODS, NEED_ROLES
 from pipeline.page import THUMBNAIL, WEB
+from pipeline.printable import printable, printable_all
 from pipeline.prompts import first_problem
 
 log = logging.getLogger("seize")
@@ -174,7 +175,7 @@ class App:
         known = {name: _weights(self.gallery, name) for name in METHODS if name not in NEED_ROLES}
         return _json(
             {
-                "name": self.gallery.folder.root.name,
+                "name": printable(self.gallery.folder.root.name),
                 "images": await self.quick.submit(lambda: len(self.gallery)),
                 "method": config.search.method,
                 "methods": known,
@@ -194,7 +195,7 @@ class App:
 
         def chosen() -> dict[str, Any]:
             images = [
-                {"hash": content_hash, "path": paths[0]}
+                {"hash": content_hash, "path": printable(paths[0])}
                 for content_hash, paths in self.gallery.paths.items()
                 if any(wanted in path.casefold() for path in paths)
             ]
@@ -220,7 +221,9 @@ class App:
 
     def _small(self, content_hash: str, size: str) -> bytes:
         content = self.gallery.content(content_hash)
-        return encoded(open_image(Path("the image"), content), SIZES[size], quality=85)
+        limit = self.gallery.config.runtime.max_pixels
+        image = open_image(Path("the image"), content, max_pixels=limit)
+        return encoded(image, SIZES[size], quality=85)
 
     def _hold(self, key: tuple[str, str], body: bytes) -> None:
         if key[1] == "small":
@@ -339,6 +342,8 @@ def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
 def _result(result: Result) -> dict[str, Any]:
     content = result.as_json()
     del content["gallery"]  # a path of this machine
+    for field in ("images", "notes"):  # other texts are edited on the page and come back
+        content[field] = printable_all(content[field])
     return content
 
 

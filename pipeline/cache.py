@@ -66,7 +66,7 @@ def model_identity(model: str) -> str:
     Names, sizes and the first and last MiB of each file are hashed: weights of any size stay cheap.
     """
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(model):  # False for a name that no file can have, too
         return model
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
@@ -381,7 +381,7 @@ def _read_lines(file: Path) -> _Lines:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = _record_of(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             found.damaged.append(number)
             continue
         if number == 1:
@@ -401,7 +401,7 @@ def read_header(file: Path) -> dict[str, Any]:
             header = _record_of(stream.readline().removesuffix(b"\n"))["header"]
     except FileNotFoundError:
         raise InputError(f"{file} does not exist.") from None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise InputError(
@@ -537,6 +537,16 @@ def memory_map(file: Path, tensor: str) -> Features:
     return np.memmap(file, dtypes[entry["dtype"]], mode="r", offset=start, shape=shape)
 
 
+def _check_content(names: Any, header: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless these can be a feature file's."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its names are no list of texts")
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    if len(shape) != 2 or shape[0] != len(names):
+        raise ValueError(f"{len(names)} names do not fit features of shape {shape}")
+
+
 class FeatureFile:
     """Named feature vectors on disk, memory-mapped: slices are read when asked for.
 
@@ -559,7 +569,11 @@ class FeatureFile:
             features = self._handle.get_slice("features")  # type: ignore[no-untyped-call]
             self.shape: tuple[int, int] = tuple(features.get_shape())
             self._checked_rows = np.zeros(len(self._checksums), bool)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            _check_content(self.names, self.header, self.shape)
+        except (
+            *(OSError, SafetensorError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError),
+        ) as error:
             raise InputError(
                 f"{file} is damaged or not a feature file ({error}). Run the command that makes it "
                 "again, `seize embed` or `seize index`: it computes what is damaged."

@@ -9,6 +9,7 @@ from pipeline.config import Config, resolve_device, resolve_precision
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.processes import current
+from pipeline.records import CaptionRecord, typed
 from pipeline.run import Run, StageReport, progress, stage
 
 
@@ -49,8 +50,8 @@ def read(run: Run) -> dict[str, list[str]]:
     """Return each query's captions; raises MissingStageError if some were not made yet."""
     records = record_file(run)
     if released.is_imported(run.config.captioner.model):
-        return released.by_query(records, "captions")
-    captions = _by_image(records)
+        return released.captions(records)
+    captions = by_image(records)
     missing = sum(image not in captions for image in run.references)
     if missing:
         what = f"{missing} of {len(run.references)} reference images have no captions yet"
@@ -58,8 +59,9 @@ def read(run: Run) -> dict[str, list[str]]:
     return {query.id: captions[query.reference] for query in run.queries}
 
 
-def _by_image(records: RecordFile) -> dict[str, list[str]]:
-    return {record["image"]: record["captions"] for record in records.read()}
+def by_image(records: RecordFile) -> dict[str, list[str]]:
+    """Return what is there already: captions by image."""
+    return {record["image"]: record["captions"] for record in typed(records, CaptionRecord)}
 
 
 def caption(run: Run) -> StageReport:
@@ -73,7 +75,7 @@ def caption(run: Run) -> StageReport:
     processes = current()
     with stage("caption", run, [run.dataset.root], records.file, "images") as report:
         with records.shared(processes) as own:
-            done = _by_image(records)
+            done = by_image(records)
             share = processes.share(run.references)
             todo = [image for image in share if not done.get(image)]
             report.cached = len(share) - len(todo)
@@ -125,7 +127,8 @@ def _open(run: Run, ids: list[str], report: StageReport) -> dict[str, Any]:
     images = {}
     for name in ids:
         try:
-            images[name] = open_image(run.dataset.images[name])
+            file, limit = run.dataset.images[name], run.config.runtime.max_pixels
+            images[name] = open_image(file, max_pixels=limit)
         except InputError as error:
             if run.config.runtime.strict:
                 raise

@@ -31,6 +31,7 @@ from pipeline.options import (
     split_arguments,
     vllm_options,
 )
+from pipeline.printable import Formatter, echo
 
 log = logging.getLogger("seize")
 
@@ -58,7 +59,9 @@ def main(debug: bool, quiet: bool) -> None:
     """
     place = processes.current()
     prefix = "" if place.main else f"[process {place.index}] "
-    logging.basicConfig(format=f"{prefix}%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(f"{prefix}%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
     command = click.get_current_context().invoked_subcommand
     if place.count > 1 and command not in SHARED:
@@ -146,12 +149,12 @@ def serve_llm(
 
     arguments = split_arguments(serve_arguments)
     with serve(model, log_file, vllm_bin, arguments, port, serve_timeout) as url:
-        click.echo(f"{model} is served. Use it with: --llm {model} --llm-url {url}")
+        echo(f"{model} is served. Use it with: --llm {model} --llm-url {url}")
         try:
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
-            click.echo("Stopping the server.", err=True)
+            echo("Stopping the server.", err=True)
 
 
 @main.command(cls=Stage)
@@ -248,7 +251,7 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
     print_metrics({run.name: metrics}, as_json)
     if not as_json and not files:
         said = ", ".join(f"{field} {value!r}" for field, value in run.protocol.items())
-        click.echo(f"Protocol: {said}")
+        echo(f"Protocol: {said}")
 
 
 @main.command(cls=Stage)
@@ -299,11 +302,11 @@ def compare(
     found = table.compare(run.dataset, rows, baseline, resamples)
     if as_json:
         lines = found.to_dict(orient="records")
-        click.echo(dump({"baseline": baseline, "protocol": protocol, "table": lines}))
+        echo(dump({"baseline": baseline, "protocol": protocol, "table": lines}))
         return
     text = table.render(run.dataset, found, protocol, baseline, metrics, form)
     if out is None:
-        click.echo(text)
+        echo(text)
     else:
         write_text(out, text + "\n")
 
@@ -345,19 +348,19 @@ def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_jso
 
         files = {"csv": str(tuned.csv), "picture": tuned.picture and str(tuned.picture)}
         found = {"best": tuned.best, "metric": tuned.metric, "value": tuned.value}
-        click.echo(dump(found | {"border": tuned.border, "protocol": run.protocol} | files))
+        echo(dump(found | {"border": tuned.border, "protocol": run.protocol} | files))
         return
     best = ", ".join(f"{name} {value:g}" for name, value in tuned.best.items())
     cells = len(tuned.table)
-    click.echo(f"{run.name}, {name}: {tuned.metric} {tuned.value:.2f} at {best} ({cells} cells)")
+    echo(f"{run.name}, {name}: {tuned.metric} {tuned.value:.2f} at {best} ({cells} cells)")
     for parameter, end in tuned.border.items():
-        click.echo(
+        echo(
             f"Warning: {parameter} {tuned.best[parameter]:g} is the {end} value tried; the best "
             f"may lie beyond. Widen with --grid {parameter}=…"
         )
     for file in (tuned.csv, tuned.picture):
         if file is not None:
-            click.echo(f"  {file}")
+            echo(f"  {file}")
 
 
 def _grid(text: str) -> tuple[str, list[float]]:
@@ -420,10 +423,10 @@ def report(
 
         from pipeline.run import dump
 
-        click.echo(dump(asdict(written) | {"file": str(written.file)}))
+        echo(dump(asdict(written) | {"file": str(written.file)}))
     else:
         size = written.bytes / page.MEGABYTE
-        click.echo(
+        echo(
             f"{run.name}: {written.queries} queries, {written.images} images, {size:.1f} MB"
             f" -> {written.file}"
         )
@@ -457,18 +460,18 @@ def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) 
     """
     from pipeline import datasets
 
-    found = datasets.load(dataset, split, data_root).check(file)
+    found = datasets.load(dataset, split, data_root, follow_links=True).check(file)
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({"errors": found.errors, "warnings": found.warnings}))
+        echo(dump({"errors": found.errors, "warnings": found.warnings}))
     else:
         for warning in found.warnings:
-            click.echo(f"Warning: {warning}")
+            echo(f"Warning: {warning}")
         for reason in found.errors:
-            click.echo(f"Error: {reason}")
+            echo(f"Error: {reason}")
         if not found.errors:
-            click.echo(f"{file} is a valid submission for {dataset} {split}.")
+            echo(f"{file} is a valid submission for {dataset} {split}.")
     click.get_current_context().exit(1 if found.errors else 0)
 
 
@@ -520,9 +523,9 @@ def rank(
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({"queries": queries, "images": images, "out": str(out)}))
+        echo(dump({"queries": queries, "images": images, "out": str(out)}))
     else:
-        click.echo(f"Ranked {images:,} images for {queries:,} queries -> {out}")
+        echo(f"Ranked {images:,} images for {queries:,} queries -> {out}")
 
 
 @main.command("table")
@@ -555,9 +558,9 @@ def table_(
     frame, found = published.table(dataset, backbones, own)
     if as_json:
         lines = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
-        click.echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
+        echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
     else:
-        click.echo(published.render(dataset, frame, found, form))
+        echo(published.render(dataset, frame, found, form))
 
 
 @main.command("import")
@@ -587,15 +590,15 @@ def import_(
     from pipeline import datasets, released
     from pipeline.run import dump
 
-    loaded = datasets.load(dataset, split, data_root)
+    loaded = datasets.load(dataset, split, data_root, follow_links=True)  # opens no image
     sets = released.import_files(loaded, files, cache, name and f"{name}-")
     if as_json:
-        click.echo(dump([asdict(found) for found in sets]))
+        echo(dump([asdict(found) for found in sets]))
         return
     for found in sets:
         lacking = f", {len(found.missing)} queries lack it" if found.missing else ""
         option = "--captioner" if found.stage == "caption" else "--llm"
-        click.echo(
+        echo(
             f"{found.texts} texts of {found.queries} queries{lacking}: use {option} "
             f"{released.IMPORTED}{found.name}"
         )
@@ -619,7 +622,7 @@ def export(run: Any, out: Path, as_json: bool) -> None:
     from pipeline.run import dump
 
     files = [str(file) for file in released.export(run, out)]
-    click.echo(dump(files) if as_json else "\n".join(files))
+    echo(dump(files) if as_json else "\n".join(files))
 
 
 @main.command("plan", cls=Stage)
@@ -638,9 +641,9 @@ def plan_(run: Any, as_json: bool) -> None:
 
     lines = plan.plan(run)
     if as_json:
-        click.echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
+        echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
     else:
-        click.echo(plan.render(run, lines))
+        echo(plan.render(run, lines))
 
 
 @main.command()
@@ -676,15 +679,15 @@ def doctor(
     for finding in checks.examine(patient):
         findings.append(finding)
         if not as_json:
-            click.echo(finding.render())
+            echo(finding.render())
     usable = checks.usable(findings)
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({"usable": usable, "findings": [each.as_json() for each in findings]}))
+        echo(dump({"usable": usable, "findings": [each.as_json() for each in findings]}))
     else:
         count = sum(finding.status == "problem" for finding in findings)
-        click.echo("A run can start." if usable else f"Problems: {count}. See -> for what to do.")
+        echo("A run can start." if usable else f"Problems: {count}. See -> for what to do.")
     click.get_current_context().exit(0 if usable else 1)
 
 
@@ -750,11 +753,11 @@ def query(
     if out is not None:
         result.write_page(out)
     if as_json:
-        click.echo(dump(result.as_json() | {"page": out and str(out)}))
+        echo(dump(result.as_json() | {"page": out and str(out)}))
     else:
         print_result(result)
         if out is not None:
-            click.echo(f"  {out}")
+            echo(f"  {out}")
     if out is not None and shown:
         click.launch(out.resolve().as_uri())
 
@@ -807,7 +810,7 @@ def app(
     count = len(gallery)
 
     def ready(address: str) -> None:
-        click.echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")
+        echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")
         if shown:
             click.launch(address)
 
@@ -849,12 +852,12 @@ def run_all(
         from pipeline.run import dump
 
         shown = {"stages": [r.as_json() for r in reports], "metrics": metrics}
-        click.echo(dump(shown | ({"profile": [asdict(row) for row in rows]} if profile else {})))
+        echo(dump(shown | ({"profile": [asdict(row) for row in rows]} if profile else {})))
         return
     if metrics:
         print_metrics({run.name: metrics}, False)
     if rows:
-        click.echo(profiling.render(rows))
+        echo(profiling.render(rows))
 
 
 @main.command()
@@ -880,19 +883,17 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump(result))
+        echo(dump(result))
         return
     print_metrics(result["metrics"], False)
-    click.echo(
-        "\nSEIZE, with the best lever without further calls, and verified. In percent, with the"
-    )
-    click.echo("difference against SEIZE and its 95 % interval; calls and ms by benchmark):\n")
-    click.echo(tabulate(result["levers"], headers="keys", disable_numparse=True))
-    click.echo("\nSubmission files:")
+    echo("\nSEIZE, with the best lever without further calls, and verified. In percent, with the")
+    echo("difference against SEIZE and its 95 % interval; calls and ms by benchmark):\n")
+    echo(tabulate(result["levers"], headers="keys", disable_numparse=True))
+    echo("\nSubmission files:")
     for file in result["submissions"]:
-        click.echo(f"  {file}")
-    click.echo(f"Contact sheet:\n  {result['contact_sheet']}")
-    click.echo(f"Next, for instance, a weaker increment:\n  {_program()} {result['next']}")
+        echo(f"  {file}")
+    echo(f"Contact sheet:\n  {result['contact_sheet']}")
+    echo(f"Next, for instance, a weaker increment:\n  {_program()} {result['next']}")
 
 
 def _program() -> str:
@@ -913,12 +914,10 @@ def config_list(as_json: bool) -> None:
     if as_json:
         from pipeline.run import dump
 
-        click.echo(
-            dump({n: {"description": c.description, "needs": c.needs} for n, c in loaded.items()})
-        )
+        echo(dump({n: {"description": c.description, "needs": c.needs} for n, c in loaded.items()}))
         return
     for name, preset in loaded.items():
-        click.echo(f"{name}\n    {preset.description}\n    Needs: {preset.needs.strip()}")
+        echo(f"{name}\n    {preset.description}\n    Needs: {preset.needs.strip()}")
 
 
 @config_group.command("show")
@@ -929,10 +928,12 @@ def config_show(preset: str, overrides: dict[str, Any], as_json: bool) -> None:
     """Print PRESET (or a YAML file) with every field, as YAML that --config takes."""
     settings = config.load(preset, overrides)
     if as_json:
-        click.echo(settings.model_dump_json())
+        from pipeline.run import dump
+
+        echo(dump(settings.model_dump()))
     else:
         text = yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True)
-        click.echo(text.rstrip())
+        echo(text.rstrip())
 
 
 @main.group("prompts")
@@ -951,10 +952,10 @@ def prompts_list(as_json: bool) -> None:
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump({name: prompt.description for name, prompt in loaded.items()}))
+        echo(dump({name: prompt.description for name, prompt in loaded.items()}))
         return
     for name, prompt in loaded.items():
-        click.echo(f"{name}\n    {prompt.description}\n    Source: {prompt.source.strip()}")
+        echo(f"{name}\n    {prompt.description}\n    Source: {prompt.source.strip()}")
 
 
 @prompts_group.command("show")
@@ -979,10 +980,10 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump(messages))
+        echo(dump(messages))
         return
     for message in messages:
-        click.echo(f"[{message['role']}]\n{message['content']}\n")
+        echo(f"[{message['role']}]\n{message['content']}\n")
 
 
 @prompts_group.command("try")
@@ -1019,12 +1020,12 @@ def prompts_try(
     if as_json:
         from pipeline.run import dump
 
-        click.echo(dump(tries))
+        echo(dump(tries))
         return
     for one in tries:
         for message in one["messages"]:
-            click.echo(f"[{message['role']}]\n{message['content']}\n")
-        click.echo(f"[raw answer]\n{one['raw']}\n")
-        click.echo(f"[edited caption]\n{one['edited_caption'] or 'none: ' + one['reason']}\n")
+            echo(f"[{message['role']}]\n{message['content']}\n")
+        echo(f"[raw answer]\n{one['raw']}\n")
+        echo(f"[edited caption]\n{one['edited_caption'] or 'none: ' + one['reason']}\n")
         for role in prompts.ROLES if one["roles"] else ():
-            click.echo(f"[{role}]\n" + "\n".join(one["roles"][role]) + "\n")
+            echo(f"[{role}]\n" + "\n".join(one["roles"][role]) + "\n")

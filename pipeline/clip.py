@@ -4,6 +4,7 @@ import difflib
 import functools
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from torchvision.transforms import v2
 
 from pipeline.config import ClipConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError, nearest
+from pipeline.images import MAX_PIXELS
+from pipeline.loading import failed
+
+LONGEST_STRIP = 8_192
+"""Pixels that a strip's longer side is scaled down to before it is padded."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class TargetPad:
         longest = max(width, height)
         if longest / min(width, height) < self.ratio:
             return image
+        if longest**2 / self.ratio > MAX_PIXELS:  # a strip, which would be padded to gigabytes
+            image = image.copy()
+            image.thumbnail((LONGEST_STRIP, LONGEST_STRIP))
+            width, height = image.size
+            longest = max(width, height)
         side = longest / self.ratio
         horizontal = max(int((side - width) / 2), 0)
         vertical = max(int((side - height) / 2), 0)
@@ -57,7 +68,7 @@ class Clip:
         self.device = resolve_device(runtime.device)
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
         self.batch = runtime.embed_batch
-        self.model = _load(config, self.device, self.dtype)
+        self.model = _load(config, runtime, self.device, self.dtype)
         self.tokenizer: Any = open_clip.get_tokenizer(config.model)
         settings = open_clip.get_model_preprocess_cfg(self.model)
         self.preprocess = _preprocess(settings, config.target_pad)
@@ -111,7 +122,7 @@ def _numpy(features: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _load(config: ClipConfig, device: str, dtype: torch.dtype) -> Any:
+def _load(config: ClipConfig, runtime: RuntimeConfig, device: str, dtype: torch.dtype) -> Any:
     tag = _check_names(config)
     root = logging.getLogger()
     level = root.level
@@ -124,13 +135,15 @@ def _load(config: ClipConfig, device: str, dtype: torch.dtype) -> Any:
             force_quick_gelu=bool(tag.get("quick_gelu", False)),
             require_pretrained=True,
             output_dict=False,
+            weights_only=not runtime.allow_pickle,
         )
     except Exception as error:
-        raise ModelError(
-            f"CLIP {config.model} ({config.pretrained or 'no tag'}) cannot be loaded: "
-            f"{' '.join(str(error).split())}. Check the name and the network, or give a local "
-            "folder with --clip local-dir:FOLDER, or a weights file with --pretrained FILE."
-        ) from error
+        advice = (
+            "Check the name and the network, or give a local folder with --clip "
+            "local-dir:FOLDER, or a weights file with --pretrained FILE."
+        )
+        what = f"CLIP {config.model} ({config.pretrained or 'no tag'})"
+        raise failed(what, error, advice, "--allow-pickle") from error
     finally:
         root.setLevel(level)
     return model.to(device, dtype).eval().requires_grad_(False)
@@ -156,7 +169,7 @@ def _check_names(config: ClipConfig) -> dict[str, Any]:
             "or to a weights file."
         )
     tag = open_clip.get_pretrained_cfg(config.model, config.pretrained)
-    if not tag and not Path(config.pretrained).is_file():
+    if not tag and not os.path.isfile(config.pretrained):
         hint = nearest(config.pretrained, tags)
         raise ModelError(f"{config.model} has no weights {config.pretrained!r}.{hint}")
     return dict(tag or {})

@@ -64,24 +64,29 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
     else:
         sidecar = first.with_suffix(".config.json")
         lists = predictions_of_files(dataset, files)
-        header = read_json(sidecar).get("search", {}) if sidecar.exists() else {}
+        content = read_json(sidecar) if sidecar.exists() else {}
+        found = content.get("search", {}) if isinstance(content, dict) else None
+        if not isinstance(found, dict):
+            raise InputError(f"{sidecar}: 'search' must say how the submission was made.")
+        header = found
     try:
-        return Row(name, dataset.per_query(lists), header.get("protocol"))
+        return Row(name, dataset.per_query(lists), protocol_of(header, first))
     except InputError as error:
         raise InputError(f"{', '.join(map(str, files))}: {error}") from None
+
+
+def protocol_of(header: Mapping[str, Any], file: Path) -> Mapping[str, Any] | None:
+    """Return the protocol in a ranking's header, None where there is none; raises InputError."""
+    protocol = header.get("protocol")
+    if not isinstance(protocol, dict | None):
+        raise InputError(f"{file}: 'protocol' in its header must hold settings by name.")
+    return protocol
 
 
 def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
     """Return the rankings of a file of the search stage and its header; raises InputError."""
     header = read_header(file)
-    try:
-        rankings = search.rankings_in(RecordFile(file, header))
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{file} is not a ranking of the search stage: give one of cache/…/search/*.jsonl, or "
-            "predictions as in a submission."
-        ) from None
-    return rankings, header
+    return search.rankings_in(RecordFile(file, header)), header
 
 
 def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 Presets are YAML files in ``pipeline/presets``; a user's file may start from one with ``preset:``.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.fusion import Kind
+from pipeline.images import MAX_PIXELS
 from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
@@ -23,7 +25,7 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class CaptionerConfig(_Section):
@@ -252,6 +254,15 @@ class RuntimeConfig(_Section):
         default="MILVUS_TOKEN", description="environment variable that holds its token"
     )
     strict: bool = Field(default=False, description="a broken image ends the run")
+    max_pixels: int = Field(
+        default=MAX_PIXELS, ge=1, le=MAX_PIXELS, description="images of more pixels are refused"
+    )
+    follow_links: bool = Field(
+        default=False, description="read images that are links out of the dataset's image folder"
+    )
+    allow_pickle: bool = Field(
+        default=False, description="load CLIP weights that can run code: only from whom you trust"
+    )
 
 
 class Config(_Section):
@@ -340,9 +351,9 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
 def _read(name: str) -> tuple[dict[str, Any], Path]:
     file = Path(name)
     if file.suffix not in {".yaml", ".yml"}:
-        file = PRESETS / f"{name}.yaml"
-        if not file.is_file():
+        if name not in presets():
             raise ConfigError(f"There is no preset {name!r}.{nearest(name, presets())}")
+        file = PRESETS / f"{name}.yaml"
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold settings as `key: value`.")
@@ -377,7 +388,7 @@ def _resolve(config: Config) -> Config:
     def found(model: str, scheme: str = "") -> str:
         bare = model.removeprefix(scheme)
         inside = PROJECT / bare
-        if Path(bare).exists() or not inside.exists():
+        if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
             return model
         return str(inside) if bare == model else f"{scheme}{inside}"
 
@@ -390,7 +401,7 @@ def _resolve(config: Config) -> Config:
 
 def weights_family(clip: ClipConfig) -> str:
     """Return whose weights a CLIP model has, e.g. ``openai`` or ``laion2b``."""
-    if clip.pretrained is None or Path(clip.pretrained).exists():
+    if clip.pretrained is None or os.path.exists(clip.pretrained):
         return Path(clip.model.rpartition(":")[2]).name
     return clip.pretrained.partition("_")[0]
 

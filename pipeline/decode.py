@@ -49,7 +49,7 @@ def decode(
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
     loader: DataLoader[Any] = DataLoader(
-        _ImageFiles(names, read, model.preprocess),  # type: ignore[arg-type]
+        _ImageFiles(names, read, model.preprocess, runtime.max_pixels),  # type: ignore[arg-type]
         batch_size=chunk,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
@@ -71,10 +71,13 @@ class _Image(NamedTuple):
 class _ImageFiles:
     """Opens and preprocesses images; a broken one yields its reason."""
 
-    def __init__(self, names: Sequence[str], read: Read, preprocess: "Preprocess") -> None:
+    def __init__(
+        self, names: Sequence[str], read: Read, preprocess: "Preprocess", max_pixels: int
+    ) -> None:
         self.names = names
         self.read = read
         self.preprocess = preprocess
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,7 +86,7 @@ class _ImageFiles:
         name = self.names[index]
         try:
             file, content = self.read(name)
-            pixels = self.preprocess(open_image(file, content))
+            pixels = self.preprocess(open_image(file, content, max_pixels=self.max_pixels))
         except InputError as error:
             return _Image(name, None, reason=str(error))
         return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())

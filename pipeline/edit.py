@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import Answer
 from pipeline.prompts import Prompt
-from pipeline.records import Query
+from pipeline.records import EditRecord, Query, typed
 from pipeline.run import Run, StageReport, log, progress, stage
 
 RETRY_TEMPERATURE = 0.7
@@ -136,7 +136,7 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
     for query in run.queries:
         made = [records[pair] for pair in query_pairs(run, query, captions) if pair in records]
         found[query.id] = {
-            role: [text for record in made for text in record.get(role, [])]
+            role: [text for record in made for text in record.get(role, [])]  # type: ignore[attr-defined]
             for role in prompts.ROLES
         }
     return found
@@ -253,7 +253,7 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     return text, None
 
 
-def _records(records: RecordFile) -> dict[Pair, dict[str, Any]]:
+def _records(records: RecordFile) -> dict[Pair, EditRecord]:
     """Return the records by pair; a later one of the same pair counts."""
     return {
         Pair(
@@ -262,7 +262,7 @@ def _records(records: RecordFile) -> dict[Pair, dict[str, Any]]:
             record.get("shared_concept", ""),
             record.get("sample", 0),
         ): record
-        for record in records.read()
+        for record in typed(records, EditRecord)
     }
 
 
@@ -301,8 +301,9 @@ def try_prompt(
     """
     texts = [text or ""]
     if image is not None:
+        opened = open_image(image, max_pixels=config.runtime.max_pixels)
         captioner = captioners.load(config.captioner, config.runtime)
-        (captions,) = captioner.caption([image.name], [open_image(image)])
+        (captions,) = captioner.caption([image.name], [opened])
         if isinstance(captions, captioners.Failure):
             raise ModelError(f"{image} cannot be captioned: {captions.reason}")
         texts = captions

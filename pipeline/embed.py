@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline import caption, edit
-from pipeline.cache import fingerprint, lock, model_identity
+from pipeline.cache import Features, fingerprint, lock, model_identity
 from pipeline.config import Config, resolve_device, resolve_precision
 from pipeline.decode import Read, decode
-from pipeline.errors import InputError, MissingStageError
+from pipeline.errors import InputError, MissingStageError, ModelError
 from pipeline.images import read_image
 from pipeline.loading import LOADING
 from pipeline.processes import current
@@ -176,8 +177,23 @@ def _encode(
         waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
         starved = apart and 0 < spent < waited
         with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
-            batch.features = model.encode_images(torch.cat(pixels))
+            batch.features = finite(model.encode_images(torch.cat(pixels)), batch.names, "image")
     return batch
+
+
+def finite(features: Features, names: Sequence[str], what: str) -> Features:
+    """Return ``features`` (len(names), d); raises ModelError naming the first that is not finite.
+
+    A model that overflows in half precision makes such features; they would spoil every ranking.
+    """
+    good = np.isfinite(features).all(axis=1)
+    if not good.all():
+        raise ModelError(
+            f"CLIP makes a feature that is NaN or infinite of the {what} "
+            f"{names[int(good.argmin())]!r}. If it does so in float16, try --set "
+            "clip.precision=float32; else its weights are damaged."
+        )
+    return features
 
 
 @contextlib.contextmanager
@@ -207,7 +223,7 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
                 with report.step("model"):
-                    features = model.encode_texts(batch)
+                    features = finite(model.encode_texts(batch), batch, "text")
                 yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"}

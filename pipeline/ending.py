@@ -24,6 +24,7 @@ from pipeline.errors import (
     SeizeError,
     StorageError,
 )
+from pipeline.printable import echo, printable
 
 MACHINE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -46,21 +47,25 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo(KEPT, err=True)
+            echo(KEPT, err=True)
             context.exit(STOPPED)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except click.ClickException as error:
+            # It repeats what was given, file names too. (The attribute is not meant to be final.)
+            error.message = printable(error.message)  # type: ignore[misc]
+            raise
+        except (click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
             if isinstance(error, OSError) and _close_broken_pipes():
                 context.exit(CLOSED)
             debug = bool(context.params.get("debug"))
             if debug:
-                traceback.print_exc()
+                echo(traceback.format_exc(), err=True)
             told = _own(error)
             if told is None:
-                click.echo(f"Error: {_bug(error, debug)}", err=True)
+                echo(f"Error: {_bug(error, debug)}", err=True)
                 context.exit(BUG)
-            click.echo(f"Error: {told}", err=True)
+            echo(f"Error: {told}", err=True)
             context.exit(told.exit_code)
 
 

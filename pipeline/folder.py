@@ -18,6 +18,7 @@ from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import Config
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import endings
+from pipeline.records import FileRecord, typed
 from pipeline.run import StageReport, log, progress, slug, stage
 
 SETTLED = 2_000_000_000
@@ -158,8 +159,8 @@ def watch(folder: Folder, updated: Callable[[StageReport], Any]) -> None:
             log.warning("%s", error)
 
 
-def _by_path(listing: RecordFile) -> dict[str, dict[str, Any]]:
-    return {record["path"]: record for record in listing.read()}
+def _by_path(listing: RecordFile) -> dict[str, FileRecord]:
+    return {record["path"]: record for record in typed(listing, FileRecord)}
 
 
 def _update_listing(folder: Folder, report: StageReport) -> dict[str, str]:
@@ -168,22 +169,21 @@ def _update_listing(folder: Folder, report: StageReport) -> dict[str, str]:
     Only files whose size or time of modification changed are read.
     """
     with folder.listing as listing:
-        lines = listing.read()
-        known = {record["path"]: record for record in lines}
+        known = _by_path(listing)
         found = {path: status for path, status in sorted(_scan(folder.root, report))}
         fresh = [path for path, status in found.items() if not _same(known.get(path), status)]
         with progress(len(found), len(found) - len(fresh), "file", "read files") as bar:
             for path in fresh:
                 record = _read(folder, path, found[path], report)
                 if record is not None:
-                    listing.append(record)
+                    listing.append(dict(record))
                     known[path] = record
                 else:
                     known.pop(path, None)
                 bar.update()
         current = [known[path] for path in found if path in known]
         if len(current) < len(listing.read()):  # removed files, and lines that later ones replaced
-            write_records(listing.file, listing.header, current)
+            write_records(listing.file, listing.header, map(dict, current))
     return {record["path"]: record["hash"] for record in current}
 
 
@@ -217,7 +217,7 @@ def _unread(report: StageReport, error: OSError) -> None:
     report.failed[str(error.filename)] = f"it cannot be read: {error.strerror}"
 
 
-def _same(record: dict[str, Any] | None, status: os.stat_result) -> bool:
+def _same(record: FileRecord | None, status: os.stat_result) -> bool:
     return record is not None and (record["size"], record["mtime_ns"]) == (
         status.st_size,
         status.st_mtime_ns,
@@ -226,7 +226,7 @@ def _same(record: dict[str, Any] | None, status: os.stat_result) -> bool:
 
 def _read(
     folder: Folder, path: str, status: os.stat_result, report: StageReport
-) -> dict[str, Any] | None:
+) -> FileRecord | None:
     try:
         with folder.file(path).open("rb") as stream:
             content_hash = hashlib.file_digest(stream, "sha256").hexdigest()

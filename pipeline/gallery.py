@@ -34,6 +34,7 @@ from pipeline.folder import Folder, hash_of
 from pipeline.images import open_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
+from pipeline.records import CaptionRecord, typed
 from pipeline.run import StageReport, log, slug
 from pipeline.scoring import Ends
 
@@ -269,7 +270,8 @@ class Gallery:
             raise InputError("The relative caption is empty: say what should differ.")
         _ = self._images
         reference = hash_of(content)
-        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=max_pixels))
+        limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
+        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=limit))
         tell("caption")
         captions = self._shared.caption(reference, picture)
         notes = []
@@ -500,7 +502,8 @@ class _Shared:
 
         def encode() -> Vector:
             model = embed.load_clip(self.config)
-            return model.encode_images(model.preprocess(picture())[None])
+            made = model.encode_images(model.preprocess(picture())[None])
+            return embed.finite(made, [reference], "image")
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
 
@@ -509,7 +512,8 @@ class _Shared:
 
         def encode(names: Sequence[str]) -> Vector:
             model = embed.load_clip(self.config)
-            return model.encode_texts([name.removeprefix("text:") for name in names])
+            own = [name.removeprefix("text:") for name in names]
+            return embed.finite(model.encode_texts(own), own, "text")
 
         names = [f"text:{text}" for text in texts]
         found = self._embedded(list(dict.fromkeys(names)), encode, keep)
@@ -570,4 +574,4 @@ def _file(model: str, settings: dict[str, Any]) -> str:
 
 
 def _captions(records: RecordFile) -> dict[str, list[str]]:
-    return {record["image"]: record["captions"] for record in records.read()}
+    return {record["image"]: record["captions"] for record in typed(records, CaptionRecord)}

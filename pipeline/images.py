@@ -1,7 +1,10 @@
 """Opening image files of any kind as RGB, and making small JPEGs of them."""
 
 import base64
+import contextlib
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -9,8 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import InputError
 
-MAX_PIXELS = 200_000_000
-"""Larger images are refused before they are decoded (about 600 MB as RGB)."""
+MAX_PIXELS = 2 * (1 << 30) // 4 // 3
+"""Larger images are refused before they are decoded (537 MB as RGB): Pillow's own limit, too."""
+MAX_BYTES = 1 << 30
+"""Larger files are refused before they are read."""
 LOSSLESS_PIXELS = 128 * 128
 """Images of at most so many pixels are sent without loss: JPEG would blur what little they show."""
 
@@ -25,13 +30,29 @@ def endings() -> set[str]:
 
 
 def read_image(file: Path) -> bytes:
-    """Return the bytes of an image file; raises InputError naming it."""
+    """Return the bytes of an image file; raises InputError naming it.
+
+    Pipes and devices, which may never end, and files above ``MAX_BYTES`` are refused.
+    """
     try:
-        return file.read_bytes()
+        with open(file, "rb", opener=_without_waiting) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{file} is no regular file.")
+            if status.st_size > MAX_BYTES:
+                raise InputError(
+                    f"{file} has {status.st_size:,} bytes, more than the {MAX_BYTES:,} allowed."
+                )
+            return stream.read()
     except FileNotFoundError:
         raise InputError(f"{file} does not exist.") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as an image: {error}") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe too at once, not only when something writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_image(
@@ -51,30 +72,41 @@ def open_image(
     """
     content = read_image(file) if content is None else content
     limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if not content:
+        raise InputError(f"{file} is empty.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # what Pillow finds odd is read or refused here
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 if opened.width * opened.height > limit:
                     raise InputError(
-                        f"{file} has {opened.width} x {opened.height} pixels, "
-                        f"more than the {limit:,} allowed."
+                        f"{file} has {opened.width} x {opened.height} pixels, more than the "
+                        f"{limit:,} allowed (runtime.max_pixels)."
                     )
                 if at_least is not None:
                     opened.draft(None, (at_least, at_least))
-                image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I;16"):  # 16-bit grey; a plain convert would clip it
-                    image = image.convert("I").point(lambda value: value / 256).convert("L")
-                if image.has_transparency_data:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                return image.convert("RGB")
+                opened.load()
+                return _rgb(opened)
+    except InputError:
+        raise
     except UnidentifiedImageError:
-        raise InputError(
-            f"{file} is {'not an image that can be read' if content else 'empty'}."
-        ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image: {error}") from None
+        raise InputError(f"{file} is not an image that can be read.") from None
+    except Exception as error:  # whatever a decoder makes of bytes from elsewhere
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{file} cannot be read as an image: {reason}") from None
+
+
+def _rgb(opened: Image.Image) -> Image.Image:
+    """Return a loaded image as RGB, upright, transparency on white."""
+    image = opened
+    with contextlib.suppress(Exception):  # damaged EXIF says nothing about the orientation
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I;16"):  # 16-bit grey; a plain convert would clip it
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def encoded(image: Image.Image, longest_side: int, kind: str = "jpeg", quality: int = 90) -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from rich.console import Console
 
-from pipeline import config, processes
+from pipeline import config, processes, prompts
+from pipeline.printable import cell, echo
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
@@ -42,6 +42,8 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
     "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
+    "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),
+    "--allow-pickle": ("runtime.allow_pickle", bool, "load CLIP weights that can run code"),
 }
 """Options that override one field of the preset: option to field, type and help; a list repeats."""
 SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
@@ -51,7 +53,7 @@ SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 SHOWN = 10
 """Images that commands on one's own images show by default."""
 
-BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders")
+BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders", "--follow-links")
 """Overrides that mean nothing to a folder of one's own images."""
 
 
@@ -96,7 +98,7 @@ def _setting(text: str) -> tuple[str, Any]:
     field, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
-    return field, yaml.safe_load(value)
+    return field, prompts.parse_yaml(value, f"--set {field}: {value!r}")
 
 
 data_root_option = click.option(
@@ -160,7 +162,8 @@ def run_options(
         settings = config.load(preset, overrides)
         settings = settings.with_search(dataset, alpha_pos, alpha_neg)
         split = split or datasets.find(dataset).splits[0]
-        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery)
+        follow_links = settings.runtime.follow_links
+        loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery, follow_links)
         if limit is not None:
             loaded.limit(limit)
         run = Run(loaded, settings, cache, submissions, _options_given())
@@ -283,7 +286,7 @@ def print_reports(reports: list[Any], as_json: bool) -> None:
     if as_json and processes.current().main:
         from pipeline.run import dump
 
-        click.echo(dump([report.as_json() for report in reports]))
+        echo(dump([report.as_json() for report in reports]))
 
 
 def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
@@ -291,22 +294,21 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         from pipeline.run import dump
 
         only = next(iter(metrics.values()))
-        click.echo(dump(only))
+        echo(dump(only))
         return
     from rich.table import Table
 
     for name, values in metrics.items():
-        table = Table(title=f"{name} (%)", title_justify="left")
+        table = Table(title=cell(f"{name} (%)"), title_justify="left")
         table.add_column("metric")
         table.add_column("value", justify="right")
         for metric, value in values.items():
-            table.add_row(metric, f"{value:.2f}")
+            table.add_row(cell(metric), f"{value:.2f}")
         Terminal().print(table)
 
 
 def print_result(result: Any) -> None:
     """Print a query's texts and ranking."""
-    from rich.markup import escape
     from rich.table import Table
 
     texts = Table(title="captions", title_justify="left")
@@ -315,17 +317,18 @@ def print_result(result: Any) -> None:
     count = max(len(result.captions), 1)
     pairs = {(result.captions[i % count], e): None for i, e in enumerate(result.edited_captions)}
     for caption, edited in pairs:
-        texts.add_row(escape(caption), escape(edited) if edited is not None else "none")
+        texts.add_row(cell(caption), cell(edited if edited is not None else "none"))
     alpha = result.increment
     method = f"{result.settings.method}, α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
-    images = Table(title=f"{len(result.images)} of {len(result.gallery):,} images by {method}")
+    title = f"{len(result.images)} of {len(result.gallery):,} images by {method}"
+    images = Table(title=cell(title))
     for column in ("", "score", "similarity", "increment"):
         images.add_column(column, justify="right")
     images.add_column("image", overflow="fold")
     for place, image in enumerate(result.images, start=1):
         numbers = f"{image.score:.4f}", f"{image.similarity:.4f}", f"{image.increment:+.4f}"
-        images.add_row(str(place), *numbers, escape(image.path))
+        images.add_row(str(place), *numbers, cell(image.path))
     console = Terminal()
     console.print(texts, images)
     for note in result.notes:
-        console.print(escape(note))
+        console.print(cell(note))

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.errors import InputError
 from pipeline.images import data_url, open_image
+from pipeline.printable import for_page
 
 if TYPE_CHECKING:
     from pipeline.gallery import Result
@@ -20,7 +21,11 @@ THUMBNAIL = 320
 """Pixels of an image's longest side on a page."""
 
 _environment = Environment(
-    loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    loader=FileSystemLoader(WEB),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    finalize=for_page,
 )
 
 
@@ -31,7 +36,8 @@ def result_page(result: "Result") -> str:
 
     def shown(path: str, read: Callable[[], bytes]) -> str | None:
         try:
-            return data_url(open_image(Path(path), read()), THUMBNAIL)
+            image = open_image(Path(path), read(), max_pixels=gallery.config.runtime.max_pixels)
+            return data_url(image, THUMBNAIL)
         except InputError:  # gone or changed since it was indexed
             return None
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError
 from pipeline.images import open_image
+from pipeline.printable import printable
 from pipeline.records import Query, Ranking
 from pipeline.run import Run, progress
 
@@ -21,6 +22,8 @@ Item = TypeVar("Item")
 TILE = 128
 GAP = 8
 TEXT = 240
+LONGEST_TEXT = 400
+"""Characters of a relative caption that are drawn."""
 FRAME = (0, 150, 60)
 INK = (30, 30, 30)
 
@@ -62,12 +65,12 @@ def contact_sheet(
     draw.text((retrieved, 10), f"top {top} of {run.name} (ground truth framed)", INK, title)
     for number, (query, ranking) in enumerate(chosen):
         y = 40 + number * (TILE + GAP)
-        _paste(sheet, run.dataset.images[query.reference], GAP, y, framed=False)
+        _paste(sheet, run, query.reference, GAP, y, framed=False)
         text = _wrap(run.relative_captions(query)[0], TEXT - GAP, ImageFont.load_default(15))
         draw.text((2 * GAP + TILE, y + 6), text, INK, ImageFont.load_default(15))
         for place, image in enumerate(ranking.images[:top]):
             x = retrieved + place * (TILE + GAP)
-            _paste(sheet, run.dataset.images[image], x, y, framed=image in query.relevant)
+            _paste(sheet, run, image, x, y, framed=image in query.relevant)
     return sheet
 
 
@@ -84,8 +87,9 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[int(i * step)] for i in range(min(count, len(items)))]
 
 
-def _paste(sheet: Image.Image, file: Path, x: int, y: int, framed: bool) -> None:
-    image = open_image(file, at_least=TILE)
+def _paste(sheet: Image.Image, run: Run, name: str, x: int, y: int, framed: bool) -> None:
+    limit = run.config.runtime.max_pixels
+    image = open_image(run.dataset.images[name], at_least=TILE, max_pixels=limit)
     image.thumbnail((TILE, TILE))
     if image.width < TILE and image.height < TILE:  # show small images at full tile size
         scale = TILE / max(image.size)
@@ -97,7 +101,7 @@ def _paste(sheet: Image.Image, file: Path, x: int, y: int, framed: bool) -> None
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     lines = [""]
-    for word in text.split():
+    for word in printable(text[:LONGEST_TEXT]).split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
@@ -118,7 +122,9 @@ class Thumbnails:
     """Image id to the reason why it could not be read."""
 
 
-def thumbnails(images: Mapping[str, Path], budget: int) -> Thumbnails:
+def thumbnails(
+    images: Mapping[str, Path], budget: int, max_pixels: int | None = None
+) -> Thumbnails:
     """Return thumbnails of ``images``, as large and good as fit into ``budget`` bytes together.
 
     The size is chosen from a sample, so the sum may miss the budget by some percent; the smallest
@@ -127,7 +133,7 @@ def thumbnails(images: Mapping[str, Path], budget: int) -> Thumbnails:
     sample = []
     for file in spread(list(images.values()), SAMPLE):
         with suppress(InputError):
-            sample.append(open_image(file, at_least=SIZES[0][0]))
+            sample.append(open_image(file, at_least=SIZES[0][0], max_pixels=max_pixels))
     side, quality = SIZES[-1]
     for side, quality in SIZES:
         mean = sum(len(_encode(image, side, quality)) for image in sample) / max(len(sample), 1)
@@ -139,7 +145,8 @@ def thumbnails(images: Mapping[str, Path], budget: int) -> Thumbnails:
     def make(item: tuple[str, Path]) -> None:
         name, file = item
         try:
-            files[name] = _encode(open_image(file, at_least=side), side, quality)
+            image = open_image(file, at_least=side, max_pixels=max_pixels)
+            files[name] = _encode(image, side, quality)
         except InputError as error:
             failed[name] = str(error)
 

@@ -52,8 +52,8 @@ def _captions(run: Run) -> dict[str, list[str]]:
     """Return the captions of the queries that have some."""
     records = caption.record_file(run)
     if released.is_imported(run.config.captioner.model):
-        return released.by_query(records, "captions")
-    by_image = {record["image"]: record["captions"] for record in records.read()}
+        return released.captions(records)
+    by_image = caption.by_image(records)
     known = {query.id: by_image.get(query.reference, []) for query in run.queries}
     return {name: texts for name, texts in known.items() if texts}
 

@@ -2,12 +2,13 @@
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jinja2 import StrictUndefined, Template, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -21,7 +22,23 @@ ROLES = ("desired", "preserve", "forbidden")
 MOST_TEXTS = 8
 """How many texts an answer may list for one role."""
 
-environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+LONGEST_FILE = 256 * 1024
+"""Bytes of a YAML file."""
+MOST_NODES = 100_000
+"""Values in a YAML file, those that aliases repeat counted every time."""
+LONGEST_PROMPT = 1_000_000
+"""Characters of a prompt with its texts put in."""
+PARTS = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.If),
+    *(nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test),
+    *(nodes.Filter, nodes.Keyword),
+)
+"""What a template may be made of: nothing that repeats, calls, computes or reads files, so that it
+is rendered in time and memory of its own size. The sandbox is a second line of defence."""
+FILTERS = ("capitalize", "default", "lower", "title", "trim", "truncate", "upper")
+"""Filters that a template may use."""
+
+_environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
 class Example(BaseModel):
@@ -73,10 +90,7 @@ class Prompt(BaseModel):
     @field_validator("system", "user")
     @classmethod
     def _known_variables(cls, template: str) -> str:
-        try:
-            unknown = meta.find_undeclared_variables(environment.parse(template)) - VARIABLES
-        except TemplateError as error:
-            raise ValueError(f"not a Jinja template: {error}") from None
+        unknown = variables_of(template) - VARIABLES
         if unknown:
             raise ValueError(f"unknown variable {sorted(unknown)}; known: {sorted(VARIABLES)}")
         return template
@@ -84,7 +98,7 @@ class Prompt(BaseModel):
     @field_validator("user")
     @classmethod
     def _needed_variables(cls, template: str) -> str:
-        missing = sorted(NEEDED - meta.find_undeclared_variables(environment.parse(template)))
+        missing = sorted(NEEDED - variables_of(template))
         if missing:
             raise ValueError("does not use " + " and ".join(f"{{{{ {m} }}}}" for m in missing))
         return template
@@ -92,7 +106,7 @@ class Prompt(BaseModel):
     @property
     def variables(self) -> set[str]:
         """The variables that the user template uses."""
-        return meta.find_undeclared_variables(environment.parse(self.user))
+        return variables_of(self.user)
 
     def messages(
         self, caption: str, relative_caption: str, shared_concept: str = ""
@@ -110,8 +124,11 @@ class Prompt(BaseModel):
         return [*turns, self._ask(caption, relative_caption, shared_concept)]
 
     def _ask(self, caption: str, relative_caption: str, shared_concept: str) -> dict[str, str]:
-        content = template(self.user).render(
-            caption=caption, relative_caption=relative_caption, shared_concept=shared_concept
+        content = render(
+            self.user,
+            caption=caption,
+            relative_caption=relative_caption,
+            shared_concept=shared_concept,
         )
         return {"role": "user", "content": content.strip()}
 
@@ -150,7 +167,7 @@ class Prompt(BaseModel):
                 name: [text.strip() for text in values if text.strip() or name == "target"]
                 for name, values in texts.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def repeated(
@@ -171,9 +188,44 @@ def _thought_through(answer: str) -> str:
     return re.sub(r"<think>.*?</think>", "", answer, flags=re.S).strip()
 
 
+def variables_of(template: str) -> set[str]:
+    """Return the variables that a template uses; raises ValueError if it may not be used."""
+    try:
+        parsed = _environment.parse(template)
+        for part in parsed.find_all(nodes.Node):
+            allowed = isinstance(part, PARTS)
+            if not allowed or (isinstance(part, nodes.Filter) and part.name not in FILTERS):
+                name = getattr(part, "name", None) or type(part).__name__.lower()
+                raise ValueError(
+                    f"a template may hold variables, if, comparisons and the filters "
+                    f"{', '.join(FILTERS)}, but not {name!r}"
+                )
+        _compiled(template)
+        return meta.find_undeclared_variables(parsed)
+    except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
+        raise ValueError(f"not a Jinja template: {error}") from None
+
+
+def render(template: str, **texts: str) -> str:
+    """Return a template with ``texts`` put in as they are, whatever they look like.
+
+    Raises ConfigError where that cannot be, or makes more than ``LONGEST_PROMPT`` characters.
+    """
+    parts, length = [], 0
+    try:
+        for part in _compiled(template).generate(texts):
+            parts.append(part)
+            length += len(part)
+            if length > LONGEST_PROMPT:
+                raise ConfigError(f"A prompt has more than {LONGEST_PROMPT:,} characters.")
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ConfigError(f"The template {template[:60]!r} cannot be used: {error}") from None
+    return "".join(parts)
+
+
 @functools.lru_cache(maxsize=64)
-def template(text: str) -> Template:
-    return environment.from_string(text)
+def _compiled(text: str) -> Template:
+    return _environment.from_string(text)
 
 
 def names() -> list[str]:
@@ -184,10 +236,10 @@ def names() -> list[str]:
 def load(name: str) -> Prompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
     file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or file.is_file()):
-        file = PROMPTS / f"{name}.yaml"
-        if not file.is_file():
+    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
+        if name not in names():
             raise ConfigError(f"There is no prompt {name!r}.{nearest(name, names())}")
+        file = PROMPTS / f"{name}.yaml"
     try:
         return Prompt.model_validate(read_yaml(file) or {})
     except ValidationError as error:
@@ -197,11 +249,47 @@ def load(name: str) -> Prompt:
 def read_yaml(file: Path) -> Any:
     """Return a YAML file's content; raises ConfigError naming the file."""
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            content = stream.read(LONGEST_FILE + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    if len(content) > LONGEST_FILE:
+        raise ConfigError(f"{file} has more than {LONGEST_FILE:,} bytes.")
+    return parse_yaml(text, str(file))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what YAML holds: plain values only; raises ConfigError that begins with ``where``.
+
+    Aliases may not repeat more than ``MOST_NODES`` values, nor a value within itself.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            if _size(root, {}) > MOST_NODES:
+                raise ValueError(f"it has more than {MOST_NODES:,} values")
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except Exception as error:  # its constructors fail in many ways at odd dates and numbers
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"{where} cannot be read: {reason}") from None
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node stands for; infinity if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        children: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = (child if isinstance(child, tuple) else (child,) for child in children)
+        known[id(node)] = 1 + sum(_size(one, known) for pair in pairs for one in pair)
+    return known[id(node)]
 
 
 def first_problem(error: ValidationError) -> str:

@@ -1,8 +1,8 @@
 """Ranking of features that were computed elsewhere: no dataset, no model."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.cache import atomic, memory_map, storage_errors
 from pipeline.config import resolve_device
+from pipeline.datasets.base import read_json
 from pipeline.errors import InputError
 from pipeline.ranking import top_images
 from pipeline.run import progress
@@ -36,7 +37,7 @@ class Features:
 
     def _open(self) -> Any:
         if self.file.suffix == ".npy":
-            array = np.load(self.file, mmap_mode="r", allow_pickle=False)
+            array = _load(self.file)
             self.shape: tuple[int, int] = array.shape
             if not np.issubdtype(array.dtype, np.floating):
                 raise InputError(f"{self.file} holds {array.dtype}: save it as float32 or float16.")
@@ -77,6 +78,18 @@ class Features:
         return normalise(torch.from_numpy(self.rows(0, self.shape[0])).float())
 
 
+def _load(file: Path) -> NDArray[Any]:
+    """Return the array of a ``.npy`` file, memory-mapped; ValueError or OSError where it is none.
+
+    Pickles are not loaded, and nothing is allocated on the word of a header.
+    """
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, TokenError, TypeError, OverflowError) as error:  # an odd header
+        raise ValueError(f"its header cannot be read ({error})") from None
+    return array
+
+
 def read_excluded(file: Path, queries: int, images: int) -> Tensor:
     """Return the gallery rows that each query may not retrieve, int64 (queries, m); -1 for none.
 
@@ -84,10 +97,7 @@ def read_excluded(file: Path, queries: int, images: int) -> Tensor:
     of them, or null for each query. Raises InputError naming the query that is wrong.
     """
     try:
-        if file.suffix == ".npy":
-            content = np.load(file, allow_pickle=False).tolist()
-        else:
-            content = json.loads(file.read_text(encoding="utf-8"))
+        content = _load(file).tolist() if file.suffix == ".npy" else read_json(file)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, list) or len(content) != queries:

@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.cache import RecordFile, fingerprint, read_header, write_json, write_records
 from pipeline.datasets.base import Dataset, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError
+from pipeline.records import ImportedCaptions, ImportedEdits, typed
 from pipeline.run import Run, StageReport, log, slug, stage
 
 IMPORTED = "imported:"
@@ -192,6 +193,11 @@ def record_file(run: Run, stage_name: str, model: str) -> RecordFile:
 def _head(file: Path) -> dict[str, Any]:
     """Return the header of an imported file, without the time and place of the import."""
     header = read_header(file)
+    texts = [header.get(name) for name in ("imported", "field")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(
+        header.get("captions"), str | None
+    ):
+        raise InputError(f"{file} is damaged. Delete it and run `seize import` again.")
     return {key: value for key, value in header.items() if key not in TIME_AND_PLACE}
 
 
@@ -200,9 +206,9 @@ def header(run: Run, stage_name: str, model: str) -> dict[str, Any]:
     return record_file(run, stage_name, model).header
 
 
-def by_query(records: RecordFile, field_name: str) -> dict[str, list[str]]:
-    """Return the imported texts by query id."""
-    return {record["query"]: record[field_name] for record in records.read()}
+def captions(records: RecordFile) -> dict[str, list[str]]:
+    """Return the imported captions by query id."""
+    return {record["query"]: record["captions"] for record in typed(records, ImportedCaptions)}
 
 
 def edits(
@@ -212,7 +218,7 @@ def edits(
 
     Raises ConfigError if the run's captions are not the ones they were made from.
     """
-    wanted = IMPORTED + records.header["captions"]
+    wanted = IMPORTED + (records.header["captions"] or "")
     if run.config.captioner.model != wanted:
         raise ConfigError(
             f"The edits {records.header['imported']!r} were made from other captions. "
@@ -222,7 +228,7 @@ def edits(
         raise ConfigError(
             "Imported edits know one order of the relative captions: drop both_orders."
         )
-    found = by_query(records, "edited_captions")
+    found = {r["query"]: r["edited_captions"] for r in typed(records, ImportedEdits)}
     return {
         query.id: [*found.get(query.id, [])] or [None] * len(captions.get(query.id, []))
         for query in run.queries

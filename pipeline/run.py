@@ -15,11 +15,15 @@ from tqdm import tqdm
 from pipeline.config import VERIFIED, Config, weights_family
 from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
+from pipeline.printable import json_safe
 from pipeline.processes import Processes
 from pipeline.profile import watch
 from pipeline.records import Query
 
 log = logging.getLogger("seize")
+
+LONGEST_SLUG = 100
+"""Characters of a name that enter a file's name."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +210,14 @@ def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
 
 
 def slug(name: str) -> str:
-    """Return ``name`` as a file name's part: the last path component, safe characters only."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name.rstrip("/").split("/")[-1].split(":")[-1]).strip("-")
+    """Return ``name`` as a file name's part: the last path component, safe characters only.
+
+    Long names are cut: a fingerprint follows wherever names must differ.
+    """
+    last = name.rstrip("/").split("/")[-1].split(":")[-1]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", last).strip("-")[:LONGEST_SLUG]
 
 
 def dump(content: Any) -> str:
     """Return ``content`` as one line of JSON for standard output."""
-    return json.dumps(content, ensure_ascii=False)
+    return json_safe(json.dumps(content, ensure_ascii=False))

@@ -13,9 +13,10 @@ from torch import Tensor
 from pipeline import caption, edit, embed, indexes, methods, verifiers
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.methods import Parameters, QueryEmbeddings, QueryFeatures
 from pipeline.ranking import scores_of
-from pipeline.records import Query, Ranking
+from pipeline.records import Query, Ranking, RankingRecord, typed
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.scoring import Ends, Score, top_k
 from pipeline.searcher import Searcher
@@ -80,8 +81,19 @@ def read(run: Run) -> list[Ranking]:
 
 
 def rankings_in(records: RecordFile) -> list[Ranking]:
-    """Return the rankings that a file holds."""
-    return [Ranking.of(record) for record in records.read()]
+    """Return the rankings that a file holds; raises InputError naming the record that is wrong."""
+    found = [Ranking.of(record) for record in typed(records, RankingRecord)]
+    for ranking in found:
+        images, scores = len(ranking.images), len(ranking.scores)
+        if images == scores:
+            # Files of earlier versions have no scores of groups.
+            images, scores = len(ranking.subset), len(ranking.subset_scores) or len(ranking.subset)
+        if images != scores:
+            raise InputError(
+                f"{records.file}, query {ranking.query}: {images} images have {scores} scores. "
+                "Delete the file and search again."
+            )
+    return found
 
 
 def search(run: Run) -> list[StageReport]:
@@ -166,6 +178,10 @@ class Inputs:
     def _features(self, run: Run, file: FeatureFile, texts: embed.Texts) -> QueryFeatures:
         embeddings = torch.from_numpy(file.all()).float()
         row = {text: i for i, text in enumerate(file.names)}
+        if lacking := next((text for text in texts.distinct if text not in row), None):
+            raise InputError(
+                f"{file.file} lacks the feature of {lacking!r}. Delete it and run `seize embed`."
+            )
         image_row = {name: i for i, name in enumerate(self.images.names)}
 
         def of(texts: Sequence[str]) -> Tensor:

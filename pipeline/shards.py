@@ -65,6 +65,7 @@ class Stored:
         for number, path in enumerate(self.files):
             try:
                 part = FeatureFile(path)
+                digests, copied = _mentioned(part)
             except InputError as error:
                 log.warning("%s", error)
                 self.damaged = True
@@ -79,10 +80,9 @@ class Stored:
                 )  # fmt: skip
             good = [(row, name) for row, name in enumerate(part.names) if row not in lost]
             self.places |= {name: (number, row) for row, name in good}
-            digests = part.header.get("digests", ())
             self.digests |= {digests[row]: name for row, name in good if row < len(digests)}
             self.width = max(self.width, part.shape[1])
-            copies |= part.header.get("copies", {})
+            copies |= copied
         self.places |= {copy: self.places[of] for copy, of in copies.items() if of in self.places}
 
     def blocks(self, names: Sequence[str]) -> Iterator[Features]:
@@ -96,6 +96,22 @@ class Stored:
                 rows = np.array([places[i][1] for i in here])
                 block[here] = opened(self.files[number]).take(rows)
             yield block
+
+
+def _mentioned(part: FeatureFile) -> tuple[list[str], dict[str, str]]:
+    """Return a shard's digests and copies; raises InputError where its header has no such."""
+    digests, copied = part.header.get("digests", []), part.header.get("copies", {})
+    if (
+        not _are_texts(digests)
+        or not isinstance(copied, dict)
+        or not _are_texts([*copied.values()])
+    ):
+        raise InputError(f"{part.file} has a damaged header. Delete it and embed again.")
+    return digests, copied
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 class Shard:

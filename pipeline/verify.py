@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline import edit, fusion, methods, search, verifiers
 from pipeline.cache import RecordFile, fingerprint, read_header, write_records
 from pipeline.config import VerifierConfig
 from pipeline.errors import InputError
 from pipeline.fusion import fuse, scaled, walk
-from pipeline.records import Ranking
+from pipeline.prompts import first_problem
+from pipeline.records import Ranking, VerdictRecord, typed
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.verifiers import Question, prompts
 from pipeline.verifiers.prompts import VerifyPrompt
@@ -111,7 +114,10 @@ def cost_of(run: Run) -> Cost:
     file = search.ranking_file(run).file
     if not file.exists():
         raise run.missing("verify", file, "There is no verified ranking")
-    return Cost(**read_header(file)["cost"])
+    try:
+        return TypeAdapter(Cost).validate_python(read_header(file).get("cost"))
+    except ValidationError as error:
+        raise InputError(f"{file}: its header's cost: {first_problem(error)}") from None
 
 
 def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:
@@ -152,7 +158,7 @@ def _judge(
     with records:
         known = {
             Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
-            for r in records.read()
+            for r in typed(records, VerdictRecord)
             if not (retry_failed and r["probability"] is None)
         }
         before = set(known)
@@ -299,7 +305,7 @@ def reordered(
 ) -> Ranking:
     """Return the ranking in the order that ``pipeline.fusion`` gives, scores as they were."""
     score = dict(zip(ranking.images, ranking.scores, strict=True))
-    score |= zip(ranking.subset, ranking.subset_scores, strict=True)
+    score |= zip(ranking.subset, _group_scores(ranking), strict=True)
     images, subset = (
         tuple(fuse(listed, scores, probabilities, fusion_of(config)))
         for listed, scores in _lists(ranking, config)
@@ -321,11 +327,16 @@ def fusion_of(config: VerifierConfig) -> fusion.Fusion:
     return fusion.confidence(config.accept, config.reject)
 
 
+def _group_scores(ranking: Ranking) -> Sequence[float]:
+    """Return the scores of a CIRR group; places stand for them where a file has none."""
+    return ranking.subset_scores or range(len(ranking.subset), 0, -1)
+
+
 def _lists(
     ranking: Ranking, config: VerifierConfig
 ) -> list[tuple[tuple[str, ...], dict[str, float]]]:
     """Return the lists that a verifier reorders, each with its scaled scores."""
-    lists = [(ranking.images, ranking.scores), (ranking.subset, ranking.subset_scores)]
+    lists = [(ranking.images, ranking.scores), (ranking.subset, _group_scores(ranking))]
     return [(images, scaled(images, scores, config.candidates)) for images, scores in lists]
 
 
@@ -338,7 +349,7 @@ def known_probabilities(run: Run) -> list[tuple[Ranking, dict[str, float | None]
     records = record_file(run)
     known = {
         Asked(r["query"], r["candidate"], r["edited_caption"]): r["probability"]
-        for r in records.read()
+        for r in typed(records, VerdictRecord)
     }
     rankings = search.read(run.unverified)
     captions = _captions(run, prompts.load(config.prompt))

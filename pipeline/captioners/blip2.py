@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.captioners import prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
-from pipeline.errors import ModelError
+from pipeline.loading import SAFELY, failed
 
 transformers_logging.disable_progress_bar()  # the stages have their own
 
@@ -56,17 +56,14 @@ class Blip2:
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
         try:
             self.processor: Any = AutoProcessor.from_pretrained(
-                config.model, revision=config.revision
+                config.model, revision=config.revision, trust_remote_code=False
             )
             model: Any = Blip2ForConditionalGeneration.from_pretrained(
-                config.model, revision=config.revision, dtype=self.dtype
+                config.model, revision=config.revision, dtype=self.dtype, **SAFELY
             )
         except Exception as error:
-            raise ModelError(
-                f"The captioner {config.model} cannot be loaded as BLIP-2: "
-                f"{' '.join(str(error).split())[:300]} Check the name and the network, or give a "
-                "folder with --captioner."
-            ) from error
+            advice = "Check the name and the network, or give a BLIP-2's folder with --captioner."
+            raise failed(f"The captioner {config.model}", error, advice) from error
         self.model = model.to(self.device).eval()
 
     @torch.inference_mode()

@@ -19,9 +19,14 @@ def find(name: str) -> type[Dataset]:
         raise ConfigError(f"There is no dataset {name!r}.{nearest(name, DATASETS)}") from None
 
 
-def load(name: str, split: str, root: Path, gallery: str = "split") -> Dataset:
-    """Read one split of a benchmark below ``root``; raises ConfigError or InputError."""
+def load(
+    name: str, split: str, root: Path, gallery: str = "split", follow_links: bool = False
+) -> Dataset:
+    """Read one split of a benchmark below ``root``; raises ConfigError or InputError.
+
+    ``follow_links`` allows image files that are links out of the images' folder.
+    """
     kind = find(name)
     if split not in kind.splits:
         raise ConfigError(f"{name} has no split {split!r}.{nearest(split, kind.splits)}")
-    return kind(split, root, gallery)
+    return kind(split, root, gallery, follow_links)

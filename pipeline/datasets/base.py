@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +30,11 @@ class Entry(BaseModel):
 
 Annotation = TypeVar("Annotation", bound=Entry)
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, as nearly every file system has it."""
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Escapes of which JSON makes text that UTF-8 cannot hold, unless they come in pairs."""
+
 
 @dataclass
 class Findings:
@@ -40,7 +47,8 @@ class Findings:
 class Dataset(ABC):
     """One split of a benchmark, read from its official layout below ``root``.
 
-    Reading never opens an image: ``images`` maps every id to where its file should be.
+    Reading never opens an image: ``images`` maps every id to where its file should be. A file that
+    is a link out of the images' folder is refused unless ``follow_links``; the folder may be one.
     """
 
     name: ClassVar[str]
@@ -78,7 +86,9 @@ class Dataset(ABC):
     gallery_name: str
     """Names the set of images, so that splits sharing one (CIRCO val and test) embed it once."""
 
-    def __init__(self, split: str, root: Path, gallery: str = "split") -> None:
+    def __init__(
+        self, split: str, root: Path, gallery: str = "split", follow_links: bool = False
+    ) -> None:
         if gallery not in self.gallery_choices:
             raise ConfigError(
                 f"{self.name} has no gallery {gallery!r}. Known: {', '.join(self.gallery_choices)}."
@@ -90,8 +100,11 @@ class Dataset(ABC):
         self.root = nested if nested.is_dir() else root
         self._annotations = hashlib.sha256()
         self._listing = hashlib.sha256()
+        self._folders: dict[Path, Path] = {}
         self.read()
         self._check_queries()
+        if not follow_links:
+            self._check_links()
         self.complete = True
 
     @property
@@ -333,12 +346,54 @@ class Dataset(ABC):
             for number, entry in enumerate(content)
         ]
 
-    def inside(self, path: str, file: str) -> Path:
-        """Return ``path`` below the root; raises InputError if it is absolute or climbs out."""
+    def inside(self, path: str, where: str, folder: str = "") -> Path:
+        """Return ``path``, an image's in a listing, below ``folder`` of the root.
+
+        Raises InputError with ``where`` if it is absolute, climbs out or cannot be a path at all.
+        """
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in path:
-            raise InputError(f"{self.root / file}: the path {path!r} leaves the dataset's folder.")
-        return self.root / pure
+        try:
+            longest = max(len(part.encode()) for part in pure.parts)
+        except ValueError:  # no part at all, or characters that UTF-8 does not have
+            longest = 0
+        if not 0 < longest <= LONGEST_NAME or "\0" in path:
+            raise InputError(f"{self.root}/{where}: {path[:100]!r} is no path of a file.")
+        if pure.is_absolute() or ".." in pure.parts:
+            raise InputError(f"{self.root}/{where}: the path {path!r} leaves the dataset's folder.")
+        own = self.root / folder
+        file = own / pure
+        # A listing that names folders of its own, as CIRR's, has its images in the first of them.
+        own = own if folder or len(pure.parts) == 1 else own / pure.parts[0]
+        self._folders[file.parent] = own
+        return file
+
+    def _check_links(self) -> None:
+        """Refuse images whose file is, or lies behind, a link out of their folder.
+
+        The folder itself may be a link: it has its place in the benchmark's layout, so whoever set
+        up the data made it, for instance to another disk.
+        """
+        listed: set[Path] | None = None
+        for folder, own in self._folders.items():
+            real = os.path.realpath(own)
+            links = [folder] if folder != own else []
+            try:
+                with os.scandir(folder) as found:
+                    names = [entry.name for entry in found if entry.is_symlink()]
+            except (FileNotFoundError, NotADirectoryError):  # said when an image is opened
+                continue
+            except OSError as error:
+                raise InputError(f"{folder} cannot be read: {error.strerror}.") from None
+            if names:
+                listed = set(self.images.values()) if listed is None else listed
+                links += [folder / name for name in names if folder / name in listed]
+            for link in links:
+                target = os.path.realpath(link)
+                if os.path.commonpath([real, target]) != real:
+                    raise InputError(
+                        f"{link} is a link out of {own}, to {target}. If these links are yours, "
+                        "allow them with --follow-links."
+                    )
 
 
 def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
@@ -356,7 +411,7 @@ def existing_ending(paths: Iterable[Path], endings: Sequence[str]) -> str:
     """Return the first of ``endings`` that any of the first few ``paths`` (no ending) has."""
     for path in list(paths)[:20]:
         for ending in endings:
-            if path.with_name(path.name + ending).exists():
+            if os.path.exists(f"{path}{ending}"):  # False for a name that is too long, too
                 return ending
     return endings[0]
 
@@ -389,6 +444,18 @@ def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
     if digest is not None:
         digest.update(content)
     try:
-        return json.loads(content)
+        return parse_json(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what UTF-8 JSON holds; raises ValueError or RecursionError.
+
+    Half a surrogate pair is refused too: such text can be parsed, but never written again.
+    """
+    text = content.decode("utf-8-sig")
+    parsed = json.loads(text)
+    if SURROGATE.search(text):
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed

@@ -54,8 +54,8 @@ class Circo(Dataset):
         content = self.read_listing(LISTING)
         listing = parse_entry(_Listing, content, str(self.root / LISTING))
         self.images = {
-            str(image.id): self.inside(f"{IMAGES}/{image.file_name}", LISTING)
-            for image in listing.images
+            str(image.id): self.inside(image.file_name, f"{LISTING}, images.{i}.file_name", IMAGES)
+            for i, image in enumerate(listing.images)
         }
         self.galleries = {"all": list(self.images)}
         self.gallery_name = "circo"

@@ -60,7 +60,8 @@ class Cirr(Dataset):
         if not good:
             raise InputError(f"{self.root / listing_file} must map image names to paths.")
         bare = {
-            name: self.inside(path, listing_file).with_suffix("") for name, path in listing.items()
+            name: self.inside(path, f"{listing_file}, {name!r}").with_suffix("")
+            for name, path in listing.items()
         }
         ending = existing_ending(bare.values(), (".png", ".jpg", ".jpeg"))
         self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}

@@ -53,6 +53,7 @@ class FashionIq(Dataset):
     def read(self) -> None:
         """Read captions and split files of the three categories; images may be .png or .jpg."""
         self.queries, self.galleries = [], {}
+        bare: dict[str, Path] = {}
         for category in CATEGORIES:
             file = f"captions/cap.{category}.{self.split}.json"
             for number, query in enumerate(self.entries(file)):
@@ -62,8 +63,10 @@ class FashionIq(Dataset):
             if not isinstance(listing, list) or not all(isinstance(n, str) for n in listing):
                 raise InputError(f"{self.root / listing_file} must be a list of image names.")
             self.galleries[category] = list(dict.fromkeys(listing))
-        names = list(dict.fromkeys(n for gallery in self.galleries.values() for n in gallery))
-        bare = {name: self.inside(f"images/{name}", "image_splits") for name in names}
+            bare |= {
+                name: self.inside(name, f"{listing_file}, entry {number}", "images")
+                for number, name in enumerate(listing)
+            }
         ending = existing_ending(bare.values(), (".jpg", ".png", ".jpeg"))
         self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
         self.gallery_name = f"fashioniq-{self.split}"

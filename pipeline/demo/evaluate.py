@@ -17,6 +17,7 @@ from pipeline.demo import verifier, world
 from pipeline.demo.roles import roles
 from pipeline.demo.train import MODELS
 from pipeline.demo.world import Scene
+from pipeline.printable import echo
 from pipeline.verifiers import Question
 from pipeline.verifiers import prompts as questions_of
 
@@ -151,7 +152,7 @@ def main(models: Path, out: Path | None, only: str | None) -> None:
     for name, measure in measures.items():
         if only in (None, name):
             results[name] = measure(models / name)
-            click.echo(f"{name}: {results[name]}")
+            echo(f"{name}: {results[name]}")
     if only is None:
         write_json(out or models / "evaluation.json", results)
 

@@ -29,6 +29,7 @@ from pipeline.cache import write_json
 from pipeline.demo import world
 from pipeline.demo.roles import roles
 from pipeline.demo.world import Scene
+from pipeline.printable import echo
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -63,7 +64,7 @@ def train(
         if step % 100 == 0:
             losses.append((step, round(float(np.mean(recent)), 4)))
             seconds = time.monotonic() - start
-            click.echo(f"step {step} loss {losses[-1][1]} {seconds / step:.3f} s a step")
+            echo(f"step {step} loss {losses[-1][1]} {seconds / step:.3f} s a step")
             recent = []
         if step % every == 0 or step == steps:
             save(

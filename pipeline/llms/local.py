@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 from pipeline.llms import IN_PROCESS, Answer, Request
+from pipeline.loading import SAFELY, failed
 
 transformers_logging.disable_progress_bar()  # the stages have their own
 
@@ -28,13 +29,15 @@ class LocalLlm:
         self.batch = runtime.edit_batch
         dtype = getattr(torch, resolve_precision(config.precision, self.device))
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                name, padding_side="left", trust_remote_code=False
+            )
+            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **SAFELY)
         except Exception as error:
-            raise ModelError(
-                f"The LLM {name} cannot be loaded: {' '.join(str(error).split())[:300]} Check the "
-                "name and the network, or use a server with --llm NAME --llm-url URL."
-            ) from error
+            advice = (
+                "Check the name and the network, or use a server with --llm NAME --llm-url URL."
+            )
+            raise failed(f"The LLM {name}", error, advice) from error
         if self.tokenizer.chat_template is None:
             raise ModelError(
                 f"The LLM {name} has no chat template; use an instruction-tuned model."

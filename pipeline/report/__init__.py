@@ -16,6 +16,7 @@ from pipeline import __version__, caption, compare, edit, embed
 from pipeline.cache import FeatureFile, read_header, write_text
 from pipeline.errors import ConfigError, SeizeError
 from pipeline.pictures import Thumbnails, spread, thumbnails
+from pipeline.printable import for_page, printable_all
 from pipeline.report.charts import Line, heat_map, lines, newest_tuning
 from pipeline.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.run import Run, log
@@ -86,8 +87,8 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     shown = spread(run.queries, options.queries or len(run.queries))
     found = contents(run, sides, shown, options.top)
     data = {
-        "queries": found.queries,
-        "images": found.images,
+        "queries": printable_all(found.queries),
+        "images": printable_all(found.images),
         "metrics": [metric.replace("mAP", "AP") for metric in found.metrics],
         "sides": [side.name for side in sides],
         "parts": run.dataset.parts,
@@ -98,7 +99,8 @@ def report(run: Run, file: Path, options: Options | None = None) -> Written:
     }
     text_bytes = len(json.dumps(data)) + PAGE
     budget = max(int(options.megabytes * MEGABYTE) - text_bytes, 0) * 3 // 4  # as base64
-    pictures = thumbnails({name: run.dataset.images[name] for name in found.images}, budget)
+    files = {name: run.dataset.images[name] for name in found.images}
+    pictures = thumbnails(files, budget, run.config.runtime.max_pixels)
     page = _page(
         run=run,
         sides=sides,
@@ -138,13 +140,15 @@ def _warn(run: Run, written: Written, options: Options) -> None:
 def _figures(run: Run, sides: Sequence[Side], options: Options) -> dict[str, Any]:
     """Return what the template shows of metrics, protocol and tuning."""
     names = [side.name for side in sides]
-    rows = [compare.Row(side.name, {}, side.header.get("protocol")) for side in sides]
+    own = [compare.protocol_of(side.header, side.file) for side in sides]
+    rows = [compare.Row(side.name, {}, found) for side, found in zip(sides, own, strict=True)]
     protocol = compare.check_protocols(rows, options.mixed)
     whole: list[Line] = []
     parts: dict[str, list[Line]] = {}
     if run.dataset.has_ground_truth:
         rows = [
-            compare.Row(side.name, side.values(run), side.header.get("protocol")) for side in sides
+            compare.Row(side.name, side.values(run), found)
+            for side, found in zip(sides, own, strict=True)
         ]
         table = compare.compare(run.dataset, rows, names[0], options.resamples)
         whole, parts = lines(table, run.dataset.headline)
@@ -208,6 +212,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         lstrip_blocks=True,
+        finalize=for_page,
     )
 
 

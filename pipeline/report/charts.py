@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
@@ -118,6 +119,8 @@ def _read(file: Path) -> pd.DataFrame:
     names = _parameters(table)
     if table.empty or not names or not all(map(is_numeric_dtype, (table[n] for n in names))):
         raise InputError(f"{file} is not a table of `seize tune`: give a CSV that it wrote.")
+    if not np.isfinite(table[names].to_numpy(float)).all():
+        raise InputError(f"{file} has cells of {', '.join(names)} that are no finite numbers.")
     return table
 
 

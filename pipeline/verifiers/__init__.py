@@ -59,7 +59,8 @@ def probability(tokens: Mapping[str, float]) -> float | None:
     mass = {YES: 0.0, NO: 0.0}
     for token, logarithm in tokens.items():
         if (word := answer_of(token)) is not None:
-            mass[word] += math.exp(logarithm)
+            # A server may answer anything: a log-probability is at most 0, and NaN is none.
+            mass[word] += 0.0 if math.isnan(logarithm) else math.exp(min(logarithm, 0.0))
     total = mass[YES] + mass[NO]
     return mass[YES] / total if total > 0 else None
 

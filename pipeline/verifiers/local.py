@@ -1,5 +1,6 @@
 """A vision-language model run in process by transformers, for machines with no server."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resol
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import IN_PROCESS
+from pipeline.loading import SAFELY, failed
 from pipeline.verifiers import NO, YES, Question, Verdict, answer_of
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -28,14 +30,18 @@ class LocalVerifier:
         self.device = resolve_device(runtime.device)
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
         self.batch = runtime.verify_batch
+        self.max_pixels = runtime.max_pixels
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(name)
-            model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=self.dtype)
+            self.processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                name, dtype=self.dtype, **SAFELY
+            )
         except Exception as error:
-            raise ModelError(
-                f"The verifier {name} cannot be loaded: {' '.join(str(error).split())[:300]} Check "
-                "the name and the network, or use a server with --verifier NAME --verifier-url URL."
-            ) from error
+            advice = (
+                "Check the name and the network, or use a server with --verifier NAME "
+                "--verifier-url URL."
+            )
+            raise failed(f"The verifier {name}", error, advice) from error
         if self.processor.chat_template is None:
             raise ModelError(f"The verifier {name} has no chat template; use an instruction model.")
         self.processor.tokenizer.padding_side = "left"
@@ -63,7 +69,7 @@ class LocalVerifier:
                 yield from self._judge(prompt, good, images)
 
     def _open(self, file: Any) -> Image.Image:
-        image = open_image(file)
+        image = open_image(file, max_pixels=self.max_pixels)
         image.thumbnail((self.config.longest_side,) * 2)
         return image
 
@@ -89,4 +95,7 @@ class LocalVerifier:
         for question, fits, tokens in zip(
             questions, torch.sigmoid(yes - no).tolist(), lengths, strict=True
         ):
-            yield Verdict(question.key, fits, tokens=tokens + 1)
+            if math.isfinite(fits):
+                yield Verdict(question.key, fits, tokens=tokens + 1)
+            else:
+                yield Verdict(question.key, None, "the model's answer is NaN", tokens + 1)

@@ -1,13 +1,13 @@
 """Prompts of the verify stage, YAML files too: what is asked about a candidate and its images."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import TemplateError, meta
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.prompts import PROMPTS, environment, first_problem, read_yaml, template
+from pipeline.prompts import PROMPTS, first_problem, read_yaml, render, variables_of
 
 FOLDER = PROMPTS / "verify"
 VARIABLES = {"edited_caption", "relative_caption"}
@@ -36,10 +36,7 @@ class VerifyPrompt(BaseModel):
     @field_validator("user")
     @classmethod
     def _known_variables(cls, text: str) -> str:
-        try:
-            used = meta.find_undeclared_variables(environment.parse(text))
-        except TemplateError as error:
-            raise ValueError(f"not a Jinja template: {error}") from None
+        used = variables_of(text)
         if not used or used - VARIABLES:
             raise ValueError(f"must use one or both of {sorted(VARIABLES)} and no other variable")
         return text
@@ -47,15 +44,13 @@ class VerifyPrompt(BaseModel):
     @property
     def variables(self) -> set[str]:
         """The variables that the user template uses."""
-        return meta.find_undeclared_variables(environment.parse(self.user))
+        return variables_of(self.user)
 
     def messages(
         self, images: list[dict[str, Any]], edited_caption: str, relative_caption: str
     ) -> list[dict[str, Any]]:
         """Return chat messages; ``images`` are the content parts that stand for the images."""
-        text = template(self.user).render(
-            edited_caption=edited_caption, relative_caption=relative_caption
-        )
+        text = render(self.user, edited_caption=edited_caption, relative_caption=relative_caption)
         turns: list[dict[str, Any]] = []
         if self.system:
             turns.append({"role": "system", "content": self.system.strip()})
@@ -71,10 +66,10 @@ def names() -> list[str]:
 def load(name: str) -> VerifyPrompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
     file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or file.is_file()):
-        file = FOLDER / f"{name}.yaml"
-        if not file.is_file():
+    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
+        if name not in names():
             raise ConfigError(f"There is no verify prompt {name!r}.{nearest(name, names())}")
+        file = FOLDER / f"{name}.yaml"
     try:
         return VerifyPrompt.model_validate(read_yaml(file) or {})
     except ValidationError as error:

@@ -19,6 +19,7 @@ class ServedVerifier:
 
     def __init__(self, config: VerifierConfig, runtime: RuntimeConfig) -> None:
         self.config = config
+        self.max_pixels = runtime.max_pixels
         self.client = connect(config.url, config.model, runtime)
 
     def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
@@ -43,7 +44,8 @@ class ServedVerifier:
         side = self.config.longest_side
         for question in questions:
             try:
-                urls = [data_url(open_image(file), side) for file in question.images]
+                opened = (open_image(f, max_pixels=self.max_pixels) for f in question.images)
+                urls = [data_url(image, side) for image in opened]
             except InputError as error:
                 unreadable.append(Verdict(question.key, None, str(error)))
                 continue

@@ -14,6 +14,7 @@ from pipeline import caption, config, datasets, edit, embed, report, search, tun
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
+from pipeline.printable import STEERING, printable
 from pipeline.run import Run
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
@@ -338,6 +339,7 @@ HOSTILE = (
     "</script><script>window.broken='script'</script>",
     "<!--<script>",
     "]]> \u2028 {{ 7 * 7 }} '\"&lt;",
+    "\x1b]0;title\x07 \x9b31m \u202egpj.exe \x00 javascript:window.broken=1",
 )
 
 
@@ -368,17 +370,19 @@ def test_hostile_texts_are_shown_and_do_nothing(
     search.search(run)
     page, seen = show(run)
     assert len(ids(page)) == len(run.queries)
+    shown = [printable(text) for text in HOSTILE]
     for query in run.queries:
         found = card(page, query.id)
-        assert found.locator(".relative").text_content() == query.relative_captions[0]
+        assert found.locator(".relative").text_content() == printable(query.relative_captions[0])
         found.locator("summary").click()
         cells = found.locator(".texts td").all_inner_texts()
-        assert [text.strip() for text in cells[::2]] == list(HOSTILE)
+        assert [text.strip() for text in cells[::2]] == shown
     figures = page.locator(".query figcaption").all_text_contents()
     assert figures[0] == f"reference {HOSTILE[0]}"
     page.get_by_label("Filter").fill("<img")
     assert page.evaluate("window.broken") is None
     assert page.locator("img[src=x]").count() == 0
+    assert not STEERING.search(page.content())
     refused = "document.body.append(Object.assign(document.createElement('script'), {text: '1'}))"
     with pytest.raises(Exception, match="TrustedScript"):
         page.evaluate(refused)

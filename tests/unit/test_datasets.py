@@ -265,3 +265,95 @@ def test_check_knows_cirrs_rules(small_world: Path, tmp_path: Path) -> None:
     assert len(cirr.check(file).errors) == 3
     file.write_text(json.dumps(content) + " " * 5_000_000)
     assert any("bytes" in reason for reason in cirr.check(file).errors)
+
+
+LISTINGS = {
+    "circo": "CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
+    "cirr": "CIRR/cirr/image_splits/split.rc2.val.json",
+    "fashioniq": "FashionIQ/image_splits/split.shirt.val.json",
+}
+IMAGES = {
+    "circo": "CIRCO/COCO2017_unlabeled/unlabeled2017",
+    "cirr": "CIRR/dev",
+    "fashioniq": "FashionIQ/images",
+}
+
+
+@pytest.fixture
+def copied(small_world: Path, tmp_path: Path) -> Path:
+    """A copy of the small world that a test may spoil."""
+    root: Path = shutil.copytree(small_world, tmp_path / "copy")
+    return root
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x.png", "a/../../x", "a\0b", "", ".", "\ud800", "x" * 300]
+)
+def test_paths_out_of_the_dataset_name_file_and_field(copied: Path, name: str, path: str) -> None:
+    file = copied / LISTINGS[name]
+    content = json.loads(file.read_text())
+    if name == "circo":
+        content["images"][3]["file_name"] = path
+        field = r"images\.3\.file_name"
+    elif name == "cirr":
+        content["first"] = path
+        field = "'first'"
+    else:
+        content[3] = path
+        field = "entry 3"
+    file.write_text(json.dumps(content))
+    reason = "(leaves the dataset's folder|is no path of a file)"
+    if path == "\ud800":  # refused before the field is reached
+        field, reason = "", "(is not valid JSON|unicode)"
+    with pytest.raises(InputError, match=f"(?s){file.name}.*{field}.*{reason}"):
+        datasets.load(name, "val", copied)
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_an_image_that_links_out_of_its_folder_is_refused(
+    copied: Path, tmp_path: Path, name: str
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    image = next(file for file in sorted((copied / IMAGES[name]).iterdir()))
+    image.unlink()
+    image.symlink_to(secret)
+    with pytest.raises(InputError, match=rf"{image} is a link out of .*--follow-links"):
+        datasets.load(name, "val", copied)
+    assert datasets.load(name, "val", copied, follow_links=True).images
+
+
+def test_a_link_inside_the_image_folder_is_no_matter(copied: Path) -> None:
+    first, second, *_ = sorted((copied / IMAGES["circo"]).iterdir())
+    first.unlink()
+    first.symlink_to(second.name)
+    assert datasets.load("circo", "val", copied).images
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_the_image_folder_itself_may_be_a_link(copied: Path, tmp_path: Path, name: str) -> None:
+    folder = copied / IMAGES[name]
+    folder.rename(tmp_path / "disk")
+    folder.symlink_to(tmp_path / "disk")
+    assert all(file.exists() for file in datasets.load(name, "val", copied).images.values())
+
+
+def test_a_folder_deeper_down_may_not_link_out(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.png").write_bytes(b"secret")
+    (copied / "CIRR/dev/34").symlink_to(tmp_path / "elsewhere")
+    file = copied / LISTINGS["cirr"]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"x": "./dev/34/x.png"}))
+    with pytest.raises(InputError, match="34 is a link out of"):
+        datasets.load("cirr", "val", copied)
+
+
+def test_text_that_cannot_be_written_again_is_refused(copied: Path) -> None:
+    file = copied / ANNOTATIONS["cirr"]
+    good = file.read_text()
+    file.write_text(good.replace('"caption": "', '"caption": "\\ud83d\\ude00 ', 1))  # a whole pair
+    assert "😀" in datasets.load("cirr", "val", copied).queries[0].relative_captions[0]
+    file.write_text(good.replace('"caption": "', '"caption": "\\udead ', 1))
+    with pytest.raises(InputError, match=rf"{file.name} is not valid JSON"):
+        datasets.load("cirr", "val", copied)

@@ -213,13 +213,35 @@ def test_milvus_filling_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 def test_index_that_cannot_be_used_is_one_line_that_names_it(tmp_path: Path) -> None:
     gallery = ArrayGallery(clusters(np.random.default_rng(0), 100, 8))
-    (tmp_path / "faiss-ivf-0.faiss").write_bytes(b"torn")
+    (tmp_path / "faiss-ivf-0.faiss").mkdir()
+    (tmp_path / "faiss-ivf-0.faiss.sha256").write_text("0")
     with pytest.raises(InputError, match=r"faiss-ivf-0\.faiss"):
         opened("faiss-ivf", gallery, tmp_path)
     settings = IndexConfig(kind="milvus")
     elsewhere = RuntimeConfig(milvus_url="http://localhost:1")
     with pytest.raises(StorageError, match="localhost:1"):
         indexes.KINDS["milvus"](gallery, settings, tmp_path / "milvus-0", elsewhere)
+
+
+@pytest.mark.parametrize("kind", ["faiss-hnsw", "faiss-ivf"])
+def test_a_damaged_index_is_built_again_before_faiss_sees_it(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    gallery = ArrayGallery(clusters(rng, 300, 8))
+    queries = clusters(rng, 4, 8)
+    _, expected = opened(kind, gallery, tmp_path).search(queries, 5)
+    (file,) = tmp_path.glob("*.faiss")
+    good = file.read_bytes()
+    for place in [*range(0, 60, 7), *rng.integers(0, len(good), 12).tolist()]:
+        damaged = bytearray(good)
+        damaged[place] ^= 0xFF
+        for content in (bytes(damaged), good[:place]):
+            file.write_bytes(content)
+            _, rows = opened(kind, gallery, tmp_path).search(queries, 5)
+            np.testing.assert_array_equal(rows, expected)
+            assert f"{file} is damaged; it is built again" in caplog.text
+            caplog.clear()
 
 
 def test_gallery_of_some_rows_reads_them_in_order() -> None:

@@ -1,12 +1,15 @@
 """Prompts render as their sources say and answers are cleaned."""
 
+import itertools
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from pipeline import prompts
+from pipeline import config, prompts
 from pipeline.errors import ConfigError
+from pipeline.verifiers import prompts as questions
 
 
 @pytest.mark.parametrize("name", prompts.names())
@@ -138,3 +141,74 @@ def test_the_schema_names_every_field_and_only_prompts_with_roles_have_one() -> 
 def test_prompts_without_roles_keep_the_fingerprint_of_their_edits() -> None:
     assert "answer" not in prompts.load("seize").identity
     assert prompts.load("roles").identity["answer"] == "roles"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{{ 'a' * 10**10 }}",
+        "{{ 10**10**10 }}",
+        "{{ caption * 10**9 }}",
+        "{{ caption.__class__.__mro__ }}",
+        "{{ caption['__class__'] }}",
+        "{{ caption | attr('__class__') }}",
+        "{{ caption | replace('a', 'aaaaaaaa') }}",
+        "{{ caption | center(10**9) }}",
+        "{{ range(10**9) | list }}",
+        "{% include '/etc/passwd' %}",
+        "{% import '/etc/passwd' as x %}",
+        "{% extends '/etc/passwd' %}",
+        "{% macro x() %}{{ x() }}{% endmacro %}{{ x() }}",
+        "{% set x = caption ~ caption %}{{ x }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{% call x() %}{% endcall %}",
+        "{{ " + "(" * 5000 + "caption" + ")" * 5000 + " }}",
+        "{% if caption %}" * 300 + "{% endif %}" * 300,
+    ],
+)
+def test_a_template_can_neither_compute_nor_reach_out(tmp_path: Path, template: str) -> None:
+    file = tmp_path / "bad.yaml"
+    edit = (prompts.load, "{{ caption }} {{ relative_caption }} ")
+    verify = (questions.load, "{{ edited_caption }} ")
+    for load, user in (edit, verify):
+        content = {"name": "x", "description": "y", "user": user + template}
+        file.write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=r"bad\.yaml: user: .*(may hold|not a Jinja)"):
+            load(str(file))
+
+
+def test_a_template_may_choose_and_trim(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    user = "{{ caption | trim | truncate(9) }}{% if relative_caption == 'x' %} X{% endif %}"
+    file.write_text(json.dumps({"name": "x", "description": "y", "user": user}))
+    prompt = prompts.load(str(file))
+    assert prompt.messages(" a very long caption ", "x")[-1]["content"] == "a... X"
+
+
+def test_a_prompt_has_an_end() -> None:
+    with pytest.raises(ConfigError, match="more than 1,000,000 characters"):
+        prompts.load("seize").messages("a" * 10_000_000, "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}, *{p}, *{p}]\n"
+         for p, c in itertools.pairwise("abcdefghijklmnopq")), "more than 100,000 values"),
+        ("a: &a [*a]", "more than 100,000 values"),
+        ("[" * 5000, "recursion"),
+        ("!!python/object/apply:os.system ['true']", "constructor"),
+        ("a: 2001-99-99", "month"),
+        ("a: !!int ''", "cannot be read"),
+        ("a: !!timestamp x", "cannot be read"),
+        ("x" * 300_000, "more than 262,144 bytes"),
+        ("a: \x07", "special characters"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    for load in (prompts.load, config.load):
+        with pytest.raises(ConfigError, match=rf"bad\.yaml .*{reason}"):
+            load(str(file))

@@ -1,0 +1,104 @@
+"""Features that are NaN or infinite are named where they are made, and where they are read."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pipeline import config, embed, search, verifiers
+from pipeline.errors import InputError, ModelError
+from pipeline.everything import run_stages
+from pipeline.gallery import Gallery
+from pipeline.run import Run
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> Callable[[str], str]:
+    """A function that copies the demo's CLIP with one weight so large that it overflows."""
+
+    def copy(weight: str) -> str:
+        folder = shutil.copytree(PROJECT / "data/models/clip", tmp_path / "clip")
+        file = folder / "open_clip_model.safetensors"
+        weights = load_file(file)
+        weights[weight] = torch.full_like(weights[weight], 3e38, dtype=torch.float32)
+        save_file(weights, file)
+        return f"local-dir:{folder}"
+
+    return copy
+
+
+def test_an_image_whose_feature_overflows_is_named(
+    make_run: Callable[..., Run], overflowing: Callable[[str], str]
+) -> None:
+    run = make_run(clip__model=overflowing("visual.proj"))
+    first = next(iter(run.dataset.images))
+    with pytest.raises(ModelError, match=f"NaN or infinite of the image '{first}'"):
+        embed.embed(run)
+    assert not embed.image_file(run).exists()
+
+
+def test_a_text_whose_feature_overflows_is_named(
+    make_run: Callable[..., Run], overflowing: Callable[[str], str]
+) -> None:
+    run = make_run(clip__model=overflowing("text_projection"))
+    with pytest.raises(ModelError, match="NaN or infinite of the text"):
+        run_stages(run)
+
+
+def test_a_query_whose_feature_overflows_names_it(
+    small_world: Path, tmp_path: Path, overflowing: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = sorted((small_world / "CIRCO").rglob("*.jpg"))
+    shutil.copy(images[0], folder / "a.jpg")
+    fields = {"runtime.workers": 0, "clip.model": overflowing("text_projection")}
+    gallery = Gallery(folder, config.load("demo", fields), tmp_path / "cache")
+    gallery.index()
+    with pytest.raises(ModelError, match="NaN or infinite of the text 'has more stars'"):
+        gallery.query(images[1], "has more stars")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["images", "texts"])
+@pytest.mark.parametrize("index", ["scan", "faiss-hnsw"])
+def test_search_names_what_is_not_finite(
+    make_run: Callable[..., Run], bad: float, kind: str, index: str
+) -> None:
+    run = make_run(search__index__kind=index)
+    run_stages(run)
+    file = embed.image_file(run)
+    if kind == "texts":
+        file = embed.text_file(run, embed.Texts.read(run).distinct)
+    shutil.rmtree(file.parent.parent / "indexes", ignore_errors=True)
+    with safe_open(file, framework="np") as handle:
+        start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+        width = handle.get_slice("features").get_shape()[1]
+        names = search.FeatureFile(file).names
+    with file.open("r+b") as stream:
+        stream.seek(start + 4 * width * 3)
+        stream.write(torch.tensor([bad]).numpy().tobytes())
+    with pytest.raises(InputError, match=file.name) as caught:
+        search.search(run)
+    assert repr(names[3]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ({"yes": 1e9, "no": 0.0}, 0.5),
+        ({"yes": math.nan, "no": -1.0}, 0.0),
+        ({"yes": math.nan}, None),
+        ({"yes": -math.inf, "no": -math.inf}, None),
+    ],
+)
+def test_a_servers_odd_log_probabilities_make_no_odd_probability(
+    tokens: dict[str, float], expected: float | None
+) -> None:
+    assert verifiers.probability(tokens) == expected

@@ -1,0 +1,96 @@
+"""File names, captions and annotations that try to steer the terminal do not."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline import config, datasets, pictures
+from pipeline.printable import STEERING, printable
+from pipeline.records import Ranking
+from pipeline.run import Run
+from tests.conftest import PROJECT
+
+NASTY = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e[red]x\r"
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What rich itself writes to a terminal."""
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """Run a command with a terminal as its standard output and error; return what that shows."""
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=PROJECT) as process:
+        os.close(its)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 1 << 16)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            shown += part
+        process.wait()
+    os.close(ours)
+    return COLOURS.sub("", shown.decode()).replace("\r\n", "\n")
+
+
+@pytest.fixture
+def photos(small_world: Path, tmp_path: Path) -> Path:
+    """A folder with an image of a nasty name, and one that is broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, file in enumerate(sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]):
+        shutil.copy(file, folder / f"{number}{NASTY}.jpg")
+    (folder / f"broken{NASTY}.jpg").write_text("no image")
+    return folder
+
+
+def test_names_and_texts_are_written_out(photos: Path, tmp_path: Path) -> None:
+    options = ("--config", "demo", "--cache", str(tmp_path / "cache"), "--workers", "0")
+    shown = on_a_terminal("index", str(photos), *options)
+    assert f"skipped broken{printable(NASTY)}" in shown
+    assert not STEERING.search(shown.replace("\r", ""))  # the progress bar's own
+    image = next(photos.glob("0*"))
+    query = ("query", str(image), f"has a dark {NASTY}background", "--gallery", str(photos))
+    shown = on_a_terminal("--quiet", *query, *options)
+    assert "[red]x" in shown
+    assert not STEERING.search(shown)
+    shown = on_a_terminal("--quiet", *query, *options, "--json")
+    assert not STEERING.search(shown)
+    assert any(NASTY in found["path"] for found in json.loads(shown)["images"])
+
+
+def test_errors_and_tracebacks_are_written_out(small_world: Path, tmp_path: Path) -> None:
+    root = tmp_path / f"data{NASTY}"
+    shutil.copytree(small_world / "CIRR", root / "CIRR", ignore=shutil.ignore_patterns("*.png"))
+    file = root / "CIRR/cirr/captions/cap.rc2.val.json"
+    entries = json.loads(file.read_text())
+    entries[0]["reference"] = NASTY
+    file.write_text(json.dumps(entries))
+    for options in ((), ("--debug",)):
+        shown = on_a_terminal(
+            *options, "plan", "--config", "demo", "--dataset", "cirr", "--data-root", str(root)
+        )
+        assert f"reference image {printable(NASTY.strip())} is not in the gallery" in shown
+        assert not STEERING.search(shown)
+
+
+def test_a_contact_sheet_takes_any_relative_caption(small_world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small_world / "CIRR", root / "CIRR")
+    file = root / "CIRR/cirr/captions/cap.rc2.val.json"
+    entries = json.loads(file.read_text())
+    for entry in entries:
+        entry["caption"] = NASTY + "word " * 100_000
+    file.write_text(json.dumps(entries))
+    dataset = datasets.load("cirr", "val", root)
+    run = Run(dataset, config.load("demo"), tmp_path / "cache", tmp_path)
+    rankings = [Ranking(query.id, query.group, (0.0,) * 5) for query in dataset.queries]
+    assert isinstance(pictures.contact_sheet(run, rankings), Image.Image)
