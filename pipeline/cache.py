@@ -501,14 +501,16 @@ def seal(file: Path) -> None:
 
 
 def is_intact(file: Path) -> bool:
-    """Return whether a sealed file is as it was written; True for one without a seal."""
-    end = file.stat().st_size - len(SEAL) - 8
-    if end < 0:
-        return True
-    with file.open("rb") as stream:
-        stream.seek(end)
-        last = stream.read()
-    return not last.startswith(SEAL) or last.removeprefix(SEAL) == _checksum_of_file(file, end)
+    """Return whether a file is byte for byte as it was sealed; InputError if it cannot be read."""
+    try:
+        end = file.stat().st_size - len(SEAL) - 8
+        if end < 0:
+            return False
+        with file.open("rb") as stream:
+            stream.seek(end)
+            return stream.read() == SEAL + _checksum_of_file(file, end)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _checksum_of_file(file: Path, end: int) -> bytes:

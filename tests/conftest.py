@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from pipeline import config, datasets
 from pipeline.demo.build import Sizes, build
@@ -17,6 +18,9 @@ from tests.browser import browser, page  # noqa: F401 - fixtures
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A shell's background job ignores SIGINT, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests say nothing about speed: a busy machine is no failure.
+settings.register_profile("seize", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seize")
 PROJECT = Path(__file__).resolve().parent.parent
 SIZES = Sizes(
     circo_queries={"val": 12, "test": 6},

@@ -82,12 +82,16 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
 
 
 def _is_there(file: Path) -> bool:
-    """Return whether there is an index as it was written; a damaged one is built again."""
-    there = file.exists()
-    if there and not is_intact(file):
-        log.warning("%s is damaged: it is built again.", file)
+    """Return whether there is an index that is as it was written; a damaged one is built again.
+
+    FAISS believes what it reads: a damaged index crashes the process or gives rows that are not.
+    """
+    if not file.exists():
         return False
-    return there
+    if is_intact(file):
+        return True
+    log.warning("%s is damaged; it is built again.", file)
+    return False
 
 
 def _factory(gallery: Gallery, description: str) -> Any:

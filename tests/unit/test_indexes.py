@@ -214,7 +214,6 @@ def test_milvus_filling_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 def test_index_that_cannot_be_used_is_one_line_that_names_it(tmp_path: Path) -> None:
     gallery = ArrayGallery(clusters(np.random.default_rng(0), 100, 8))
     (tmp_path / "faiss-ivf-0.faiss").mkdir()
-    (tmp_path / "faiss-ivf-0.faiss.sha256").write_text("0")
     with pytest.raises(InputError, match=r"faiss-ivf-0\.faiss"):
         opened("faiss-ivf", gallery, tmp_path)
     settings = IndexConfig(kind="milvus")

@@ -65,8 +65,10 @@ def test_a_tables_cell_is_no_markup() -> None:
 
 def test_everything_is_printed_through_one_door() -> None:
     folder = Path(pipeline.__file__).parent
+    # The others work where rich, which the door needs, may be missing.
+    doors = {"printable.py", "installation.py", "doctor.py", "__main__.py"}
     for file in folder.rglob("*.py"):
-        if file.name != "printable.py":
+        if file.name not in doors:
             text = file.read_text(encoding="utf-8")
             assert "click.echo(" not in text, f"{file} prints: use pipeline.printable.echo"
             assert not re.search(r"^\s*print\(", text, re.M), (
