@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from pipeline.cli import main as command_line
     except KeyboardInterrupt:
-        print(KEPT, file=sys.stderr)
+        sys.stderr.write(f"{KEPT}\n")
         sys.exit(STOPPED)
     except ImportError as error:
         if (error.name or "").startswith("pipeline"):
@@ -20,7 +20,7 @@ def main() -> None:
         if "doctor" in sys.argv[1:]:
             sys.exit(doctor.installation_only())
         broken = InstallationError.of(error)
-        print(f"Error: {broken}", file=sys.stderr)
+        sys.stderr.write(f"Error: {broken}\n")
         sys.exit(broken.exit_code)
     command_line()
 

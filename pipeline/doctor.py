@@ -96,8 +96,8 @@ def examine(patient: Patient, parts: Sequence[str] | None = None) -> Iterator[Fi
 def installation_only() -> int:
     """Print what is wrong with the installation, where nothing else can be checked; exit code 1."""
     for finding in _guarded("installation", _installation(None)):
-        print(finding.render())
-    print("Nothing else can be checked before the packages above are installed.")
+        sys.stdout.write(f"{finding.render()}\n")
+    sys.stdout.write("Nothing else can be checked before these packages are installed.\n")
     return 1
 
 

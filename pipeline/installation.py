@@ -27,7 +27,8 @@ for name in sys.argv[1:]:
         why = None
     except BaseException as error:
         why = f"{type(error).__name__}: {error}"
-    print(json.dumps([name, why]), flush=True)
+    sys.stdout.write(json.dumps([name, why]) + "\\n")
+    sys.stdout.flush()
 """
 
 
