@@ -395,10 +395,13 @@ def _dataset(patient: Patient) -> Iterator[Finding]:
         return
     kind = datasets.find(patient.dataset)
     gallery = patient.config.dataset.gallery if patient.config else "split"
+    follow_links = patient.config.runtime.follow_links if patient.config else False
     for split in [patient.split] if patient.split else kind.splits:
         name = f"{patient.dataset} {split}"
         try:
-            loaded = datasets.load(patient.dataset, split, patient.data_root, gallery)
+            loaded = datasets.load(
+                patient.dataset, split, patient.data_root, gallery, follow_links
+            )
         except SeizeError as error:
             fix = (
                 f"lay it out as the benchmark's authors do, below {patient.data_root}/{kind.folder}"

@@ -76,7 +76,7 @@ odd_json = st.recursive(
 )
 
 
-@given(record=st.dictionaries(st.sampled_from([*EDIT, *RANKING, "x"]), odd_json))
+@given(record=st.dictionaries(st.sampled_from([*EDIT, *RANKING, "x"]), odd_json, min_size=1))
 def test_anything_is_a_record_or_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, record: dict[str, Any]
 ) -> None:
