@@ -31,7 +31,7 @@ from pipeline.options import (
     split_arguments,
     vllm_options,
 )
-from pipeline.printable import Formatter, echo
+from pipeline.printable import Formatter, echo, printable
 
 log = logging.getLogger("seize")
 
@@ -45,6 +45,9 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.ClickException as error:
+            error.message = printable(error.message)  # it repeats what was given, file names too
+            raise
         except SeizeError as error:
             if context.params.get("debug"):
                 echo(traceback.format_exc(), err=True)
