@@ -46,7 +46,8 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except click.ClickException as error:
-            error.message = printable(error.message)  # it repeats what was given, file names too
+            # It repeats what was given, file names too.
+            error.message = printable(error.message)  # type: ignore[misc]
             raise
         except SeizeError as error:
             if context.params.get("debug"):

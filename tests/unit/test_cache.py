@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import cache
 from pipeline.cache import FeatureFile, RecordFile, atomic, fingerprint, write_features
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError, ModelError, StorageError
 
 HEADER = {"stage": "test", "seed": 0}
 
@@ -163,3 +164,12 @@ def test_a_truncated_feature_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"f\.safetensors is damaged"):
         FeatureFile(file)
+
+
+def test_a_folder_of_everything_is_no_model(tmp_path: Path) -> None:
+    for number in range(cache.MOST_FILES + 1):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(ModelError, match=f"{tmp_path} holds more than 1,000 files"):
+        cache.model_identity(str(tmp_path))
+    (tmp_path / "0").unlink()
+    assert "@" in cache.model_identity(str(tmp_path))
