@@ -31,7 +31,7 @@ from pipeline.options import (
     split_arguments,
     vllm_options,
 )
-from pipeline.printable import Formatter, echo
+from pipeline.printable import Formatter, echo, printable
 
 log = logging.getLogger("seize")
 

@@ -399,9 +399,7 @@ def _dataset(patient: Patient) -> Iterator[Finding]:
     for split in [patient.split] if patient.split else kind.splits:
         name = f"{patient.dataset} {split}"
         try:
-            loaded = datasets.load(
-                patient.dataset, split, patient.data_root, gallery, follow_links
-            )
+            loaded = datasets.load(patient.dataset, split, patient.data_root, gallery, follow_links)
         except SeizeError as error:
             fix = (
                 f"lay it out as the benchmark's authors do, below {patient.data_root}/{kind.folder}"

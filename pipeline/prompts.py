@@ -286,6 +286,8 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Return how many values a node stands for; infinity if it holds itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")
+        if isinstance(node, yaml.ScalarNode):
+            node.value.encode()  # fails at halves of surrogate pairs, which escapes can make
         children: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
         pairs = (child if isinstance(child, tuple) else (child,) for child in children)
         known[id(node)] = 1 + sum(_size(one, known) for pair in pairs for one in pair)

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Page
 
 from pipeline import config, datasets, pictures
+from pipeline.app import _result
+from pipeline.gallery import Gallery
 from pipeline.printable import STEERING, printable
 from pipeline.records import Ranking
 from pipeline.run import Run
+from tests.browser import watch
 from tests.conftest import PROJECT
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e[red]x\r"
@@ -80,6 +84,32 @@ def test_errors_and_tracebacks_are_written_out(small_world: Path, tmp_path: Path
         )
         assert f"reference image {printable(NASTY.strip())} is not in the gallery" in shown
         assert not STEERING.search(shown)
+
+
+def test_options_that_are_repeated_in_an_error_are_written_out(tmp_path: Path) -> None:
+    shown = on_a_terminal("rank", "--composed", f"{tmp_path}/{NASTY}")
+    assert printable(NASTY) in shown.replace("\n", "")
+    assert not STEERING.search(shown)
+
+
+def test_the_page_of_a_query_runs_nothing(photos: Path, tmp_path: Path, page: Page) -> None:
+    script = "<img src=x onerror=window.broken=1>"
+    (photos / f"3{NASTY}{script}.jpg").write_bytes(next(photos.glob("0*")).read_bytes())
+    settings = config.load("demo", {"runtime.workers": 0})
+    gallery = Gallery(photos, settings, tmp_path / "cache")
+    gallery.index()
+    result = gallery.query(next(photos.glob("1*")), f"has a {NASTY}{script}</title>")
+    texts = (f"{NASTY}</td><script>window.broken=1</script>", "javascript:window.broken=1")
+    changed = result.rerank(captions=texts, edited_captions=texts[::-1])
+    changed.write_page(tmp_path / "page.html")
+    seen = watch(page)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert not STEERING.search(page.content())
+    assert printable(texts[0]) in page.locator("td").all_text_contents()
+    assert page.evaluate("window.broken") is None
+    assert page.locator("img[src=x], script").count() == 0
+    assert seen.errors == []
+    assert not STEERING.search(json.dumps(_result(changed)["images"], ensure_ascii=False))
 
 
 def test_a_contact_sheet_takes_any_relative_caption(small_world: Path, tmp_path: Path) -> None:

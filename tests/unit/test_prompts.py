@@ -204,6 +204,7 @@ def test_a_prompt_has_an_end() -> None:
         ("a: !!timestamp x", "cannot be read"),
         ("x" * 300_000, "more than 262,144 bytes"),
         ("a: \x07", "special characters"),
+        ('a: "\\ud800"', "surrogates not allowed"),
     ],
 )  # fmt: skip
 def test_hostile_yaml_is_refused(tmp_path: Path, content: str, reason: str) -> None:
