@@ -66,7 +66,7 @@ class Stored:
             try:
                 part = FeatureFile(path)
             except InputError as error:
-                log.warning("%s", error)
+                log.warning("%s This run does so.", error)
                 self.damaged = True
                 continue
             lost = set(part.damaged())

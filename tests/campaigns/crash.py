@@ -618,7 +618,10 @@ def main(count: int, seed: int, names: Sequence[str], as_json: bool) -> None:
         for name in names or ATTACKS:
             start, rng = time.monotonic(), random.Random(f"{seed} {name}")
             try:
-                tallies = list(attack(name, world, Path(folder) / "work", count, rng))
+                tallies = []
+                for tally in attack(name, world, Path(folder) / "work", count, rng):
+                    tallies.append(tally)
+                    click.echo(f"{name}: {tally.stage}, {tally.attacked}", err=True)
             except OSError as error:
                 result[name] = {"skipped": str(error)}
                 click.echo(f"{TITLES[name]}: skipped, {error}\n", err=as_json)
