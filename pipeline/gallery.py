@@ -546,7 +546,7 @@ class _Shared:
                 stored = FeatureFile(file)
                 found = dict(zip(stored.names, stored.all().astype(np.float32), strict=True))
             except InputError as error:
-                log.warning("%s This command does so now.", error)
+                log.warning("%s This run does so.", error)
             self._remember(found)
         return found
 

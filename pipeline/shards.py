@@ -67,7 +67,7 @@ class Stored:
                 part = FeatureFile(path)
                 digests, copied = _mentioned(part)
             except InputError as error:
-                log.warning("%s", error)
+                log.warning("%s This run does so.", error)
                 self.damaged = True
                 continue
             lost = set(part.damaged())

@@ -42,6 +42,8 @@ def build(root: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
     sizes = sizes or Sizes()
     stamp = root / "world.json"
     with lock(root.parent / root.name), storage_errors(root):
+        for abandoned in root.parent.glob(f".{root.name}.*/"):  # by a process that was killed
+            shutil.rmtree(abandoned)
         if stamp.exists():
             return root
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
