@@ -31,7 +31,7 @@ from pipeline.options import (
     split_arguments,
     vllm_options,
 )
-from pipeline.printable import Formatter, echo, printable
+from pipeline.printable import Formatter, echo
 
 log = logging.getLogger("seize")
 
