@@ -207,9 +207,11 @@ class ChatClient:
             texts = tuple(choice["message"]["content"] or "" for choice in choices)
             if not texts or not all(isinstance(text, str) for text in texts):
                 raise ValueError("no choice")
+            # Escapes can make halves of surrogate pairs, which no file could hold.
+            texts = tuple(text.encode(errors="replace").decode() for text in texts)
             first_token = _first_token(choices[0])
             tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Transient("the answer was no chat completion") from None
         truncated = any(choice.get("finish_reason") == "length" for choice in choices)
         return _Answer(texts, truncated, first_token, tokens)

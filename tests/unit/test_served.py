@@ -3,11 +3,13 @@
 import email.utils
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pipeline.cache import RecordFile
 from pipeline.captioners import Failure
 from pipeline.captioners.served import ServedCaptioner
 from pipeline.chat import BREAK_AFTER
@@ -147,6 +149,14 @@ def test_a_too_long_context_is_that_requests_fault_and_says_the_lengths(start: S
     assert answers[1].reason == f"HTTP 400: {said}"
     assert server.stub.tries["edit 1"] == 1
     assert answers[2].text == "EDIT 2"
+
+
+def test_an_answer_that_no_file_could_hold_is_mended(start: Start, tmp_path: Path) -> None:
+    server = start(answer=lambda text: f"{text} \ud83d dog")
+    (answer,) = llm(server).answer(requests(1))
+    assert answer.text == "edit 0 ? dog"
+    with RecordFile(tmp_path / "edits.jsonl", {}) as records:
+        records.append({"edited_caption": answer.text})
 
 
 def test_a_cut_off_answer_is_told(start: Start) -> None:
