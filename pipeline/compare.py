@@ -86,6 +86,11 @@ def protocol_of(header: Mapping[str, Any], file: Path) -> Mapping[str, Any] | No
 def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
     """Return the rankings of a file of the search stage and its header; raises InputError."""
     header = read_header(file)
+    if header.get("stage") != "search":
+        raise InputError(
+            f"{file} is not a ranking of the search stage: give one of cache/…/search/*.jsonl, or "
+            "predictions as in a submission."
+        )
     return search.rankings_in(RecordFile(file, header)), header
 
 

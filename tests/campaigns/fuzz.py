@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import re
 import resource
 import shutil
 import signal
@@ -25,6 +26,7 @@ from typing import Any
 
 import click
 import numpy as np
+import safetensors.numpy
 import torch
 from PIL import Image
 
@@ -130,7 +132,8 @@ class Outcome:
 def readers(root: Path) -> list[Reader]:
     """Return all readers, on a small rendered world below ``root`` and on a run of every stage."""
     data = build(root / "data", sizes=SIZES)
-    settings = config.load("demo", {"runtime.workers": 0, "runtime.device": "cpu"})
+    fields = {"runtime.workers": 0, "runtime.device": "cpu", "verifier.early_stop": False}
+    settings = config.load("demo", fields)
 
     def run_on(name: str) -> Run:
         return Run(datasets.load(name, "val", data), settings, root / "cache", root / "submissions")
@@ -152,7 +155,19 @@ def readers(root: Path) -> list[Reader]:
 
 
 def _seed(file: Path) -> list[bytes]:
-    return [file.read_bytes()]
+    """Return a file's content, and what it was before there were checksums.
+
+    Those end the reading of nearly everything that is changed; without them it goes on.
+    """
+    content = file.read_bytes()
+    if file.suffix == ".jsonl":
+        return [content, re.sub(rb', "checksum": "[0-9a-f]{16}"}$', b"}", content, flags=re.M)]
+    if file.suffix == ".safetensors":
+        tensors = safetensors.numpy.load(content)
+        if tensors.pop("checksums", None) is not None:
+            with safetensors.safe_open(file, framework="numpy") as handle:
+                return [content, safetensors.numpy.save(tensors, handle.metadata())]
+    return [content]
 
 
 def _datasets(data: Path) -> Iterator[Reader]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline import config, embed, search, verifiers
+from pipeline.cache import FeatureFile, write_features
 from pipeline.errors import InputError, ModelError
 from pipeline.everything import run_stages
 from pipeline.gallery import Gallery
@@ -77,16 +77,13 @@ def test_search_names_what_is_not_finite(
     if kind == "texts":
         file = embed.text_file(run, embed.Texts.read(run).distinct)
     shutil.rmtree(file.parent.parent / "indexes", ignore_errors=True)
-    with safe_open(file, framework="np") as handle:
-        start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
-        width = handle.get_slice("features").get_shape()[1]
-        names = search.FeatureFile(file).names
-    with file.open("r+b") as stream:
-        stream.seek(start + 4 * width * 3)
-        stream.write(torch.tensor([bad]).numpy().tobytes())
-    with pytest.raises(InputError, match=file.name) as caught:
+    known = FeatureFile(file)
+    features = known.all().copy()
+    features[3, 0] = bad
+    write_features(file, known.names, features, known.header)  # with checksums that fit
+    with pytest.raises(InputError, match=f"{file.name}.* NaN or infinite") as caught:
         search.search(run)
-    assert repr(names[3]) in str(caught.value)
+    assert repr(known.names[3]) in str(caught.value)
 
 
 @pytest.mark.parametrize(

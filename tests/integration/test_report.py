@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Locator, Page
 
 from pipeline import caption, config, datasets, edit, embed, report, search, tune
+from pipeline.cache import write_records
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
@@ -361,10 +362,8 @@ def test_hostile_texts_are_shown_and_do_nothing(
     run = make_run("cirr", root=root)
     caption.caption(run)
     records = caption.record_file(run)
-    lines = records.file.read_text(encoding="utf-8").split("\n")
-    changed = [json.loads(line) | {"captions": list(HOSTILE)} for line in lines[1:] if line]
-    texts = [lines[0], *(json.dumps(line, ensure_ascii=False) for line in changed)]
-    records.file.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    changed = [record | {"captions": list(HOSTILE)} for record in records.read()]
+    write_records(records.file, records.header, changed)
     edit.edit(run)
     embed.embed(run)
     search.search(run)
