@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
+import torch
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
@@ -292,6 +293,8 @@ class App:
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:
         """Load the models while the first user reads the page; end the threads with the server."""
+        # Queries share the cores: more threads would wait for each other, spinning.
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.limits.queries))
         preload = self.models.submit(self.gallery.preload)
         preload.add_done_callback(_said)
         yield
