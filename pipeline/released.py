@@ -193,10 +193,13 @@ def record_file(run: Run, stage_name: str, model: str) -> RecordFile:
 def _head(file: Path) -> dict[str, Any]:
     """Return the header of an imported file, without the time and place of the import."""
     header = read_header(file)
-    texts = [header.get(name) for name in ("imported", "field")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(
-        header.get("captions"), str | None
-    ):
+    good = (
+        isinstance(header.get("imported"), str)
+        and isinstance(header.get("field"), str)
+        and "captions" in header
+        and isinstance(header["captions"], str | None)
+    )
+    if not good:
         raise InputError(f"{file} is damaged. Delete it and run `seize import` again.")
     return {key: value for key, value in header.items() if key not in TIME_AND_PLACE}
 
