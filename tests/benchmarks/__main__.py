@@ -10,7 +10,7 @@ import click
 
 from tests.benchmarks.report import Size, machine
 
-BENCHMARKS = ("stages", "search", "indexes", "embed", "caption")
+BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "caption")
 
 
 @click.command()

@@ -29,19 +29,11 @@ import numpy as np
 
 from pipeline import cli
 from pipeline.cache import FeatureFile, RecordFile
-from pipeline.demo.build import Sizes, build
+from pipeline.demo.build import build
 from pipeline.errors import InputError, StorageError
 from tests.benchmarks.report import table
+from tests.conftest import PROJECT, SIZES
 
-PROJECT = Path(__file__).resolve().parents[2]
-SIZES = Sizes(
-    circo_queries={"val": 12, "test": 6},
-    circo_gallery=150,
-    cirr_queries=6,
-    cirr_groups=4,
-    fashioniq_queries=4,
-    fashioniq_gallery=60,
-)
 SMALL_STEPS = ("caption_batch=1", "edit_batch=8", "embed_batch=8", "shard=16", "workers=2")
 """Runtime settings with which a stage stores what it has many times, so that kills hit it there."""
 WRITES_RESULTS = {"search", "submit", "tune", "report", "query"}
