@@ -336,15 +336,20 @@ def presets() -> list[str]:
 def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
     """Load a preset by name or a YAML file by path, then apply ``overrides`` (dotted keys).
 
-    Raises ConfigError naming the file and field that is wrong, or the nearest preset's name.
+    Raises ConfigError naming the file or the option, and the field that is wrong, or the nearest
+    preset's name.
     """
     content, file = _read(name)
-    for key, value in (overrides or {}).items():
+    overrides = overrides or {}
+    for key, value in overrides.items():
         _set(content, key, value)
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{file}: {first_problem(error)}") from None
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        given = any(f"{place}.".startswith(f"{key}.") for key in overrides)
+        source = "An option sets a field to what it cannot be" if given else file
+        raise ConfigError(f"{source}: {first_problem(error)}") from None
     return _resolve(config)
 
 

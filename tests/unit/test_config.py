@@ -66,3 +66,13 @@ def test_bad_files_name_the_file_or_field(tmp_path: Path, content: str, named: s
     file.write_text(content)
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
         config.load(str(file))
+
+
+def test_a_wrong_option_is_not_blamed_on_the_preset(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^An option .*: verifier\.weight: ") as caught:
+        config.load("demo", {"verifier.weight": 2})
+    assert "demo.yaml" not in str(caught.value)
+    file = tmp_path / "own.yaml"
+    file.write_text("preset: demo\nverifier: {weight: 2}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"own\.yaml: verifier\.weight: "):
+        config.load(str(file), {"verifier.accept": 0.9})
