@@ -8,23 +8,33 @@ import importlib
 
 import click
 
+from tests import documents
 from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "caption")
+WRITTEN = (*BENCHMARKS, "levers", "fusions")
+"""Benchmarks whose tables stand in the docs, between marks of their name."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(BENCHMARKS))
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True)
-def main(names: tuple[str, ...], size: Size) -> None:
+@click.option("--write", is_flag=True, help="put the tables into docs/, too")
+def main(names: tuple[str, ...], size: Size, write: bool) -> None:
     """Measure, and print Markdown tables.
 
-    Example: make bench ARGS="search --size full"
+    Example: make bench ARGS="search --size full --write"
     """
-    click.echo(machine("faiss-cpu", "pymilvus", "milvus-lite") + "\n")
+    described = machine("faiss-cpu", "pymilvus", "milvus-lite")
+    click.echo(f"{described}\n")
     for name in names or BENCHMARKS:
+        made = []
         for table in importlib.import_module(f"tests.benchmarks.{name}").tables(size):
             click.echo(table)
+            made.append(table)
+        if write:
+            command = f'`make bench ARGS="{name} --size {size}"` on {described}:'
+            documents.fill(name, "\n".join([f"{command}\n", *made]))
 
 
 if __name__ == "__main__":

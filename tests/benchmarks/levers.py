@@ -17,6 +17,7 @@ from pipeline.evaluate import predictions
 from pipeline.everything import run_stages
 from pipeline.records import Ranking
 from pipeline.run import Run
+from tests import documents
 
 LAYOUTS = ("circo", "cirr", "fashioniq")
 STACKED = ["seize+verify", "mean-ensemble+verify", "pdv+verify", "seize+pdv+verify"]
@@ -65,8 +66,16 @@ def fusions(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("."))
-def main(folder: Path) -> None:
+@click.option("--write", is_flag=True, help="put the tables into docs/, too")
+def main(folder: Path, write: bool) -> None:
     """Print tables in Markdown: every method, the other question, roles, and every fusion."""
+    made: dict[str, list[str]] = {"levers": [], "fusions": []}
+
+    def show(name: str, title: str, table: pd.DataFrame) -> None:
+        text = tabulate(table.to_dict("records"), "keys", "github", disable_numparse=True)
+        made[name].append(f"{title}:\n\n{text}\n")
+        click.echo(f"\n{title}\n\n{text}")
+
     every = methods.selection("all", with_roles=False)
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
@@ -84,17 +93,13 @@ def main(folder: Path) -> None:
     }
     for title, (overrides, names) in tables.items():
         found = levers.table(list(runs(folder, **overrides)), names)
-        click.echo(f"\n{title}\n")
-        show(found)
+        show("levers", title, found)
     for question in ("demo", "demo-change"):
-        click.echo(f"\nEvery candidate verified, --question {question}\n")
         given = {"verifier__prompt": question, "verifier__early_stop": "false"}
-        show(fusions(list(runs(folder, **given)), ["seize", "pdv"]))
-
-
-def show(table: pd.DataFrame) -> None:
-    """Print a table in Markdown."""
-    click.echo(tabulate(table.to_dict("records"), "keys", "github", disable_numparse=True))
+        found = fusions(list(runs(folder, **given)), ["seize", "pdv"])
+        show("fusions", f"Every candidate verified, `--question {question}`", found)
+    for name, texts in made.items() if write else ():
+        documents.fill(name, "\n".join(texts))
 
 
 if __name__ == "__main__":
