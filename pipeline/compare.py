@@ -12,10 +12,11 @@ from tabulate import tabulate
 
 from pipeline import edit, methods, search
 from pipeline.cache import RecordFile, read_header
-from pipeline.datasets.base import Dataset, read_json
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.metrics import interval, resample
+from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
-from pipeline.evaluate import predictions, predictions_of_files
-from pipeline.metrics import interval, resample
+from pipeline.evaluate import predictions_of_files
 from pipeline.records import Ranking
 from pipeline.run import Run
 
@@ -40,7 +41,7 @@ def rows_of_run(run: Run) -> list[Row]:
     for name in methods.selection(run.config.search.method, edit.asks_for_roles(run)):
         one = run.with_method(name)
         try:
-            lists = predictions(search.read(one), run.dataset.kinds)
+            lists = run.dataset.predictions(search.read(one))
         except MissingStageError:
             missing.append(name)
             continue
@@ -60,7 +61,7 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
     first = files[0]
     if first.suffix == ".jsonl":
         rankings, header = read_ranking(first)
-        lists = predictions(rankings, dataset.kinds)
+        lists = dataset.predictions(rankings)
     else:
         sidecar = first.with_suffix(".config.json")
         lists = predictions_of_files(dataset, files)

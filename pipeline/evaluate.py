@@ -4,21 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import search
-from pipeline.datasets.base import Dataset, Predictions, read_json
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.reading import Predictions, read_json
 from pipeline.errors import InputError
-from pipeline.records import Ranking
 from pipeline.run import Run
-
-
-def predictions(rankings: Sequence[Ranking], kinds: Sequence[str]) -> dict[str, Predictions]:
-    """Return the prediction lists of each kind: whole rankings, and CIRR's group rankings."""
-    fields = {"recall": lambda r: r.images, "recall_subset": lambda r: r.subset}
-    return {kind: {r.query: fields[kind](r) for r in rankings} for kind in kinds}
 
 
 def evaluate(run: Run) -> dict[str, float]:
     """Return the dataset's metrics in percent for the run's ranking."""
-    return run.dataset.evaluate(predictions(search.read(run), run.dataset.kinds))
+    return run.dataset.evaluate(run.dataset.predictions(search.read(run)))
 
 
 def evaluate_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, float]:

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from pipeline import compare
-from pipeline.evaluate import predictions
 from pipeline.records import Ranking
 from pipeline.run import Run
 
@@ -58,7 +57,7 @@ def per_query(run: Run, rankings: Sequence[Ranking]) -> pd.DataFrame:
     no ranking.
     """
     dataset = run.dataset
-    values = dataset.per_query(predictions(rankings, dataset.kinds))
+    values = dataset.per_query(dataset.predictions(rankings))
     columns = {dataset.headline: dataset.of_each_query(values, dataset.headline)} | values
     names = [query.id for query in run.queries]
     return pd.DataFrame(columns, index=pd.Index(names, name="query"))
@@ -73,7 +72,7 @@ def summary(
     against the first of ``rankings`` by the paired bootstrap, as ``compare.compare`` has them.
     """
     rows = [
-        compare.Row(name, run.dataset.per_query(predictions(own, run.dataset.kinds)), None)
+        compare.Row(name, run.dataset.per_query(run.dataset.predictions(own)), None)
         for name, own in rankings.items()
     ]
     found = compare.compare(run.dataset, rows, rows[0].name, resamples)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from tabulate import tabulate
 
 from pipeline.compare import STYLES, Format
-from pipeline.datasets.base import read_json
+from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.prompts import first_problem, read_yaml
 

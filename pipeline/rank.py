@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.cache import atomic, memory_map, storage_errors
 from pipeline.config import resolve_device
-from pipeline.datasets.base import read_json
+from pipeline.datasets.reading import read_json
 from pipeline.errors import InputError
 from pipeline.ranking import top_images
 from pipeline.run import progress

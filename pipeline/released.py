@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import RecordFile, fingerprint, read_header, write_json, write_records
-from pipeline.datasets.base import Dataset, read_json
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.records import ImportedCaptions, ImportedEdits, typed
 from pipeline.run import Run, StageReport, log, slug, stage

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from pipeline import caption, edit, search
 from pipeline.cache import provenance, write_json
-from pipeline.evaluate import predictions
 from pipeline.run import Run, StageReport, log, slug, stage
 
 
@@ -38,7 +37,7 @@ def submit(run: Run) -> StageReport:
     }
     source = search.ranking_file(run).file
     with stage("submit", run, [source], next(iter(outputs.values())), "queries") as report:
-        for kind, lists in predictions(rankings, run.dataset.kinds).items():
+        for kind, lists in run.dataset.predictions(rankings).items():
             write_json(outputs[kind], run.dataset.submission(kind, lists))
             write_json(outputs[kind].with_suffix(".config.json"), sidecar)
         report.computed = len(rankings)

@@ -14,9 +14,8 @@ from torch import Tensor
 from pipeline import methods, search, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
 from pipeline.config import Config, resolve_device
-from pipeline.datasets.base import Predictions
+from pipeline.datasets.reading import Predictions
 from pipeline.errors import ConfigError, nearest
-from pipeline.evaluate import predictions
 from pipeline.fusion import Kind
 from pipeline.methods import GRIDS, Parameters
 from pipeline.ranking import Best, blocks, scores_of, top_images, without
@@ -150,7 +149,7 @@ def _verified(run: Run, cells: Sequence[Mapping[str, float]]) -> list[dict[str, 
     for cell in cells:
         config = run.config.verifier.model_copy(update=dict(cell))
         rankings = [verify.reordered(ranking, given, config) for ranking, given in known]
-        found.append(predictions(rankings, run.dataset.kinds))
+        found.append(run.dataset.predictions(rankings))
     return found
 
 
@@ -198,8 +197,7 @@ def rank_all(
                 for rankings, (best, groups) in zip(found, ranked, strict=True):
                     made = search.rankings_of(run, chosen, best[0], best[1], groups, images)
                     rankings |= {ranking.query: ranking for ranking in made}
-    kinds = run.dataset.kinds
-    return [predictions([r[query.id] for query in run.queries], kinds) for r in found]
+    return [run.dataset.predictions([r[query.id] for query in run.queries]) for r in found]
 
 
 Ranked = tuple[tuple[Tensor, Tensor], list[Tensor]]

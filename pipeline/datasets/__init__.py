@@ -1,22 +1,36 @@
-"""Benchmarks: one file each. A new one is a subclass of ``Dataset`` and a line here."""
+"""Benchmarks: one file each, a subclass of ``Dataset``. A package of one's own adds some through
+entry points in the group ``seize.datasets``, each naming a module or such a class.
+"""
 
 from pathlib import Path
+from typing import Any
 
+from pipeline import plugins
 from pipeline.datasets.base import Dataset
-from pipeline.datasets.circo import Circo
-from pipeline.datasets.cirr import Cirr
-from pipeline.datasets.fashioniq import FashionIq
 from pipeline.errors import ConfigError, nearest
 
-DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Circo, Cirr, FashionIq)}
+GROUP = "seize.datasets"
+
+
+def known() -> dict[str, type[Dataset]]:
+    """Return every benchmark by its name, in the order of names."""
+    plugins.load(__name__, GROUP)
+    kinds = {kind.name: kind for kind in _below(Dataset) if hasattr(kind, "name")}
+    return dict(sorted(kinds.items()))
+
+
+def _below(kind: Any) -> list[type[Dataset]]:
+    children: list[type[Dataset]] = kind.__subclasses__()
+    return children + [below for child in children for below in _below(child)]
 
 
 def find(name: str) -> type[Dataset]:
     """Return the benchmark of that name; raises ConfigError with the nearest one."""
+    kinds = known()
     try:
-        return DATASETS[name]
+        return kinds[name]
     except KeyError:
-        raise ConfigError(f"There is no dataset {name!r}.{nearest(name, DATASETS)}") from None
+        raise ConfigError(f"There is no dataset {name!r}.{nearest(name, kinds)}") from None
 
 
 def load(

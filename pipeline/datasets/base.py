@@ -1,39 +1,23 @@
 """What every benchmark offers to the stages, and what their readers share."""
 
 import hashlib
-import json
 import os
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.datasets.reading import Predictions, is_id_list, read_json
 from pipeline.errors import ConfigError, InputError
-from pipeline.records import Query
-
-Predictions = Mapping[str, Sequence[str]]
-"""Query id to image ids, best first."""
-
-
-class Entry(BaseModel):
-    """One annotation of a benchmark's file; fields this project does not use are ignored."""
-
-    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
-
-
-Annotation = TypeVar("Annotation", bound=Entry)
+from pipeline.records import Query, Ranking
 
 LONGEST_NAME = 255
 """Bytes of a file's name, as nearly every file system has it."""
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escapes of which JSON makes text that UTF-8 cannot hold, unless they come in pairs."""
 
 
 @dataclass
@@ -56,7 +40,7 @@ class Dataset(ABC):
     """The benchmark's own folder, looked for below ``--data-root``."""
     splits: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[str, ...]] = ("recall",)
-    """The prediction lists the protocol asks for; CIRR has a second one, ``recall_subset``."""
+    """The prediction lists that the protocol asks for, by name; see ``predictions``."""
     lengths: ClassVar[Mapping[str, int]] = {"recall": 50}
     """How many images a list of each kind holds in a submission."""
     max_bytes: ClassVar[int | None] = None
@@ -166,6 +150,13 @@ class Dataset(ABC):
     def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
         """Return kind and predictions of a submission-shaped JSON object; raises InputError."""
 
+    def predictions(self, rankings: Sequence[Ranking]) -> dict[str, Predictions]:
+        """Return the prediction lists of each kind out of rankings: whole ones, unless overridden.
+
+        A benchmark with other kinds of lists (CIRR's groups) says here what they hold.
+        """
+        return {kind: {r.query: r.images for r in rankings} for kind in self.kinds}
+
     @property
     def metrics(self) -> list[str]:
         """The names of the protocol's metrics, of a split with ground truth."""
@@ -252,6 +243,10 @@ class Dataset(ABC):
         """Check what only this benchmark asks of a prediction list; raises InputError."""
         return None
 
+    def misplaced(self, kind: str, query: Query, image: str) -> str:
+        """Return what is wrong with a gallery image in a submission's list, "" for nothing."""
+        return ""
+
     def check(self, file: Path) -> Findings:
         """Return every reason why the evaluation server would refuse a submission file.
 
@@ -283,7 +278,7 @@ class Dataset(ABC):
 
     def _check_list(self, query: Query, images: Any, kind: str, found: Findings) -> None:
         where = f"query {query.id}"
-        if not _is_id_list(images):
+        if not is_id_list(images):
             found.errors.append(f"{where}: expected a list of image ids")
             return
         names = [str(image) for image in images]
@@ -298,8 +293,8 @@ class Dataset(ABC):
         for name in names:
             if name not in self.images:
                 found.errors.append(f"{where}: image {name} is not in the gallery")
-            elif kind == "recall_subset" and name not in query.group and name != query.reference:
-                found.errors.append(f"{where}: image {name} is not in its group")
+            elif problem := self.misplaced(kind, query, name):
+                found.errors.append(f"{where}: image {name} {problem}")
         if query.reference in names:
             text = f"{where}: its own reference image {query.reference} is listed"
             (found.warnings if self.reference_allowed else found.errors).append(text)
@@ -394,68 +389,3 @@ class Dataset(ABC):
                         f"{link} is a link out of {own}, to {target}. If these links are yours, "
                         "allow them with --follow-links."
                     )
-
-
-def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
-    """Return ``content`` as ``kind``; raises InputError with ``where`` and the field."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        what = "is missing" if problem["type"] == "missing" else f"is wrong: {problem['msg']}"
-        raise InputError(f"{where}: {repr(field) if field else 'it'} {what}.") from None
-
-
-def existing_ending(paths: Iterable[Path], endings: Sequence[str]) -> str:
-    """Return the first of ``endings`` that any of the first few ``paths`` (no ending) has."""
-    for path in list(paths)[:20]:
-        for ending in endings:
-            if os.path.exists(f"{path}{ending}"):  # False for a name that is too long, too
-                return ending
-    return endings[0]
-
-
-def read_predictions(content: Any, file: Path) -> dict[str, list[str]]:
-    """Return query ids to lists of ids as strings; raises InputError naming file and query."""
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must be an object of query ids and lists of images.")
-    for name, images in content.items():
-        if not _is_id_list(images):
-            raise InputError(f"{file}, query {name}: expected a list of image ids.")
-    return {name: [str(image) for image in images] for name, images in content.items()}
-
-
-def _is_id_list(images: Any) -> bool:
-    return isinstance(images, list) and all(
-        isinstance(image, (str, int)) and not isinstance(image, bool) for image in images
-    )
-
-
-def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
-    """Read a JSON file; raises InputError naming the file, and the line where it is malformed."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        hint = " Is --data-root right?" if digest is not None else ""
-        raise InputError(f"{file} does not exist.{hint}") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    if digest is not None:
-        digest.update(content)
-    try:
-        return parse_json(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-
-
-def parse_json(content: bytes) -> Any:
-    """Return what UTF-8 JSON holds; raises ValueError or RecursionError.
-
-    Half a surrogate pair is refused too: such text can be parsed, but never written again.
-    """
-    text = content.decode("utf-8-sig")
-    parsed = json.loads(text)
-    if SURROGATE.search(text):
-        json.dumps(parsed, ensure_ascii=False).encode()
-    return parsed

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.base import Dataset, Entry, Predictions, parse_entry, read_predictions
-from pipeline.metrics import average_precision_at_k, recall_at_k
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.metrics import average_precision_at_k, recall_at_k
+from pipeline.datasets.reading import Entry, Predictions, parse_entry, read_predictions
 from pipeline.records import Query
 
 CUTOFFS = (5, 10, 25, 50)

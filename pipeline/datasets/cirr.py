@@ -9,18 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.datasets.base import (
-    Dataset,
+from pipeline.datasets.base import Dataset, Findings
+from pipeline.datasets.metrics import recall_at_k
+from pipeline.datasets.reading import (
     Entry,
-    Findings,
     Predictions,
     existing_ending,
     parse_entry,
     read_predictions,
 )
 from pipeline.errors import InputError
-from pipeline.metrics import recall_at_k
-from pipeline.records import Query
+from pipeline.records import Query, Ranking
 
 
 class _ImageSet(Entry):
@@ -102,6 +101,19 @@ class Cirr(Dataset):
         count = 50 if kind == "recall" else 3
         lists = {name: list(images[:count]) for name, images in predictions.items()}
         return {"version": "rc2", "metric": kind, **lists}
+
+    def predictions(self, rankings: Sequence[Ranking]) -> dict[str, Predictions]:
+        """Return whole rankings, and those of each query's group."""
+        return {
+            "recall": {r.query: r.images for r in rankings},
+            "recall_subset": {r.query: r.subset for r in rankings},
+        }
+
+    def misplaced(self, kind: str, query: Query, image: str) -> str:
+        """A subset list holds members of the query's group alone."""
+        if kind == "recall_subset" and image not in query.group and image != query.reference:
+            return "is not in its group"
+        return ""
 
     def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
         """Check version and metric as cirr.cecs.anu.edu.au/test_process states them."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.datasets.base import (
-    Dataset,
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.metrics import recall_at_k
+from pipeline.datasets.reading import (
     Entry,
     Predictions,
     existing_ending,
@@ -20,7 +21,6 @@ from pipeline.datasets.base import (
     read_predictions,
 )
 from pipeline.errors import ConfigError, InputError
-from pipeline.metrics import recall_at_k
 from pipeline.records import Query
 
 CATEGORIES = ("dress", "shirt", "toptee")

@@ -12,7 +12,6 @@ from pipeline.cache import read_header
 from pipeline.compare import read_ranking
 from pipeline.config import resolve_device
 from pipeline.errors import InputError, MissingStageError
-from pipeline.evaluate import predictions
 from pipeline.ranking import places_of, scores_of
 from pipeline.records import Query, Ranking
 from pipeline.run import Run, log
@@ -35,7 +34,7 @@ class Side:
     def values(self, run: Run) -> dict[str, dict[str, float]]:
         """Return each metric's value in [0, 1] by query id; InputError without ground truth."""
         rankings = list(self.rankings.values())
-        return run.dataset.per_query(predictions(rankings, run.dataset.kinds))
+        return run.dataset.per_query(run.dataset.predictions(rankings))
 
 
 def side_of_run(run: Run) -> Side:
@@ -67,7 +66,7 @@ def side_of(run: Run, other: str) -> Side:
 def _side(
     run: Run, name: str, rankings: Sequence[Ranking], header: dict[str, Any], file: Path
 ) -> Side:
-    for kind, lists in predictions(rankings, run.dataset.kinds).items():
+    for kind, lists in run.dataset.predictions(rankings).items():
         run.dataset.check_predictions(kind, lists)
     by_id = {ranking.query: ranking for ranking in rankings}
     return Side(name, {query.id: by_id[query.id] for query in run.queries}, header, file)

@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from pipeline import config, datasets, methods, search, verify
 from pipeline.demo import levers
-from pipeline.evaluate import predictions
 from pipeline.everything import run_stages
 from pipeline.records import Ranking
 from pipeline.run import Run
@@ -48,7 +47,7 @@ def fusions(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
 
     def note(run: Run, method: str, how: str, rankings: Sequence[Ranking]) -> None:
         line = lines.setdefault(f"{method} {how}", {"method": method, "fusion": how})
-        values = run.dataset.evaluate(predictions(rankings, run.dataset.kinds))
+        values = run.dataset.evaluate(run.dataset.predictions(rankings))
         line[f"{run.name}, {run.dataset.headline}"] = f"{values[run.dataset.headline]:.2f}"
 
     for run in runs:

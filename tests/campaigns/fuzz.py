@@ -48,10 +48,10 @@ from pipeline import (
 from pipeline.app import Texts, _parse
 from pipeline.cache import FeatureFile, RecordFile, read_header, write_features
 from pipeline.clip import TargetPad, width
-from pipeline.datasets.base import read_json
+from pipeline.datasets.reading import read_json
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import SeizeError
-from pipeline.evaluate import evaluate_files, predictions
+from pipeline.evaluate import evaluate_files
 from pipeline.everything import run_stages
 from pipeline.images import open_image, read_image
 from pipeline.llms import Answer
@@ -222,7 +222,7 @@ def _submissions(root: Path, *runs: Run) -> Iterator[Reader]:
                 yield Reader(title, file, [seed], mutate.of_json, reading)
     sidecar = root / "row.config.json"
     run = runs[0]
-    ranked = predictions(search.read(run), run.dataset.kinds)["recall"]
+    ranked = run.dataset.predictions(search.read(run))["recall"]
     row = root / "row.json"
     row.write_text(json.dumps(run.dataset.submission("recall", ranked)))
     yield Reader(
@@ -284,7 +284,7 @@ def _caches(root: Path, run: Run) -> Iterator[Reader]:
         "edits": (edit.record_file(run).file, lambda _: (edit.read(run), edit.edited(run))),
         "ranking": (
             ranking,
-            lambda _: run.dataset.evaluate(predictions(search.read(run), run.dataset.kinds)),
+            lambda _: run.dataset.evaluate(run.dataset.predictions(search.read(run))),
         ),
         "verdicts": (
             verify.record_file(run).file,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics import average_precision_at_k, interval, recall_at_k, resample
+from pipeline.datasets.metrics import average_precision_at_k, interval, recall_at_k, resample
 
 IDS = [str(number) for number in range(12)]
 

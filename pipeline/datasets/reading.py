@@ -1,0 +1,94 @@
+"""What the readers of benchmarks share: annotations, predictions and JSON that is checked."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError
+
+Predictions = Mapping[str, Sequence[str]]
+"""Query id to image ids, best first."""
+
+
+class Entry(BaseModel):
+    """One annotation of a benchmark's file; fields this project does not use are ignored."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+
+Annotation = TypeVar("Annotation", bound=Entry)
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Escapes of which JSON makes text that UTF-8 cannot hold, unless they come in pairs."""
+
+
+def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
+    """Return ``content`` as ``kind``; raises InputError with ``where`` and the field."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        what = "is missing" if problem["type"] == "missing" else f"is wrong: {problem['msg']}"
+        raise InputError(f"{where}: {repr(field) if field else 'it'} {what}.") from None
+
+
+def existing_ending(paths: Iterable[Path], endings: Sequence[str]) -> str:
+    """Return the first of ``endings`` that any of the first few ``paths`` (no ending) has."""
+    for path in list(paths)[:20]:
+        for ending in endings:
+            if os.path.exists(f"{path}{ending}"):  # False for a name that is too long, too
+                return ending
+    return endings[0]
+
+
+def read_predictions(content: Any, file: Path) -> dict[str, list[str]]:
+    """Return query ids to lists of ids as strings; raises InputError naming file and query."""
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must be an object of query ids and lists of images.")
+    for name, images in content.items():
+        if not is_id_list(images):
+            raise InputError(f"{file}, query {name}: expected a list of image ids.")
+    return {name: [str(image) for image in images] for name, images in content.items()}
+
+
+def is_id_list(images: Any) -> bool:
+    """Return whether ``images`` is a list of ids: strings or integers."""
+    return isinstance(images, list) and all(
+        isinstance(image, (str, int)) and not isinstance(image, bool) for image in images
+    )
+
+
+def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
+    """Read a JSON file; raises InputError naming the file, and the line where it is malformed."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        hint = " Is --data-root right?" if digest is not None else ""
+        raise InputError(f"{file} does not exist.{hint}") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    if digest is not None:
+        digest.update(content)
+    try:
+        return parse_json(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what UTF-8 JSON holds; raises ValueError or RecursionError.
+
+    Half a surrogate pair is refused too: such text can be parsed, but never written again.
+    """
+    text = content.decode("utf-8-sig")
+    parsed = json.loads(text)
+    if SURROGATE.search(text):
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
