@@ -194,6 +194,8 @@ def _check(
     v: int | None,
 ) -> None:
     """Raise ModelError unless the network takes and gives what the encoder has."""
+    theirs: tuple[int | None, ...]
+    needed: tuple[int | None, ...]
     if isinstance(network, FineGrained):
         _, _, own = weights["templates"].shape
         width = weights["local_atte_fc.0.weight"].shape[0]
@@ -204,7 +206,7 @@ def _check(
     else:
         first, last = weights["layers.0.weight"], weights["layers.6.weight"]
         theirs, needed = (first.shape[1], last.shape[0]), (d, t)
-    if tuple(theirs) != tuple(needed):
+    if theirs != needed:
         names = "image feature, text token, image token"
         raise ModelError(
             f"{file} was trained for another backbone: its widths ({names}) are "
