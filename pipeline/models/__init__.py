@@ -1,0 +1,1 @@
+"""Models: everything that is loaded or served."""

@@ -1,0 +1,1 @@
+"""Textual inversion: networks φ that map an image to pseudo-words of CLIP's text space."""

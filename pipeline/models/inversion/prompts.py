@@ -1,0 +1,174 @@
+"""Prompts with pseudo-words in them, for both of open_clip's text towers.
+
+A pseudo-word is put in by position, not by a token that stands for it: a user's ``$`` or ``*`` is
+text like any other.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a prompt, and where its pseudo-words go."""
+
+    tokens: tuple[int, ...]
+    """Without start, end and padding; pseudo-words hold a token that is overwritten."""
+    places: tuple[int, ...]
+    """The index among ``tokens`` of each pseudo-word, rising."""
+    cut: int = 0
+    """Tokens of the user's text that were left out."""
+
+
+class Tokenizer:
+    """open_clip's tokenizer, as far as prompts in pieces need it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.context: int = tokenizer.context_length
+        whole = tokenizer([""])[0].tolist()
+        inner = getattr(tokenizer, "tokenizer", None)
+        if inner is None:  # SimpleTokenizer
+            self.start = [tokenizer.sot_token_id]
+            self.end = [tokenizer.eot_token_id]
+            self.padding = 0
+        else:
+            ids = inner("").input_ids
+            self.start, self.end = ids[:-1], ids[-1:]
+            self.padding = next((t for t in reversed(whole) if t not in ids), whole[-1])
+
+    def pieces(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without start and end."""
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        clean = self._tokenizer.clean_fn(text)
+        if inner is None:
+            encoded: list[int] = self._tokenizer.encode(clean)
+            return encoded
+        return list(inner(clean, add_special_tokens=False).input_ids)
+
+    @property
+    def room(self) -> int:
+        """Tokens that fit between start and end."""
+        return self.context - len(self.start) - len(self.end)
+
+    def rows(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return the token ids int64 (prompts, context) of whole rows."""
+        made = torch.full((len(prompts), self.context), self.padding, dtype=torch.long)
+        for row, prompt in zip(made, prompts, strict=True):
+            ids = [*self.start, *prompt.tokens, *self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return made
+
+
+def assemble(tokenizer: Tokenizer, template: str, text: str, words: int | Sequence[int]) -> Prompt:
+    """Return ``template`` with ``{words}`` and ``{text}`` filled in.
+
+    Each ``{words}`` takes a run of pseudo-words: ``words`` of them, or one number a place. A prompt
+    that is too long loses the end of ``text``, and nothing else, so that it keeps its end token and
+    its pseudo-words. Raises ValueError where the template alone does not fit.
+    """
+    runs = iter([words] * template.count("{words}") if isinstance(words, int) else words)
+    filler = tokenizer.pieces("word")[0]
+    parts: list[list[int] | None] = []  # None stands for the user's text
+    marks: list[list[bool]] = []
+    for piece in _split(template):
+        if piece == "{text}":
+            parts.append(None)
+            marks.append([])
+        elif piece == "{words}":
+            count = next(runs)
+            parts.append([filler] * count)
+            marks.append([True] * count)
+        else:
+            tokens = tokenizer.pieces(piece)
+            parts.append(tokens)
+            marks.append([False] * len(tokens))
+    said = tokenizer.pieces(text)
+    slots = sum(part is None for part in parts)
+    fixed = sum(len(part) for part in parts if part is not None)
+    if fixed > tokenizer.room:
+        raise ValueError(f"the template alone takes {fixed} of {tokenizer.room} tokens")
+    kept = min(len(said), (tokenizer.room - fixed) // max(slots, 1))
+    tokens, places = [], []
+    for part, mark in zip(parts, marks, strict=True):
+        own = said[:kept] if part is None else part
+        places += [len(tokens) + i for i, is_word in enumerate(mark) if is_word]
+        tokens += own
+    cut = len(said) - kept if slots else 0
+    return Prompt(tuple(tokens), tuple(places), cut)
+
+
+def _split(template: str) -> list[str]:
+    pieces: list[str] = []
+    rest = template
+    while rest:
+        at = [i for i in (rest.find("{words}"), rest.find("{text}")) if i >= 0]
+        if not at:
+            pieces.append(rest)
+            break
+        first = min(at)
+        if first:
+            pieces.append(rest[:first])
+        end = rest.index("}", first) + 1
+        pieces.append(rest[first:end])
+        rest = rest[end:]
+    return [piece for piece in pieces if piece.strip()]
+
+
+def token_embedding(model: nn.Module) -> nn.Module:
+    """Return the layer of open_clip's ``model`` that embeds text tokens (CLIP and CustomTextCLIP).
+
+    Raises ValueError for a text tower of another kind.
+    """
+    for tower in (model, getattr(model, "text", None)):
+        found = getattr(tower, "token_embedding", None)
+        if isinstance(found, nn.Module):
+            return found
+    inner = getattr(getattr(model, "text", None), "transformer", None)
+    if inner is not None and hasattr(inner, "get_input_embeddings"):
+        layer: nn.Module = inner.get_input_embeddings()
+        return layer
+    raise ValueError(f"{type(model).__name__} has no embedding of text tokens")
+
+
+@contextmanager
+def injected(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor) -> Iterator[None]:
+    """Let the text tower see ``words`` (m, t) at rows and columns (m) of the ids it is given."""
+
+    def overwrite(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
+        embedded = embedded.clone()
+        embedded[rows, columns] = words.to(embedded)
+        return embedded
+
+    hook = token_embedding(model).register_forward_hook(overwrite)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def encode(
+    model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], words: Sequence[Tensor]
+) -> Tensor:
+    """Return text features (prompts, d), not normalised, of prompts with pseudo-words.
+
+    ``words`` holds, for each prompt, its pseudo-words (places, t) in order. Gradients flow to them.
+    """
+    device = next(model.parameters()).device
+    ids = tokenizer.rows(prompts).to(device)
+    offset = len(tokenizer.start)
+    counts = torch.tensor([len(prompt.places) for prompt in prompts])
+    rows = torch.repeat_interleave(torch.arange(len(prompts)), counts)
+    columns = torch.tensor([offset + place for prompt in prompts for place in prompt.places])
+    if not len(rows):
+        features: Tensor = model.encode_text(ids)
+        return features
+    stacked = torch.cat(list(words)).to(device)
+    with injected(model, rows.to(device), columns.to(device), stacked):
+        features = model.encode_text(ids)
+    return features
