@@ -20,6 +20,12 @@ IS_CHECKOUT = not _SHIPPED.is_dir()
 """Whether this is the repository itself; a wheel has the folders that travel with it elsewhere."""
 SHIPPED = PROJECT if IS_CHECKOUT else _SHIPPED
 """The folder that holds ``prompts`` and ``data/models``: the checkout, or a part of the wheel."""
+INSTALL = (
+    "pip install -r requirements.txt"
+    if IS_CHECKOUT
+    else "pip install the wheel of seize again, with its dependencies (without --no-deps)"
+)
+"""What to do where a package is missing."""
 OWN = {"pipeline", "seize"}
 """The packages of the project."""
 REQUIREMENTS = PROJECT / "requirements.txt"
