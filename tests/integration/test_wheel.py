@@ -1,7 +1,6 @@
 """The wheel, built and installed into an environment of its own, works far away from a checkout."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -20,6 +19,7 @@ import yaml
 from pipeline import config, prompts
 from pipeline.verifiers import prompts as verify_prompts
 from tests.conftest import PROJECT
+from tests.variables import without
 
 SOURCES = (
     *("pipeline", "seize", "prompts", "data/models", "pyproject.toml", "setup.py"),
@@ -95,24 +95,19 @@ def pip(*arguments: str) -> None:
     """Run pip, which may neither ask an index nor look at dependencies."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", *arguments, "--no-index", "--no-deps"],
-        capture_output=True, text=True, check=False,
+        env=without("PYTHONWARNINGS"), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
 def call(environment: Path, folder: Path, program: str, *arguments: str) -> str:
-    """Return what a program of the environment prints, run in ``folder``."""
+    """Return what a program of the environment prints, run in ``folder``, without the checkout."""
     done = subprocess.run(
         [str(environment / "bin" / program), *arguments],
-        cwd=folder, env=alone(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=without("PYTHONPATH"), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def alone() -> dict[str, str]:
-    """The variables of this process without what leads Python to the checkout."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_the_wheel_holds_all_that_is_shipped(wheel: Path) -> None:
@@ -130,8 +125,9 @@ def test_the_wheel_holds_all_that_is_shipped(wheel: Path) -> None:
 def test_an_archive_of_the_sources_builds_the_same_wheel(sources: Path, wheel: Path) -> None:
     made = "from setuptools.build_meta import build_sdist as b; print(b('dist'))"
     done = subprocess.run(
-        [sys.executable, "-c", made], cwd=sources, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", made],
+        cwd=sources, env=without("PYTHONWARNINGS"), capture_output=True, text=True, check=True,
+    )  # fmt: skip
     with tarfile.open(sources / "dist" / done.stdout.split()[-1]) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     with zipfile.ZipFile(wheel) as archive:
@@ -176,7 +172,8 @@ def test_the_page_works(environment: Path, away: Path) -> None:
     seize = str(environment / "bin" / "seize")
     with subprocess.Popen(
         [seize, "app", "photos", "--config", "demo", "--port", "0"],
-        cwd=away, env=alone() | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True,
+        cwd=away, env=without("PYTHONPATH") | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None

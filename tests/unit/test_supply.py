@@ -3,7 +3,10 @@
 import importlib.metadata
 import json
 import re
+import subprocess
+import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,16 @@ def test_the_audit_fails_where_there_is_no_pip_audit(tmp_path: Path) -> None:
     done = CliRunner().invoke(audit.main, [str(tmp_path / "pip-audit")])
     assert done.exit_code == 1
     assert "cannot be started" in done.output
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_a_deprecation_is_an_error_here_and_in_processes_of_tests(kind: type[Warning]) -> None:
+    with pytest.raises(kind):
+        warnings.warn("old", kind, stacklevel=1)
+    program = f"import warnings; warnings.warn('old', {kind.__name__})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert f"{kind.__name__}: old" in done.stderr.decode()
 
 
 LOCKS = sorted(PROJECT.glob("requirements*.lock"))
