@@ -198,3 +198,12 @@ def test_a_program_imports_seize(environment: Path, away: Path) -> None:
     count, path = said.split()
     assert int(count) == 15
     assert (away / "photos" / path).is_file()
+
+
+def test_a_missing_package_is_not_said_to_be_in_a_file_that_is_not_there(
+    environment: Path, away: Path
+) -> None:
+    program = "from pipeline.errors import InstallationError as E; print(E.of(ImportError('x')))"
+    said = call(environment, away, "python", "-c", program)
+    assert "pip install the wheel of seize again" in said
+    assert "requirements.txt" not in said
