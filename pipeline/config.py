@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import ConfigError, nearest
 from pipeline.fusion import Kind
 from pipeline.images import MAX_PIXELS
+from pipeline.installation import SHIPPED
 from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
-PROJECT = Path(__file__).resolve().parent.parent
 
 OWN_IMAGES = "folder"
 """The name under which α⁺, α⁻ and SDR's weights are set for a folder of one's own images."""
@@ -392,7 +392,7 @@ def _resolve(config: Config) -> Config:
 
     def found(model: str, scheme: str = "") -> str:
         bare = model.removeprefix(scheme)
-        inside = PROJECT / bare
+        inside = SHIPPED / bare
         if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
             return model
         return str(inside) if bare == model else f"{scheme}{inside}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import installation
 from pipeline.errors import SeizeError
+from pipeline.installation import INSTALL
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -31,7 +32,6 @@ LITTLE_MEMORY = 2 << 30
 """Bytes of free memory that are few for any model."""
 SERVER_TIMEOUT = 60.0
 """Seconds in which a server must answer one edit."""
-INSTALL = "pip install -r requirements.txt"
 FIXES = {
     "configuration": "correct it: seize config list, seize config show NAME and seize prompts list",
     "model": "give another: --captioner, --llm, --verifier, or --clip and --pretrained",

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from pipeline.installation import INSTALL
+
 
 class SeizeError(Exception):
     """Any other error, or something wrong that `check` or `doctor` found."""
@@ -51,7 +53,7 @@ class InstallationError(SeizeError):
         name = (error.name or "a package").partition(".")[0]
         return cls(
             f"{name} cannot be imported ({' '.join(str(error).split())[:300]}). Install what the "
-            "project needs: pip install -r requirements.txt; `seize doctor` checks all of it."
+            f"project needs: {INSTALL}; `seize doctor` checks all of it."
         )
 
 

@@ -15,6 +15,19 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = PACKAGE.parent
+_SHIPPED = PACKAGE / "shipped"
+IS_CHECKOUT = not _SHIPPED.is_dir()
+"""Whether this is the repository itself; a wheel has the folders that travel with it elsewhere."""
+SHIPPED = PROJECT if IS_CHECKOUT else _SHIPPED
+"""The folder that holds ``prompts`` and ``data/models``: the checkout, or a part of the wheel."""
+INSTALL = (
+    "pip install -r requirements.txt"
+    if IS_CHECKOUT
+    else "pip install the wheel of seize again, with its dependencies (without --no-deps)"
+)
+"""What to do where a package is missing."""
+OWN = {"pipeline", "seize"}
+"""The packages of the project."""
 REQUIREMENTS = PROJECT / "requirements.txt"
 IMPORT_TIMEOUT = 300
 """Seconds in which all packages are imported, from a slow disk too."""
@@ -46,8 +59,8 @@ class Installed:
 
 
 def requirement_lines(file: Path = REQUIREMENTS) -> list[str]:
-    """Return the requirements of a file; of the installed package where the file is not there."""
-    if not file.is_file():
+    """Return the requirements of a file; of the installed package where there is no checkout."""
+    if not IS_CHECKOUT:
         return importlib.metadata.requires("seize") or []
     lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
     return [line for line in lines if line]
@@ -62,13 +75,13 @@ def imported(folder: Path = PACKAGE) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {PACKAGE.name}
+    return names - set(sys.stdlib_module_names) - OWN
 
 
 def python_wanted() -> str:
     """Return the versions of Python that the project takes, as in ``>=3.11``."""
-    file = PROJECT / "pyproject.toml"
-    if file.is_file():
+    if IS_CHECKOUT:
+        file = PROJECT / "pyproject.toml"
         wanted = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["requires-python"]
     else:
         wanted = importlib.metadata.metadata("seize")["Requires-Python"]

@@ -13,8 +13,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.installation import SHIPPED
 
-PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+PROMPTS = SHIPPED / "prompts"
 NEEDED = {"caption", "relative_caption"}
 VARIABLES = NEEDED | {"shared_concept"}
 ROLES = ("desired", "preserve", "forbidden")

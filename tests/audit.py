@@ -1,11 +1,12 @@
 """Known vulnerabilities of what is installed: ``make audit``.
 
 Runs pip-audit and fails for whatever it finds that is not accepted, with a reason, in
-``.ci/accepted-vulnerabilities.txt``. Where its data cannot be had, that is said and nothing fails:
-pip-audit itself calls a package without data fine.
+``.ci/accepted-vulnerabilities.txt``. Where its data cannot be reached, that is said and nothing
+fails: pip-audit itself calls a package without data fine. Where pip-audit itself fails, this fails.
 """
 
 import json
+import re
 import subprocess
 import sysconfig
 from dataclasses import dataclass, field
@@ -19,6 +20,13 @@ from pipeline.installation import PROJECT
 ACCEPTED = PROJECT / ".ci" / "accepted-vulnerabilities.txt"
 TIMEOUT = 15
 """Seconds that pip-audit waits for an answer about one package."""
+UNREACHABLE = re.compile(
+    r"^requests\.exceptions\.(ConnectionError|ProxyError|SSLError|\w*Timeout)"
+    r"|^requests\.exceptions\.HTTPError: (403|407|429|5)"
+    r"|Could not connect to PyPI|PyPI is not redirecting",
+    re.MULTILINE,
+)
+"""What pip-audit 2 ends with where its data cannot be reached: mostly the traceback of requests."""
 
 
 @dataclass
@@ -45,8 +53,8 @@ class Audit:
                 lines.append(f"Without data: {', '.join(self.skipped)}")
         else:
             lines.append(
-                f"NOT AUDITED: the audit data cannot be reached from here (asked about "
-                f"{len(self.skipped)} packages). This is no sign that nothing is wrong."
+                "NOT AUDITED: the audit data cannot be reached from here. This is no sign that "
+                "nothing is wrong."
             )
         return "\n".join(lines)
 
@@ -85,19 +93,43 @@ def judge(report: dict[str, Any], accepted: dict[str, str]) -> Audit:
 
 
 def run(program: str, packages: Path) -> dict[str, Any]:
-    """Return pip-audit's report on a folder of installed packages; empty where it has none."""
+    """Return pip-audit's report on a folder of installed packages; empty without its data.
+
+    Raises ClickException where pip-audit cannot be started, fails, looked at nothing, or says what
+    is no report.
+    """
     command = [program, "--path", str(packages), "--format", "json", "--progress-spinner", "off"]
-    done = subprocess.run(
-        [*command, "--timeout", str(TIMEOUT)], capture_output=True, text=True, check=False
-    )
     try:
-        report: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        click.echo(" ".join(done.stderr.split())[-500:], err=True)
+        done = subprocess.run(
+            [*command, "--timeout", str(TIMEOUT)], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise click.ClickException(f"pip-audit cannot be started: {error}") from None
+    said = " ".join(done.stderr.split())[-500:]
+    if done.returncode and not done.stdout.strip() and UNREACHABLE.search(done.stderr):
+        click.echo(said, err=True)
         return {"dependencies": []}
+    packages_found = packages_of(done.stdout)
+    vulnerable = any(each.get("vulns") for each in packages_found or [])
+    if packages_found is None or done.returncode != vulnerable:
+        raise click.ClickException(f"pip-audit itself failed (exit code {done.returncode}): {said}")
+    if not packages_found:
+        raise click.ClickException(f"pip-audit found no package in {packages}.")
     # The project itself is installed but not published.
-    report["dependencies"] = [each for each in report["dependencies"] if each["name"] != "seize"]
-    return report
+    return {"dependencies": [each for each in packages_found if each["name"] != "seize"]}
+
+
+def packages_of(text: str) -> list[dict[str, Any]] | None:
+    """Return the packages of pip-audit's JSON; None where it is no such report."""
+    try:
+        packages: list[dict[str, Any]] = json.loads(text)["dependencies"]
+        for package in packages:
+            wanted = {"name", "skip_reason" if "skip_reason" in package else "vulns"}
+            if not wanted <= package.keys():
+                return None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return packages
 
 
 @click.command()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
 
+from tests.variables import without
+
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 INSTALLERS = (
     # Debian and Ubuntu, as root or where sudo asks nothing: their registry is enough.
@@ -38,7 +40,14 @@ def install_chromium(kept: str) -> str:
     """
     told = []
     for command in INSTALLERS:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command,
+            shell=True,
+            env=without("PYTHONWARNINGS"),
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
         found = find_chromium(kept)
         if found is not None:
             return found

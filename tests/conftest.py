@@ -16,6 +16,12 @@ from pipeline.run import Run
 from tests.browser import browser, page  # noqa: F401 - fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+DEPRECATIONS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+"""Warnings that are errors, here and in the processes that tests start: what a library will take
+away is mended before a user sees it. None is let pass; one that libraries cause among themselves
+may be, by its message and with the reason."""
+# What pip, vLLM and installers of a browser warn of is theirs: tests start them without this.
+os.environ.setdefault("PYTHONWARNINGS", ",".join(f"error::{name}" for name in DEPRECATIONS))
 # A shell's background job ignores SIGINT, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests say nothing about speed: a busy machine is no failure.
@@ -30,6 +36,12 @@ SIZES = Sizes(
     fashioniq_queries=4,
     fashioniq_gallery=60,
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn deprecations into errors."""
+    for name in DEPRECATIONS:
+        config.addinivalue_line("filterwarnings", f"error::{name}")
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,10 @@ from pipeline.cache import write_json
 from pipeline.demo import world
 from pipeline.demo.roles import roles
 from pipeline.demo.world import Scene
+from pipeline.installation import SHIPPED
 from pipeline.printable import echo
 
-MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
+MODELS = SHIPPED / "data" / "models"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 PROMPT = "a photo of"
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline import installation, weights
-from pipeline.config import PROJECT
 from pipeline.doctor import Finding, Patient, examine, usable
+from pipeline.installation import PROJECT
 from tests.integration.test_errors import broken
 from tests.stub import Running, Stub
 
