@@ -75,7 +75,15 @@ class ClipConfig(_Section):
 
     model: str = Field(description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME")
     pretrained: str | None = Field(default=None, description="open_clip tag or weights file")
-    target_pad: float = Field(default=1.25, ge=1, description="TargetPad ratio before resizing")
+    target_pad: float | None = Field(
+        default=1.25, ge=1, description="TargetPad ratio before resizing; null for none"
+    )
+    pixels: Literal["corrected", "released"] = Field(
+        default="corrected",
+        description="corrected: RGB, upright, transparency on white, then padded; "
+        "released: the file's own mode is padded, its orientation ignored, transparency black, "
+        "as in the published scripts",
+    )
     precision: Precision = "auto"
 
 
