@@ -7,13 +7,15 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import captioners, clip, config, llms, verifiers
+from pipeline import captioners, clip, config, llms, loading, verifiers
 from pipeline.config import Config
 from pipeline.errors import ModelError
 from tests.conftest import PROJECT
@@ -251,3 +253,47 @@ def test_no_file_of_a_transformers_folder_runs_code(
     with contextlib.suppress(ModelError):
         load(name, config.load("demo", {FIELDS[name][0]: FIELDS[name][1] + str(folder)}))
     assert not trap.exists()
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+TEMPLATES = {
+    "endless": (ENDLESS, "did not end within"),
+    "refused": ("{{ messages.__class__.__mro__ }}", "fails"),
+    "broken": ("{% if %}", "fails"),
+    "raising": ("{{ raise_exception('\x1b]0;owned') }}", r"fails: \\x1b\]0;owned"),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", ["llm", "verifier"])
+def test_a_hostile_chat_template_is_a_model_error(
+    name: str, template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "TEMPLATE_TIMEOUT", 1.0)
+    content, said = TEMPLATES[template]
+    folder = tmp_path / name
+    shutil.copytree(MODELS / name, folder)
+    (folder / "chat_template.jinja").write_text(content)
+    before = threading.active_count()
+    with pytest.raises(ModelError, match=said):
+        load(name, config.load("demo", {FIELDS[name][0]: f"transformers:{folder}"}))
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.1)
+    assert threading.active_count() <= before  # the thread that rendered has ended
+
+
+@pytest.mark.parametrize("name", ["llm", "verifier"])
+def test_weights_that_lack_a_tensor_are_refused(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / name
+    shutil.copytree(MODELS / name, folder)
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    lost = sorted(tensor for tensor in weights if "layers.0" in tensor)[0]
+    weights.pop(lost)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 of a .*layers\.0"):
+        load(name, config.load("demo", {FIELDS[name][0]: f"transformers:{folder}"}))
