@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pipeline import vetting
-from pipeline.config import ClipConfig, RuntimeConfig, resolve_device, resolve_precision
+from pipeline.config import ClipConfig, RuntimeConfig, in_precision, resolve_device
 from pipeline.errors import ModelError, nearest
 from pipeline.images import two_pictures
 from pipeline.loading import failed, tame_transformers
@@ -33,7 +33,7 @@ class Clip:
     def __init__(self, config: ClipConfig, runtime: RuntimeConfig) -> None:
         self.name = config.model
         self.device = resolve_device(runtime.device)
-        self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
+        self.dtype = getattr(torch, in_precision(config, runtime).precision)
         self.batch = runtime.embed_batch
         tag = _check_names(config)
         with _loading(config):
@@ -99,7 +99,7 @@ def width(config: ClipConfig) -> int | None:
 
 def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:
     """Load the CLIP model that ``config`` names, once a process; raises ModelError."""
-    return _cached(config.model_dump_json(), runtime.model_dump_json())
+    return _cached(in_precision(config, runtime).model_dump_json(), runtime.model_dump_json())
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,24 +15,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from pipeline.config import (
-    CaptionerConfig,
-    ClipConfig,
-    LlmConfig,
-    Precision,
-    RuntimeConfig,
-    VerifierConfig,
-    resolve_device,
-    resolve_precision,
-)
+from pipeline.config import Computed, Precision, RuntimeConfig, in_precision
 from pipeline.errors import ModelError
-
-Model = TypeVar("Model", CaptionerConfig, ClipConfig, LlmConfig, VerifierConfig)
 
 MOST_FILES = 1_000
 """Files of a model's folder."""
@@ -143,23 +132,21 @@ def _note(file: Path, content: dict[str, Any]) -> None:
 
 
 def settle(
-    model: Model, runtime: RuntimeConfig, begun: Mapping[str, Any]
-) -> tuple[Model, dict[str, Any]]:
+    model: Computed, runtime: RuntimeConfig, begun: Mapping[str, Any]
+) -> tuple[Computed, dict[str, Any]]:
     """Return ``model`` with the precision to compute in, and what a header is to say of it.
 
     ``begun`` is the header of the file that is gone on with, empty where there is none. ``auto`` is
     what that file was begun in, so that a file never holds two precisions; else what suits the
     device.
     """
-    precision: str = model.precision
-    if precision == "auto":
-        before = begun.get(COMPUTED)
-        told = before.get("precision") if isinstance(before, dict) else None
-        known = told in get_args(Precision) and told != "auto"
-        precision = (
-            str(told) if known else resolve_precision("auto", resolve_device(runtime.device))
-        )
-    return model.model_copy(update={"precision": precision}), {COMPUTED: {"precision": precision}}
+    before = begun.get(COMPUTED)
+    told = before.get("precision") if isinstance(before, dict) else None
+    if model.precision == "auto" and told in get_args(Precision) and told != "auto":
+        settled = model.model_copy(update={"precision": told})
+    else:
+        settled = in_precision(model, runtime)
+    return settled, {COMPUTED: {"precision": settled.precision}}
 
 
 def begun_records(file: Path) -> dict[str, Any]:

@@ -117,15 +117,16 @@ class Blip2:
         return torch.tensor([tokens], dtype=torch.long, device=self.device)
 
     def _check_that_it_sees(self) -> None:
-        """Raise ModelError where two images get the same captions, sample by sample."""
+        """Raise ModelError where two images get the same captions, sample by sample, as tokens."""
         few = self.config.model_copy(
             update={"samples": 4, "max_new_tokens": 8, "min_new_tokens": 1}
         )
-        one, other = self._caption(few, ["check", "check"], two_pictures())
-        if one == other:
+        one, other = self._sample(few, ["check", "check"], two_pictures()).chunk(2)
+        if torch.equal(one, other):
+            said = self.processor.decode(one[0], skip_special_tokens=True)
             raise ModelError(
                 f"The captioner {self.config.model} says the same of two different images "
-                f"({one[0]!r}), so it does not see them: its weights do not fit its config.json, "
+                f"({said!r}), so it does not see them: its weights do not fit its config.json, "
                 "or are no BLIP-2's. Copy the checkpoint again, or use another with --captioner."
             )
 
@@ -134,12 +135,17 @@ class Blip2:
 
         The image and the prompt are encoded once for all samples of an image.
         """
-        return self._caption(self.config, ids, images)
+        tokens, samples = self._sample(self.config, ids, images), self.config.samples
+        texts = [
+            text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)
+        ]
+        return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
     @torch.inference_mode()
-    def _caption(
+    def _sample(
         self, config: CaptionerConfig, ids: Sequence[str], images: Sequence[Image.Image]
-    ) -> list[list[str]]:
+    ) -> Tensor:
+        """Return the tokens of all captions, (images · samples, length)."""
         pixels = self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
         prompt = self.prompt.repeat(len(images), 1)
         shape = (config.samples, config.max_new_tokens)
@@ -159,10 +165,7 @@ class Blip2:
         )
         if self.model.config.use_decoder_only_language_model:  # the others answer without it
             tokens = tokens[:, prompt.shape[1] :]
-        texts = [
-            text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)
-        ]
-        return [texts[i : i + config.samples] for i in range(0, len(texts), config.samples)]
+        return tokens
 
     def _generate(self, pixels: Tensor, prompt: Tensor, samples: int, **settings: Any) -> Tensor:
         """Return all samples' tokens, (images · samples, length), a decoder's after ``prompt``.

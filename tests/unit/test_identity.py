@@ -166,7 +166,7 @@ def test_auto_is_what_the_file_was_begun_in() -> None:
 
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``auto`` come to what it does on a GPU, whose work this machine's processor then does."""
-    monkeypatch.setattr(identity, "resolve_precision", lambda *_: "bfloat16")
+    monkeypatch.setattr(config, "resolve_precision", lambda *_: "bfloat16")
 
 
 def test_a_reader_without_the_makers_gpu_finds_and_finishes_its_files(
