@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import captioners, clip, config, llms, loading, verifiers
+from pipeline import captioners, clip, config, llms, loading, verifiers, weights
 from pipeline.config import Config
 from pipeline.errors import ModelError
 from tests.conftest import PROJECT
@@ -297,3 +297,17 @@ def test_weights_that_lack_a_tensor_are_refused(name: str, tmp_path: Path) -> No
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(ModelError, match=r"lack 1 of a .*layers\.0"):
         load(name, config.load("demo", {FIELDS[name][0]: f"transformers:{folder}"}))
+
+
+@pytest.mark.parametrize("name", ["captioner", "llm", "verifier"])
+def test_doctor_tells_code_that_is_needed_from_code_that_is_not(name: str, tmp_path: Path) -> None:
+    """Many checkpoints bring code for what transformers knows by now: they load without it."""
+    folder = tmp_path / name
+    shutil.copytree(MODELS / name, folder)
+    file = folder / "config.json"
+    known = json.loads(file.read_text()) | {"auto_map": {"AutoConfig": "evil.Configuration"}}
+    file.write_text(json.dumps(known))
+    assert weights.problem(folder) is None
+    assert load(name, config.load("demo", {FIELDS[name][0]: FIELDS[name][1] + str(folder)}))
+    file.write_text(json.dumps(known | {"model_type": "custom"}))
+    assert "config.json asks for code of the checkpoint's own" in str(weights.problem(folder))
