@@ -66,8 +66,13 @@ class Preprocess:
     its ``mean`` and ``std`` are left to the model's device. ``target_pad`` is TargetPad's ratio,
     None for none.
 
-    ``as_stored`` says that images come in their file's own mode, as in the released scripts
-    (``clip.pixels: released``). Raises InputError for a mode that cannot be transformed.
+    ``as_stored`` says that images come in their file's own mode (``clip.pixels: released``), as
+    SEIZE's released scripts open them, with the ``targetpad_transform`` of CLIP4Cir and SEARLE:
+    that mode is padded, resized and cropped, and RGB only then. So a palette's images are resized
+    without smoothing, transparency is dropped (mostly to black) and EXIF's orientation is ignored.
+    Published figures were made so; the corrected path is what such images look like.
+
+    Raises InputError for a mode that cannot be transformed.
     """
 
     def __init__(

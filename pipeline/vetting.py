@@ -49,7 +49,7 @@ def of_open_clip(folder: Path) -> str | None:
 
 def _towers(model: dict[str, Any]) -> str | None:
     """Return what is wrong with the two towers' settings."""
-    text, vision = model.get("text_cfg", {}), model.get("vision_cfg", {})
+    text, vision = model.get("text_cfg"), model.get("vision_cfg")
     if not isinstance(text, dict) or not isinstance(vision, dict):
         return f"{OPEN_CLIP}: text_cfg and vision_cfg must be objects"
     options = text.get("tokenizer_kwargs", {})

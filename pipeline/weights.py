@@ -40,7 +40,7 @@ def problem(folder: Path) -> str | None:
         return content
     try:
         asked = vetting.of_transformers(folder) if transformers else vetting.of_open_clip(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"its settings cannot be read: {error}"
     if asked is not None:
         return asked
@@ -85,7 +85,7 @@ def _json(file: Path) -> dict[str, Any] | str:
     """Return a file's JSON object, or what is wrong with it."""
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{file.name} cannot be read: {error}"
     return content if isinstance(content, dict) else f"{file.name} is no JSON object"
 

@@ -311,3 +311,13 @@ def test_doctor_tells_code_that_is_needed_from_code_that_is_not(name: str, tmp_p
     assert load(name, config.load("demo", {FIELDS[name][0]: FIELDS[name][1] + str(folder)}))
     file.write_text(json.dumps(known | {"model_type": "custom"}))
     assert "config.json asks for code of the checkpoint's own" in str(weights.problem(folder))
+
+
+def test_settings_nested_without_end_are_a_model_error(tmp_path: Path) -> None:
+    for depth in (900, 100_000):
+        folder = tmp_path / str(depth)
+        shutil.copytree(MODELS / "clip", folder)
+        (folder / "open_clip_config.json").write_text('{"model_cfg":' * depth + "{}" + "}" * depth)
+        assert weights.problem(folder)
+        with pytest.raises(ModelError, match="CLIP"):
+            load("clip", config.load("demo", {"clip.model": f"local-dir:{folder}"}))
