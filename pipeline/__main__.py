@@ -1,12 +1,15 @@
 """``python -m pipeline`` is the ``seize`` command."""
 
 import sys
+import warnings
 
 from pipeline.errors import KEPT, STOPPED, InstallationError
 
 
 def main() -> None:
     """Run the command line; without the packages it needs, say what to install."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' remarks, which a user cannot act on
     try:
         from pipeline.cli import main as command_line
     except KeyboardInterrupt:

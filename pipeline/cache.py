@@ -10,7 +10,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -31,7 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import InputError, ModelError, StorageError
+from pipeline.errors import InputError, StorageError
 from pipeline.processes import Processes
 
 log = logging.getLogger("seize")
@@ -54,40 +53,11 @@ CHECKSUM = re.compile(rb', "checksum": "([0-9a-f]{16})"}$')
 SEAL = b"\nxxh3-64:"
 """What stands before the checksum at the end of a file that another library wrote."""
 
-MOST_FILES = 1_000
-"""Files of a model's folder."""
-
 
 def fingerprint(content: Any) -> str:
     """Return 12 hex digits that identify JSON-able ``content``, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def model_identity(model: str) -> str:
-    """Return ``model`` for a hub name; for a local path add a hash that changes with its files.
-
-    Names, sizes and the first and last MiB of each file are hashed: weights of any size stay cheap.
-    Raises ModelError for a folder that holds so much that it is no model's.
-    """
-    path = Path(model)
-    if not os.path.exists(model):  # False for a name that no file can have, too
-        return model
-    digest = hashlib.sha256()
-    inside = [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file())
-    files = sorted(itertools.islice(inside, MOST_FILES + 1))
-    if len(files) > MOST_FILES:
-        raise ModelError(
-            f"{path.resolve()} holds more than {MOST_FILES:,} files, so it is no model's folder."
-        )
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
-    return f"{path.name}@{digest.hexdigest()[:12]}"
 
 
 def provenance() -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import captioners, released
-from pipeline.cache import RecordFile, fingerprint, model_identity
-from pipeline.config import Config, resolve_device, resolve_precision
+from pipeline import captioners, identity, released
+from pipeline.cache import RecordFile, fingerprint
+from pipeline.config import CaptionerConfig, Config
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.processes import current
@@ -24,14 +24,23 @@ def header(run: Run) -> dict[str, Any]:
 def settings(config: Config) -> dict[str, Any]:
     """Return everything about the configuration that changes the captions of an image."""
     captioner = config.captioner
-    device = resolve_device(config.runtime.device)
+    elsewhere = {"url", "precision"} if captioner.model.startswith(captioners.SERVED) else {"url"}
     return {
         "stage": "caption",
-        **captioner.model_dump(exclude={"url"}),
+        **captioner.model_dump(exclude=elsewhere),
         "prompt": captioners.prompt_of(captioner),
-        "model": model_identity(captioner.model),
-        "precision": resolve_precision(captioner.precision, device),
+        "model": identity.model_identity(captioner.model),
     }
+
+
+def settle(config: Config, records: RecordFile) -> CaptionerConfig:
+    """Return the captioner that goes on with ``records`` in the precision they were begun in."""
+    if config.captioner.model.startswith(captioners.SERVED):
+        return config.captioner
+    begun = identity.begun_records(records.file)
+    captioner, told = identity.settle(config.captioner, config.runtime, begun)
+    records.header = records.header | told
+    return captioner
 
 
 def record_file(run: Run) -> RecordFile:
@@ -72,7 +81,7 @@ def caption(run: Run) -> StageReport:
     records = record_file(run)
     if released.is_imported(run.config.captioner.model):
         return released.report("caption", run, records)
-    processes = current()
+    processes, settled = current(), settle(run.config, records)
     with stage("caption", run, [run.dataset.root], records.file, "images") as report:
         with records.shared(processes) as own:
             done = by_image(records)
@@ -80,13 +89,14 @@ def caption(run: Run) -> StageReport:
             todo = [image for image in share if not done.get(image)]
             report.cached = len(share) - len(todo)
             if todo:
-                _caption(run, todo, done, own, report)
+                _caption(run, settled, todo, done, own, report)
         report.collect(processes)
     return report
 
 
 def _caption(
     run: Run,
+    settled: CaptionerConfig,
     todo: list[str],
     done: Mapping[str, list[str]],
     records: RecordFile,
@@ -94,7 +104,7 @@ def _caption(
 ) -> None:
     """Caption the images ``todo``; what is ``done`` holds those that failed before."""
     with report.step("load the model"):
-        captioner = captioners.load(run.config.captioner, run.config.runtime)
+        captioner = captioners.load(settled, run.config.runtime)
     with progress(report.cached + len(todo), report.cached, "image", "caption") as bar:
         size = run.config.runtime.caption_batch
         for batch in (todo[i : i + size] for i in range(0, len(todo), size)):

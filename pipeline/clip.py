@@ -5,74 +5,47 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.config import ClipConfig, RuntimeConfig, resolve_device, resolve_precision
+from pipeline import vetting
+from pipeline.config import ClipConfig, RuntimeConfig, in_precision, resolve_device
 from pipeline.errors import ModelError, nearest
-from pipeline.images import MAX_PIXELS
-from pipeline.loading import failed
-
-LONGEST_STRIP = 8_192
-"""Pixels that a strip's longer side is scaled down to before it is padded."""
-
-
-@dataclass(frozen=True)
-class TargetPad:
-    """Pad an image with black until its sides' ratio is at most ``ratio``.
-
-    Baldrati et al., "Effective conditioned and composed image retrieval combining CLIP-based
-    features", CVPR 2022; SEIZE uses 1.25.
-    """
-
-    ratio: float
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        longest = max(width, height)
-        if longest / min(width, height) < self.ratio:
-            return image
-        if longest**2 / self.ratio > MAX_PIXELS:  # a strip, which would be padded to gigabytes
-            image = image.copy()
-            image.thumbnail((LONGEST_STRIP, LONGEST_STRIP))
-            width, height = image.size
-            longest = max(width, height)
-        side = longest / self.ratio
-        horizontal = max(int((side - width) / 2), 0)
-        vertical = max(int((side - height) / 2), 0)
-        padded = Image.new("RGB", (width + 2 * horizontal, height + 2 * vertical))
-        padded.paste(image, (horizontal, vertical))
-        return padded
-
-
-class Preprocess(Protocol):
-    """RGB image to a uint8 tensor (3, size, size), padded, resized and cropped for the model."""
-
-    def __call__(self, image: Image.Image) -> Tensor: ...
+from pipeline.images import two_pictures
+from pipeline.loading import failed, tame_transformers
+from pipeline.pixels import Preprocess
 
 
 class Clip:
     """A CLIP model on a device. Features are returned raw (not normalised), float32, (n, d)."""
 
     def __init__(self, config: ClipConfig, runtime: RuntimeConfig) -> None:
+        self.name = config.model
         self.device = resolve_device(runtime.device)
-        self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
+        self.dtype = getattr(torch, in_precision(config, runtime).precision)
         self.batch = runtime.embed_batch
-        self.model = _load(config, runtime, self.device, self.dtype)
-        self.tokenizer: Any = open_clip.get_tokenizer(config.model)
-        settings = open_clip.get_model_preprocess_cfg(self.model)
-        self.preprocess = _preprocess(settings, config.target_pad)
+        tag = _check_names(config)
+        with _loading(config):
+            _refuse_code(config.model)
+            model = _load(config, tag, weights_only=not runtime.allow_pickle)
+            self.tokenizer: Any = _tokenizer(config.model)
+            settings = open_clip.get_model_preprocess_cfg(model)
+            as_stored = config.pixels == "released"
+            self.preprocess = Preprocess(settings, config.target_pad, as_stored)
+        self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self._mean, self._std = settings["mean"], settings["std"]
+        self._check_that_it_sees()
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> NDArray[np.float32]:
@@ -89,6 +62,23 @@ class Clip:
         """Encode texts to features (n, d); longer texts are cut at the model's context length."""
         tokens = self.tokenizer(list(texts)).to(self.device)
         return _numpy(self.model.encode_text(tokens))
+
+    def _check_that_it_sees(self) -> None:
+        """Raise ModelError where two images, or two texts, have one feature: something is broken.
+
+        Weights that do not fit or a tokenizer that knows no word would rank by chance, unsaid.
+        """
+        pictures = torch.stack([self.preprocess(picture) for picture in two_pictures()])
+        pairs = (
+            ("images", "its weights", self.encode_images(pictures)),
+            ("texts", "its tokenizer", self.encode_texts(["a red circle", "two blue squares"])),
+        )
+        for what, cause, (one, other) in pairs:
+            if np.array_equal(one, other):
+                raise ModelError(
+                    f"CLIP {self.name} makes the same feature of two different {what}, so {cause} "
+                    "cannot be right. Copy the checkpoint again, or use another with --clip."
+                )
 
 
 def width(config: ClipConfig) -> int | None:
@@ -109,7 +99,7 @@ def width(config: ClipConfig) -> int | None:
 
 def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:
     """Load the CLIP model that ``config`` names, once a process; raises ModelError."""
-    return _cached(config.model_dump_json(), runtime.model_dump_json())
+    return _cached(in_precision(config, runtime).model_dump_json(), runtime.model_dump_json())
 
 
 @functools.lru_cache(maxsize=1)
@@ -122,21 +112,19 @@ def _numpy(features: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _load(config: ClipConfig, runtime: RuntimeConfig, device: str, dtype: torch.dtype) -> Any:
-    tag = _check_names(config)
+@contextmanager
+def _loading(config: ClipConfig) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a ModelError; keep open_clip's remarks to itself."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip reports on the root logger
+    tame_transformers()
     try:
-        model = open_clip.create_model(
-            config.model,
-            pretrained=config.pretrained,
-            # OpenAI's weights were trained with QuickGELU; the tag knows, the plain name does not.
-            force_quick_gelu=bool(tag.get("quick_gelu", False)),
-            require_pretrained=True,
-            output_dict=False,
-            weights_only=not runtime.allow_pickle,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError:
+        raise
     except Exception as error:
         advice = (
             "Check the name and the network, or give a local folder with --clip "
@@ -146,7 +134,58 @@ def _load(config: ClipConfig, runtime: RuntimeConfig, device: str, dtype: torch.
         raise failed(what, error, advice, "--allow-pickle") from error
     finally:
         root.setLevel(level)
-    return model.to(device, dtype).eval().requires_grad_(False)
+
+
+def _refuse_code(name: str) -> None:
+    """Raise ModelError for a checkpoint whose settings would run its own code.
+
+    It is read before anything of it is loaded; other errors of reading are the caller's.
+    """
+    scheme, separator, place = name.partition(":")
+    if not separator:
+        return  # open_clip's own settings
+    folder = Path(place)
+    if scheme == "hf-hub":
+        folder = Path(huggingface_hub.hf_hub_download(place, vetting.OPEN_CLIP)).parent
+    if (asked := vetting.of_open_clip(folder)) is not None:
+        raise ModelError(
+            f"CLIP {name} is refused: {asked}. Code of a checkpoint never runs; use another "
+            "checkpoint, or take that field out of the file if you do not need it."
+        )
+
+
+def _load(config: ClipConfig, tag: dict[str, Any], weights_only: bool) -> Any:
+    return open_clip.create_model(
+        config.model,
+        pretrained=config.pretrained,
+        # OpenAI's weights were trained with QuickGELU; the tag knows, the plain name does not.
+        force_quick_gelu=bool(tag.get("quick_gelu", False)),
+        force_preprocess_cfg=None if tag else _preprocessing_of(config),
+        require_pretrained=True,
+        pretrained_text=False,  # else a tower's weights would be fetched from yet elsewhere
+        output_dict=False,
+        weights_only=weights_only,
+    )
+
+
+def _preprocessing_of(config: ClipConfig) -> dict[str, Any] | None:
+    """Return what all published weights of an architecture agree on; None where they do not.
+
+    open_clip knows the preprocessing by its tag, so for a weights file it would take OpenAI's,
+    which is wrong for SigLIP.
+    """
+    fields = ("mean", "std", "interpolation", "resize_mode")
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    known = [open_clip.get_pretrained_cfg(config.model, tag) for tag in tags]
+    told = [{field: cfg[field] for field in fields if cfg.get(field)} for cfg in known]
+    return told[0] if told and all(each == told[0] for each in told) else None
+
+
+def _tokenizer(name: str) -> Any:
+    """Return the model's tokenizer; one of transformers is told to run no code."""
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    safely = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+    return open_clip.get_tokenizer(name, **safely)
 
 
 def _check_names(config: ClipConfig) -> dict[str, Any]:
@@ -173,17 +212,3 @@ def _check_names(config: ClipConfig) -> dict[str, Any]:
         hint = nearest(config.pretrained, tags)
         raise ModelError(f"{config.model} has no weights {config.pretrained!r}.{hint}")
     return dict(tag or {})
-
-
-def _preprocess(settings: dict[str, Any], target_pad: float) -> Preprocess:
-    size = settings["size"][0] if isinstance(settings["size"], (tuple, list)) else settings["size"]
-    interpolation = v2.InterpolationMode(settings.get("interpolation") or "bicubic")
-    transform: Preprocess = v2.Compose(
-        [
-            TargetPad(target_pad),
-            v2.Resize(size, interpolation=interpolation),
-            v2.CenterCrop(size),
-            v2.PILToTensor(),
-        ]
-    )
-    return transform

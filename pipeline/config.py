@@ -5,7 +5,7 @@ Presets are YAML files in ``pipeline/presets``; a user's file may start from one
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -75,7 +75,15 @@ class ClipConfig(_Section):
 
     model: str = Field(description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME")
     pretrained: str | None = Field(default=None, description="open_clip tag or weights file")
-    target_pad: float = Field(default=1.25, ge=1, description="TargetPad ratio before resizing")
+    target_pad: float | None = Field(
+        default=1.25, ge=1, description="TargetPad ratio before resizing; null for none"
+    )
+    pixels: Literal["corrected", "released"] = Field(
+        default="corrected",
+        description="corrected: RGB, upright, transparency on white, then padded; "
+        "released: the file's own mode is padded, its orientation ignored, transparency black, "
+        "as in the published scripts",
+    )
     precision: Precision = "auto"
 
 
@@ -431,3 +439,15 @@ def resolve_precision(precision: Precision, device: str) -> str:
     if precision != "auto":
         return precision
     return "float16" if device.startswith("cuda") else "float32"
+
+
+Computed = TypeVar("Computed", CaptionerConfig, ClipConfig, LlmConfig, VerifierConfig)
+"""A section with a model that may run in process."""
+
+
+def in_precision(model: Computed, runtime: RuntimeConfig) -> Computed:
+    """Return a model's section with what ``auto`` comes to on this machine's device."""
+    if model.precision != "auto":
+        return model
+    precision = resolve_precision("auto", resolve_device(runtime.device))
+    return model.model_copy(update={"precision": precision})

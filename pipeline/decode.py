@@ -16,14 +16,15 @@ from pipeline.images import open_image
 from pipeline.processes import cores
 
 if TYPE_CHECKING:
-    from pipeline.clip import Clip, Preprocess
+    from pipeline.clip import Clip
+    from pipeline.pixels import Preprocess
 
 CHUNK = 16
 """Images that a worker decodes before it hands them over."""
 
 
 class Decoded(NamedTuple):
-    """Some images: pixels uint8 (n, 3, size, size), hashes of their bytes, and broken ones."""
+    """Some images: pixels uint8 (n, 3, height, width), hashes of their bytes, and broken ones."""
 
     names: list[str]
     pixels: Tensor
@@ -60,7 +61,7 @@ def decode(
 
 
 class _Image(NamedTuple):
-    """One image: its pixels (3, size, size) and a hash of its bytes, or why there are none."""
+    """One image: its pixels (3, height, width) and a hash of its bytes, or why there are none."""
 
     name: str
     pixels: Tensor | None
@@ -86,7 +87,9 @@ class _ImageFiles:
         name = self.names[index]
         try:
             file, content = self.read(name)
-            pixels = self.preprocess(open_image(file, content, max_pixels=self.max_pixels))
+            as_stored = self.preprocess.as_stored
+            image = open_image(file, content, max_pixels=self.max_pixels, as_stored=as_stored)
+            pixels = self.preprocess(image)
         except InputError as error:
             return _Image(name, None, reason=str(error))
         return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())

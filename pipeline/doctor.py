@@ -276,7 +276,7 @@ def _clip(config: "Config") -> Iterator[Finding]:
 def _model(role: str, name: str, option: str, revision: str | None = None) -> Iterator[Finding]:
     """Look at a model by folder or hub name."""
     from pipeline import weights
-    from pipeline.cache import model_identity
+    from pipeline.identity import model_identity
 
     if Path(name).exists():
         folder: Path | None = Path(name)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import caption, captioners, llms, prompts, released
-from pipeline.cache import RecordFile, fingerprint, model_identity
-from pipeline.config import Config, LlmConfig, resolve_device, resolve_precision
+from pipeline import caption, captioners, identity, llms, prompts, released
+from pipeline.cache import RecordFile, fingerprint
+from pipeline.config import Config, LlmConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import Answer
@@ -51,7 +51,7 @@ def settings(config: Config) -> dict[str, Any]:
     llm = config.llm
     content = {
         "stage": "edit",
-        "model": model_identity(llm.model),
+        "model": identity.model_identity(llm.model),
         "prompt": prompts.load(llm.prompt).identity,
         "temperature": llm.temperature,
         "attempts": llm.attempts,
@@ -59,10 +59,22 @@ def settings(config: Config) -> dict[str, Any]:
     }
     if llm.model.startswith(llms.IN_PROCESS):
         path = llm.model.removeprefix(llms.IN_PROCESS)
-        content["model"] = llms.IN_PROCESS + model_identity(path)
-        device = resolve_device(config.runtime.device)
-        content["precision"] = resolve_precision(llm.precision, device)
+        content["model"] = llms.IN_PROCESS + identity.model_identity(path)
+        content["precision"] = llm.precision
     return content
+
+
+def settle(config: Config, records: RecordFile) -> Config:
+    """Return ``config`` with the precision that ``records`` were begun in, for an LLM in process.
+
+    What a new file is begun in goes into its header.
+    """
+    if not config.llm.model.startswith(llms.IN_PROCESS):
+        return config
+    begun = identity.begun_records(records.file)
+    llm, told = identity.settle(config.llm, config.runtime, begun)
+    records.header = records.header | told
+    return config.model_copy(update={"llm": llm})
 
 
 def asks_for_roles(run: Run) -> bool:
@@ -159,6 +171,7 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     if released.is_imported(run.config.llm.model):
         return released.report("edit", run, records)
     check(run.config)
+    config = settle(run.config, records)
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
         done = by_pair(records)
@@ -170,9 +183,9 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
         if not todo:
             return report
         with report.step("load the model"):
-            llms.load(run.config.llm, run.config.runtime)
+            llms.load(config.llm, config.runtime)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            for made in ask(run.config, todo):
+            for made in ask(config, todo):
                 records.append(made.record())
                 if made.reason:
                     report.failed[" | ".join(made.pair[:2])] = made.reason

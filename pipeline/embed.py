@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from pipeline import caption, edit
-from pipeline.cache import Features, fingerprint, lock, model_identity
-from pipeline.config import Config, resolve_device, resolve_precision
+from pipeline.cache import Features, fingerprint, lock
+from pipeline.config import Config
 from pipeline.decode import Read, decode
 from pipeline.errors import InputError, MissingStageError, ModelError
+from pipeline.identity import begun_features, model_identity
+from pipeline.identity import settle as settle_model
 from pipeline.images import read_image
 from pipeline.loading import LOADING
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, log, progress, slug, stage
-from pipeline.shards import Encoded, Shard, Stored, merge
+from pipeline.shards import Encoded, Shard, Stored, folder_of, merge
 
 if TYPE_CHECKING:
     from pipeline.clip import Clip
@@ -35,13 +37,23 @@ def header(run: Run) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """Return everything about the configuration's CLIP that changes a feature."""
     clip = config.clip
-    device = resolve_device(config.runtime.device)
+    scheme, _, folder = clip.model.partition(":")
     return {
         **clip.model_dump(),
-        "model": model_identity(clip.model.removeprefix("local-dir:")),
+        "model": model_identity(folder) if scheme == "local-dir" else clip.model,
         "pretrained": clip.pretrained and model_identity(clip.pretrained),
-        "precision": resolve_precision(clip.precision, device),
     }
+
+
+def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
+    """Return ``config`` with the precision to go on with ``files`` in, and what headers say of it.
+
+    The first of them that is there tells.
+    """
+    parts = ([file, *sorted(folder_of(file).glob("*.safetensors"))] for file in files)
+    begun = begun_features(list(itertools.chain.from_iterable(parts)))
+    clip, told = settle_model(config.clip, config.runtime, begun)
+    return config.model_copy(update={"clip": clip}), told
 
 
 def image_file(run: Run) -> Path:
@@ -98,11 +110,12 @@ def embed(run: Run) -> list[StageReport]:
 def _embed_images(run: Run) -> StageReport:
     file = image_file(run)
     with stage("embed", run, [run.dataset.root], file, "images") as report:
+        config, told = settle(run.config, file)
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
-
+        kind |= told
         images = run.dataset.images
         read = functools.partial(_read, images)
-        encode = functools.partial(encode_images, run.config, read, report=report)
+        encode = functools.partial(encode_images, config, read, report=report)
         size = run.config.runtime.shard
         encode_missing(file, list(images), encode, kind, size, report, "image")
     if not file.exists() and report.failed:
@@ -214,11 +227,12 @@ def _threads(count: int) -> Iterator[None]:
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     file = text_file(run, wanted)
     reads = [caption.record_file(run).file, edit.record_file(run).file]
+    config, told = settle(run.config, file, image_file(run))
     with stage("embed", run, reads, file, "texts") as report:
 
         def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
             with report.step("load the model"):
-                model = load_clip(run.config)
+                model = load_clip(config)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
@@ -226,7 +240,7 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
                     features = finite(model.encode_texts(batch), batch, "text")
                 yield Encoded(batch, features)
 
-        kind = header(run) | {"stage": "embed texts"}
+        kind = header(run) | {"stage": "embed texts"} | told
         encode_missing(file, wanted, encode, kind, run.config.runtime.shard, report, "text")
     return report
 

@@ -116,8 +116,9 @@ def index(folder: Folder) -> StageReport:
             paths.setdefault(content_hash, path)
         read = functools.partial(_content, folder, paths)
         broken = StageReport("index", folder.name, [], "")
-        encode = functools.partial(embed.encode_images, folder.config, read, report=broken)
-        kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)}
+        config, told = embed.settle(folder.config, folder.feature_file)
+        encode = functools.partial(embed.encode_images, config, read, report=broken)
+        kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
         size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
         try:
             embed.encode_missing(

@@ -184,7 +184,7 @@ class Gallery:
         methods.check_one(config.search.method)
         self.config = config
         self.folder = folder.open_folder(root, config, cache)
-        self._shared = _Shared(config, cache / QUERIES)
+        self._shared = _Shared(config, cache / QUERIES, self.folder.feature_file)
 
     def index(self) -> StageReport:
         """Bring the index up to date with the folder; see ``pipeline.folder.index``."""
@@ -427,8 +427,8 @@ class _Kept(Generic[Key, Value]):
 class _Shared:
     """What galleries that differ only in search settings share: models, answers and features."""
 
-    def __init__(self, config: Config, cache: Path) -> None:
-        self.config = config
+    def __init__(self, config: Config, cache: Path, index: Path) -> None:
+        self.config, self._clip_told = embed.settle(config, index)
         self.images: _Images | None = None
         self.images_lock = threading.Lock()
         self._cache = cache
@@ -437,13 +437,13 @@ class _Shared:
         self._clip = embed.identity(config)
         self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
         settings = caption.settings(config) | {"images": "by content"}
-        self._captions: _Kept[str, list[str]] = _Kept(
-            cache / "caption" / _file(config.captioner.model, settings), settings, _captions
-        )
+        records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
+        self._captioner = caption.settle(config, records)
+        self._captions: _Kept[str, list[str]] = _Kept(records.file, records.header, _captions)
         settings = edit.settings(config)
-        self._edits: _Kept[Pair, str | None] = _Kept(
-            cache / "edit" / _file(config.llm.model, settings), settings, edit.by_pair
-        )
+        records = RecordFile(cache / "edit" / _file(config.llm.model, settings), settings)
+        self._editing = edit.settle(config, records)
+        self._edits: _Kept[Pair, str | None] = _Kept(records.file, records.header, edit.by_pair)
 
     @contextlib.contextmanager
     def _alone(self, model: str, served: bool) -> Iterator[None]:
@@ -460,9 +460,9 @@ class _Shared:
         with self._locks["clip"]:
             embed.load_clip(config)
         with self._locks["captioner"]:
-            captioners.load(config.captioner, config.runtime)
+            captioners.load(self._captioner, config.runtime)
         with self._locks["llm"]:
-            llms.load(config.llm, config.runtime)
+            llms.load(self._editing.llm, config.runtime)
 
     def caption(
         self, reference: str, picture: Callable[[], Image.Image]
@@ -473,7 +473,7 @@ class _Shared:
             known = self._captions.values.get(reference)
             if known is not None:
                 return known
-            captioner = captioners.load(config, self.config.runtime)
+            captioner = captioners.load(self._captioner, self.config.runtime)
             (made,) = captioner.caption([reference], [picture()])
             if not isinstance(made, captioners.Failure):
                 self._captions.add(reference, made, {"image": reference, "captions": made})
@@ -485,7 +485,7 @@ class _Shared:
         with self._alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
             known = self._edits.values
             todo = [pair for pair in dict.fromkeys(pairs) if pair not in known]
-            for made in edit.ask(self.config, todo) if todo else ():
+            for made in edit.ask(self._editing, todo) if todo else ():
                 self._edits.add(made.pair, made.text, made.record())
         return [known[pair] for pair in pairs]
 
@@ -535,7 +535,8 @@ class _Shared:
                 found |= made
                 if keep:
                     features = np.stack([found[name] for name in names])
-                    write_features(self._file(names), names, features, self._clip)
+                    header = self._clip | self._clip_told
+                    write_features(self._file(names), names, features, header)
         return found
 
     def _known(self, names: list[str]) -> dict[str, Vector]:

@@ -8,7 +8,7 @@ import stat
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import InputError
 
@@ -61,8 +61,11 @@ def open_image(
     *,
     at_least: int | None = None,
     max_pixels: int | None = None,
+    as_stored: bool = False,
 ) -> Image.Image:
     """Return the image as RGB, upright by its EXIF orientation, transparency on white.
+
+    With ``as_stored`` it comes as Pillow opens it: in the file's own mode, its orientation ignored.
 
     ``content``, where given, is decoded instead of the file, which then only names it in errors.
     With ``at_least``, a JPEG may come at a half, quarter or eighth of its size, each side still
@@ -86,7 +89,7 @@ def open_image(
                 if at_least is not None:
                     opened.draft(None, (at_least, at_least))
                 opened.load()
-                return _rgb(opened)
+                return opened.copy() if as_stored else _rgb(opened)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -107,6 +110,16 @@ def _rgb(opened: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def two_pictures() -> tuple[Image.Image, Image.Image]:
+    """Return two RGB images that nothing can take for one another, to try a model with."""
+    one = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(one).ellipse((64, 64, 192, 192), fill="red")
+    other = Image.new("RGB", (256, 256), "black")
+    for top in range(0, 256, 64):
+        ImageDraw.Draw(other).rectangle((0, top, 256, top + 31), fill="blue")
+    return one, other
 
 
 def encoded(image: Image.Image, longest_side: int, kind: str = "jpeg", quality: int = 90) -> bytes:

@@ -1,10 +1,13 @@
 """How models are loaded: one at a time, whatever the threads, and without running their code."""
 
+import contextlib
+import ctypes
 import pickle
 import threading
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.printable import one_line
 
 LOADING = threading.RLock()
 """Held while a model's library is imported and the model loaded.
@@ -18,6 +21,72 @@ SAFELY: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
 files of a checkpoint are never run, pickles are read for their tensors alone."""
 
 
+def tame_transformers() -> None:
+    """Keep transformers from asking, telling and drawing bars on the user's terminal.
+
+    Left alone it asks there whether a checkpoint's own code may run, wherever ``from_pretrained``
+    was not told (other libraries call it so); asked no more, it refuses. What it finds worth a
+    warning is either refused here or nothing that a user can act on.
+    """
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def pretrained(kind: Any, name: str, **settings: Any) -> Any:
+    """Return ``kind.from_pretrained(name)``, loaded without running code, and whole.
+
+    Raises ValueError where the weights lack a tensor: transformers would fill it with random
+    numbers. Its other errors are as they come.
+    """
+    model, told = kind.from_pretrained(name, **settings, **SAFELY, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(
+            f"its weights lack {len(missing)} of a {kind.__name__}'s, the first: {missing[0]}"
+        )
+    return model
+
+
+TEMPLATE_TIMEOUT = 10.0
+"""Seconds in which a chat template must have written one short message."""
+
+
+def check_template(writer: Any, what: str, content: Any = "a") -> None:
+    """Try the chat template of ``writer``, a tokenizer or processor, on one message of the user.
+
+    Templates are programs, without any door to the machine but also without an end where their
+    author wants none. Raises ModelError for one that is not there, does not end or is refused.
+    """
+    if writer.chat_template is None:
+        raise ModelError(f"{what} has no chat template; use an instruction-tuned model.")
+    problems: list[Exception] = []
+
+    def attempt() -> None:
+        messages = [{"role": "user", "content": content}]
+        with contextlib.suppress(SystemExit):  # raised from outside, below
+            try:
+                writer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            except Exception as error:
+                problems.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(TEMPLATE_TIMEOUT)
+    if thread.is_alive():
+        stop = ctypes.py_object(SystemExit)  # it ends at its next step, not at once
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), stop)
+        said = f"did not end within {TEMPLATE_TIMEOUT:.0f} s"
+    elif problems:
+        error = problems[0]
+        said = f"fails: {' '.join(str(error).split())[:300] or type(error).__name__}"
+    else:
+        return
+    raise ModelError(one_line(f"The chat template of {what} {said}. Use another checkpoint."))
+
+
 def failed(what: str, error: Exception, advice: str, flag: str | None = None) -> ModelError:
     """Return the error about a model that cannot be loaded; pickles that were refused say so.
 
@@ -29,7 +98,8 @@ def failed(what: str, error: Exception, advice: str, flag: str | None = None) ->
             f"{what} holds weights that can run code when they are loaded, so they were not. Use "
             f"a checkpoint as safetensors{trusted}."
         )
-    return ModelError(f"{what} cannot be loaded: {' '.join(str(error).split())[:300]} {advice}")
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    return ModelError(one_line(f"{what} cannot be loaded: {said} {advice}"))
 
 
 def _is_refused_pickle(error: BaseException | None) -> bool:

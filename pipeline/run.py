@@ -68,6 +68,7 @@ class Run:
         return {
             "exclude_reference": self.config.search.exclude_reference,
             "clip_weights": weights_family(self.config.clip),
+            "pixels": self.config.clip.pixels,
             **own,
         }
 

@@ -54,7 +54,7 @@ def _verified_header(run: Run) -> dict[str, Any]:
     config = run.config.verifier
     limits = {"average": {"weight"}, "confidence": {"accept", "reject"}}[config.fusion]
     rule = {"candidates", "captions", "fusion", "early_stop", "settled"} | limits
-    verifier = verifiers.header(config, run.config.runtime.device)
+    verifier = verifiers.header(config)
     return header(run.unverified) | {
         "method": run.config.search.method,
         "verifier": verifier | config.model_dump(include=rule),

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ def record_file(run: Run) -> RecordFile:
 
     A record is ``{"query", "candidate", "edited_caption", "probability", "tokens", "reason"}``.
     """
-    content = verifiers.header(run.config.verifier, run.config.runtime.device) | {
+    content = verifiers.header(run.config.verifier) | {
         "queries": run.dataset.fingerprint,
         "gallery": run.dataset.gallery_fingerprint,
         "caption_separator": run.config.dataset.caption_separator,
@@ -153,7 +153,8 @@ def _judge(
 
     In rounds: each asks, for every query that is not settled, what is needed whatever comes of it.
     """
-    config = run.config.verifier
+    config = verifiers.settle(run.config.verifier, run.config.runtime, records)
+    run = replace(run, config=run.config.model_copy(update={"verifier": config}))
     cost, start = Cost(len(rankings)), time.monotonic()
     with records:
         known = {

@@ -9,6 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline import vetting
+
 HUB = "https://huggingface.co"
 HUB_TIMEOUT = 5.0
 """Seconds in which the hub must answer."""
@@ -36,6 +38,12 @@ def problem(folder: Path) -> str | None:
     transformers = config.name == CONFIGS[0]
     if isinstance(content := _json(config), str):
         return content
+    try:
+        asked = vetting.of_transformers(folder) if transformers else vetting.of_open_clip(folder)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"its settings cannot be read: {error}"
+    if asked is not None:
+        return asked
     if transformers and not any((folder / name).is_file() for name in TOKENIZERS):
         return f"it has no tokenizer ({', '.join(TOKENIZERS[:2])} or the like)"
     for name in WEIGHTS:
@@ -77,7 +85,7 @@ def _json(file: Path) -> dict[str, Any] | str:
     """Return a file's JSON object, or what is wrong with it."""
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{file.name} cannot be read: {error}"
     return content if isinstance(content, dict) else f"{file.name} is no JSON object"
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from pipeline.config import CaptionerConfig, RuntimeConfig
+from pipeline.config import CaptionerConfig, RuntimeConfig, in_precision
 from pipeline.loading import LOADING
 
 SERVED = "served:"
@@ -47,6 +47,8 @@ class Captioner(Protocol):
 
 def load(config: CaptionerConfig, runtime: RuntimeConfig) -> Captioner:
     """Load the captioner that ``config`` names, once a process; raises ModelError."""
+    if not config.model.startswith(SERVED):
+        config = in_precision(config, runtime)
     with LOADING:
         return _load(config.model_dump_json(), runtime.model_dump_json())
 

@@ -6,15 +6,10 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_precision
-from pipeline.errors import ModelError
 from pipeline.llms import IN_PROCESS, Answer, Request
-from pipeline.loading import SAFELY, failed
-
-transformers_logging.disable_progress_bar()  # the stages have their own
-
+from pipeline.loading import check_template, failed, pretrained, tame_transformers
 
 WINDOW = 64
 """Batches that are read at a time, to put requests of similar length into one batch."""
@@ -28,20 +23,18 @@ class LocalLlm:
         self.device = resolve_device(runtime.device)
         self.batch = runtime.edit_batch
         dtype = getattr(torch, resolve_precision(config.precision, self.device))
+        tame_transformers()
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 name, padding_side="left", trust_remote_code=False
             )
-            model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **SAFELY)
+            model: Any = pretrained(AutoModelForCausalLM, name, dtype=dtype)
         except Exception as error:
             advice = (
                 "Check the name and the network, or use a server with --llm NAME --llm-url URL."
             )
             raise failed(f"The LLM {name}", error, advice) from error
-        if self.tokenizer.chat_template is None:
-            raise ModelError(
-                f"The LLM {name} has no chat template; use an instruction-tuned model."
-            )
+        check_template(self.tokenizer, f"The LLM {name}")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = model.to(self.device).eval()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.cache import model_identity
-from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
+from pipeline import identity
+from pipeline.cache import RecordFile
+from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.llms import IN_PROCESS
 from pipeline.loading import LOADING
 from pipeline.verifiers import prompts
@@ -71,10 +72,10 @@ def answer_of(token: str) -> str | None:
     return word if word in (YES, NO) else None
 
 
-def header(config: VerifierConfig, device: str) -> dict[str, Any]:
+def header(config: VerifierConfig) -> dict[str, Any]:
     """Return everything about the verifier that changes its verdicts."""
     in_process = config.model.startswith(IN_PROCESS)
-    model = model_identity(config.model.removeprefix(IN_PROCESS))
+    model = identity.model_identity(config.model.removeprefix(IN_PROCESS))
     content = {
         "stage": "verify",
         "model": IN_PROCESS + model if in_process else model,
@@ -82,8 +83,18 @@ def header(config: VerifierConfig, device: str) -> dict[str, Any]:
         "longest_side": config.longest_side,
     }
     if in_process:
-        content["precision"] = resolve_precision(config.precision, resolve_device(device))
+        content["precision"] = config.precision
     return content
+
+
+def settle(config: VerifierConfig, runtime: RuntimeConfig, records: RecordFile) -> VerifierConfig:
+    """Return the verifier that goes on with ``records`` in the precision they were begun in."""
+    if not config.model.startswith(IN_PROCESS):
+        return config
+    begun = identity.begun_records(records.file)
+    settled, told = identity.settle(config, runtime, begun)
+    records.header = records.header | told
+    return settled
 
 
 def load(config: VerifierConfig, runtime: RuntimeConfig) -> Verifier:

@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import logging as transformers_logging
 
 from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import IN_PROCESS
-from pipeline.loading import SAFELY, failed
+from pipeline.loading import check_template, failed, pretrained, tame_transformers
 from pipeline.verifiers import NO, YES, Question, Verdict, answer_of
 from pipeline.verifiers.prompts import VerifyPrompt
-
-transformers_logging.disable_progress_bar()  # the stages have their own
 
 
 class LocalVerifier:
@@ -31,19 +28,18 @@ class LocalVerifier:
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))
         self.batch = runtime.verify_batch
         self.max_pixels = runtime.max_pixels
+        tame_transformers()
         try:
             self.processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                name, dtype=self.dtype, **SAFELY
-            )
+            model: Any = pretrained(AutoModelForImageTextToText, name, dtype=self.dtype)
         except Exception as error:
             advice = (
                 "Check the name and the network, or use a server with --verifier NAME "
                 "--verifier-url URL."
             )
             raise failed(f"The verifier {name}", error, advice) from error
-        if self.processor.chat_template is None:
-            raise ModelError(f"The verifier {name} has no chat template; use an instruction model.")
+        question = [{"type": "image"}, {"type": "text", "text": "a"}]
+        check_template(self.processor, f"The verifier {name}", question)
         self.processor.tokenizer.padding_side = "left"
         self.model = model.to(self.device).eval()
         words = {YES: [], NO: []}  # type: dict[str, list[int]]

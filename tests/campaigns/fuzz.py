@@ -47,7 +47,7 @@ from pipeline import (
 )
 from pipeline.app import Texts, _parse
 from pipeline.cache import FeatureFile, RecordFile, read_header, write_features
-from pipeline.clip import TargetPad, width
+from pipeline.clip import width
 from pipeline.datasets.reading import read_json
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import SeizeError
@@ -55,6 +55,7 @@ from pipeline.evaluate import evaluate_files
 from pipeline.everything import run_stages
 from pipeline.images import open_image, read_image
 from pipeline.llms import Answer
+from pipeline.pixels import TargetPad
 from pipeline.rank import Features, read_excluded
 from pipeline.report import charts
 from pipeline.report.queries import side_of

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pipeline import cache
 from pipeline.cache import (
     CHECKED,
     FeatureFile,
@@ -31,7 +30,7 @@ from pipeline.cache import (
     write_features,
     write_json,
 )
-from pipeline.errors import InputError, ModelError, StorageError
+from pipeline.errors import InputError, StorageError
 
 HEADER = {"stage": "test", "seed": 0}
 
@@ -374,12 +373,3 @@ def test_a_truncated_feature_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"f\.safetensors is damaged"):
         FeatureFile(file)
-
-
-def test_a_folder_of_everything_is_no_model(tmp_path: Path) -> None:
-    for number in range(cache.MOST_FILES + 1):
-        (tmp_path / str(number)).touch()
-    with pytest.raises(ModelError, match=f"{tmp_path} holds more than 1,000 files"):
-        cache.model_identity(str(tmp_path))
-    (tmp_path / "0").unlink()
-    assert "@" in cache.model_identity(str(tmp_path))

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline import images
-from pipeline.clip import TargetPad
 from pipeline.errors import InputError
 from pipeline.images import open_image
+from pipeline.pixels import TargetPad
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"])
