@@ -56,6 +56,8 @@ def settings(config: Config) -> dict[str, Any]:
         "temperature": llm.temperature,
         "attempts": llm.attempts,
         "seed": llm.seed,
+        "thinking": llm.thinking,
+        "thinking_tokens": llm.thinking_tokens,
     }
     if llm.model.startswith(llms.IN_PROCESS):
         path = llm.model.removeprefix(llms.IN_PROCESS)
@@ -241,12 +243,10 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     """Return the edited caption in an LLM's answer, or None and what is wrong with it."""
     if answer.text is None:
         return None, answer.reason or "no answer"
-    text = prompt.clean(answer.text)
-    if prompt.answer_schema and prompt.fields(answer.text) is None:
-        return None, f"the answer was no JSON with target, {', '.join(prompts.ROLES)}"
-    if not text:
-        return None, "the answer was empty"
-    if answer.truncated and not prompt.answer_schema and "\n" not in answer.text.strip():
+    text, reason, ended = prompt.read(answer.text)
+    if reason:
+        return None, reason
+    if answer.truncated and not ended:
         return None, f"the answer was longer than {prompt.max_tokens} tokens"
     if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
         return None, "the answer repeats the prompt"
