@@ -29,9 +29,8 @@ _MARK = re.compile(
 _CHANNEL = re.compile(
     r"<\|channel\|>\s{0,9}(\w{1,20})[^<]{0,80}(?:<\|\w{1,20}\|>[^<]{0,80})?<\|message\|>"
 )
-"""Where gpt-oss begins a message: in the channel ``analysis`` it thinks, in ``final`` it answers."""
-_BARE_CHANNEL = re.compile(
-    r"\s*analysis(?=[A-Z\"“'])")
+"""Where gpt-oss begins a message: in channel ``analysis`` it thinks, in ``final`` it answers."""
+_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\"“'])")
 """The same where special tokens were dropped: ``analysisThe user … assistantfinalA dog``."""
 _TOKEN = re.compile(
     r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</?s>|<(?:end_of_turn|start_of_turn|eos|bos|pad)>|\[/?INST\]"
@@ -59,7 +58,8 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 _FILLER = re.compile(
-    r"here (?:you (?:go|are)|it is|goes)\b.{0,40}$|(?:i hope this helps|let me know)\b", re.IGNORECASE
+    r"here (?:you (?:go|are)|it is|goes)\b.{0,40}$|(?:i hope this helps|let me know)\b",
+    re.IGNORECASE,
 )
 _MUSING = re.compile(
     r"(?:(?:okay|ok|alright|hmm+|wait|so|well|now|first|next),?\s+"

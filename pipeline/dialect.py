@@ -61,7 +61,8 @@ class Reply(NamedTuple):
     truncated: bool
     """Whether a text was cut off at ``max_tokens``."""
     first_token: Mapping[str, float] | None
-    """Log-probabilities of the first text's first token behind the thought."""
+    """Log-probabilities of the first text's first token behind the thought; empty where there is
+    none, None where the server gives none at all."""
     tokens: int
     """Tokens of prompt and texts, as the server counts them; 0 where it does not tell."""
     thought: bool
@@ -76,7 +77,10 @@ def parse(content: bytes) -> Reply:
         messages = [choice["message"] for choice in choices]
         # Escapes can make halves of surrogate pairs, which no file could hold.
         texts = tuple(_text(message).encode(errors="replace").decode() for message in messages)
-        thought = any(_thought(m) or without_thoughts(t) != t.strip() for m, t in zip(messages, texts, strict=True))
+        thought = any(
+            _thought(m) or without_thoughts(t) != t.strip()
+            for m, t in zip(messages, texts, strict=True)
+        )
         first_token = _first_token(choices[0], texts[0], thought)
         tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
         truncated = any(choice.get("finish_reason") == "length" for choice in choices)
@@ -116,7 +120,7 @@ def _first_token(choice: dict[str, Any], text: str, thought: bool) -> dict[str, 
         return None
     place = _answers_at([one["token"] for one in listed], text) if thought else 0
     if place is None:
-        return None
+        return {}
     first = listed[place]
     alternatives = [first, *(first.get("top_logprobs") or [])]
     return {one["token"]: float(one["logprob"]) for one in alternatives}
@@ -157,7 +161,9 @@ def complaint(content: bytes) -> str:
         error = parsed.get("error") or parsed
         detail = parsed.get("detail")
         fields = [error] if isinstance(error, dict) else []
-        fields += [one for one in detail if isinstance(one, dict)] if isinstance(detail, list) else []
+        fields += (
+            [one for one in detail if isinstance(one, dict)] if isinstance(detail, list) else []
+        )
         said = [error if isinstance(error, str) else "", detail if isinstance(detail, str) else ""]
         said += [
             " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -232,7 +238,9 @@ class Dialect:
             body["max_completion_tokens"] = body.pop("max_tokens")
         return body
 
-    def learns(self, asked: Mapping[str, Any], sent: Mapping[str, Any], roomy: bool, said: str) -> bool:
+    def learns(
+        self, asked: Mapping[str, Any], sent: Mapping[str, Any], roomy: bool, said: str
+    ) -> bool:
         """Learn from a refusal in the words of ``complaint``; return whether to ask again."""
         if refuses_system(said) and any(m["role"] == "system" for m in sent["messages"]):
             if not self._merges_system:

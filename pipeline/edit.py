@@ -8,6 +8,7 @@ from pipeline import caption, captioners, llms, prompts, released
 from pipeline.cache import RecordFile, fingerprint, model_identity
 from pipeline.config import Config, LlmConfig, resolve_device, resolve_precision
 from pipeline.errors import ConfigError, ModelError
+from pipeline.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.images import open_image
 from pipeline.llms import Answer
 from pipeline.prompts import Prompt
@@ -16,6 +17,9 @@ from pipeline.run import Run, StageReport, log, progress, stage
 
 RETRY_TEMPERATURE = 0.7
 """A bad answer is asked for again at this temperature at least: at 0 it would come again."""
+
+
+ALIKE = "the LLM gave the same answer whatever was asked"
 
 
 class Pair(NamedTuple):
@@ -172,14 +176,21 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
         if not todo:
             return report
         with report.step("load the model"):
-            llms.load(run.config.llm, run.config.runtime)
+            llm = llms.load(run.config.llm, run.config.runtime)
+        first = FirstAnswers[Pair](run.config.llm.model)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            for made in ask(run.config, todo):
-                records.append(made.record())
-                if made.reason:
-                    report.failed[" | ".join(made.pair[:2])] = made.reason
-                report.computed += 1
-                bar.update()
+            try:
+                for made in ask(run.config, todo, first):
+                    records.append(made.record())
+                    if made.reason:
+                        report.failed[" | ".join(made.pair[:2])] = made.reason
+                    report.computed += 1
+                    bar.update()
+            except SuspiciousAnswers as error:
+                for pair in error.alike:  # a later record of the same pair counts
+                    records.append(Edited(pair, None, ALIKE).record())
+                raise
+        report.notes = list(getattr(llm, "notes", ()))
     return report
 
 
@@ -200,11 +211,13 @@ class Edited(NamedTuple):
         return made if self.reason is None else made | {"reason": self.reason}
 
 
-def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
+def ask(
+    config: Config, todo: Sequence[Pair], first: FirstAnswers[Pair] | None = None
+) -> Iterator[Edited]:
     """Yield each pair with what the LLM made of it, as answers come.
 
     A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
-    cannot answer.
+    cannot answer, or if its ``first`` answers show that it does something else.
     """
     prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
     for attempt in range(config.llm.attempts):
@@ -213,6 +226,8 @@ def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
         for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
             pair = todo[answer.key]
             text, reason = judge(prompt, pair, answer)
+            if first is not None and attempt == 0:
+                first.add(pair, pair.relative_caption, text, reason, answer.text)
             if reason and answer.reason is None and not last:
                 bad.append(pair)
             else:

@@ -51,7 +51,9 @@ class LocalLlm:
         self.template = ChatTemplate(self.tokenizer, name, config.thinking)
         self.thinks = config.thinking
         self.room = config.thinking_tokens
-        special = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        special = zip(
+            self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True
+        )
         self.dropped = [number for token, number in special if not is_mark(token)]
         self.model = model.to(self.device).eval()
 

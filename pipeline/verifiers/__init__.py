@@ -54,13 +54,17 @@ def probability(tokens: Mapping[str, float]) -> float | None:
     """Return p(yes) / (p(yes) + p(no)) from log-probabilities of the answer's first token.
 
     Tokens that differ in case, spaces or the marks that tokenizers use for them count together.
-    None where neither answer is among ``tokens``.
+    Where a server tells of one token alone, what it leaves counts for the other answer. None where
+    neither answer is among ``tokens``.
     """
     mass = {YES: 0.0, NO: 0.0}
     for token, logarithm in tokens.items():
         if (word := answer_of(token)) is not None:
             # A server may answer anything: a log-probability is at most 0, and NaN is none.
             mass[word] += 0.0 if math.isnan(logarithm) else math.exp(min(logarithm, 0.0))
+    if len(tokens) == 1 and any(mass.values()):
+        said, other = (YES, NO) if mass[YES] else (NO, YES)
+        mass[other] = 1.0 - mass[said]
     total = mass[YES] + mass[NO]
     return mass[YES] / total if total > 0 else None
 
