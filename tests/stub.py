@@ -204,7 +204,7 @@ class Stub:
         top = [
             {"token": word, "logprob": math.log(value)} for word, value in likely.items() if value
         ]
-        return {**top[0], "top_logprobs": top}
+        return {**top[0], "top_logprobs": top if "top_logprobs" in asked else []}
 
     def _choices(self, text: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
         choices = []

@@ -51,11 +51,14 @@ class LocalLlm:
         self.template = ChatTemplate(self.tokenizer, name, config.thinking)
         self.thinks = config.thinking
         self.room = config.thinking_tokens
-        special = zip(
-            self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True
-        )
-        self.dropped = [number for token, number in special if not is_mark(token)]
+        self.dropped = self.dropped_of(self.tokenizer)
         self.model = model.to(self.device).eval()
+
+    @staticmethod
+    def dropped_of(tokenizer: Any) -> list[int]:
+        """Return the special tokens that are no part of an answer: all but marks of thoughts."""
+        special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+        return [number for token, number in special if not is_mark(token)]
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield answers batch by batch; those of one batch come together.
