@@ -30,6 +30,7 @@ _CHANNEL = re.compile(
     r"<\|channel\|>\s{0,9}(\w{1,20})[^<]{0,80}(?:<\|\w{1,20}\|>[^<]{0,80})?<\|message\|>"
 )
 """Where gpt-oss begins a message: in channel ``analysis`` it thinks, in ``final`` it answers."""
+_CHANNEL_TOKENS = {"<|channel|>", "<|message|>", "<|channel>", "<channel|>"}
 _BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\"“'])")
 """The same where special tokens were dropped: ``analysisThe user … assistantfinalA dog``."""
 _TOKEN = re.compile(
@@ -187,7 +188,7 @@ def closing(mark: str) -> str:
 
 def is_mark(token: str) -> bool:
     """Whether a token tells thoughts from answers, so that it may not be dropped."""
-    return bool(_MARK.fullmatch(token)) or token in {"<|channel|>", "<|message|>"}
+    return bool(_MARK.fullmatch(token)) or token in _CHANNEL_TOKENS
 
 
 def muses(answer: str) -> bool:

@@ -221,7 +221,7 @@ class ChatClient:
         try:
             return dialect.parse(content)
         except ValueError as error:
-            raise Transient(str(error)) from None
+            raise Transient(self._safe(str(error))) from None
 
     async def _fault(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes

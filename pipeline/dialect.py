@@ -71,8 +71,11 @@ class Reply(NamedTuple):
 
 def parse(content: bytes) -> Reply:
     """Return what a response's body holds; raises ValueError where it is no chat completion."""
+    words = "the answer was no chat completion"
     try:
         parsed = json.loads(content)
+        if isinstance(parsed, dict) and parsed.get("error"):  # some say so with HTTP 200
+            words = f"the answer was an error: {complaint(content)[:300]}"
         choices = parsed["choices"]
         messages = [choice["message"] for choice in choices]
         # Escapes can make halves of surrogate pairs, which no file could hold.
@@ -85,7 +88,7 @@ def parse(content: bytes) -> Reply:
         tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
         truncated = any(choice.get("finish_reason") == "length" for choice in choices)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise ValueError("the answer was no chat completion") from None
+        raise ValueError(words) from None
     return Reply(texts, truncated, first_token, tokens, thought)
 
 

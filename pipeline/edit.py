@@ -1,6 +1,7 @@
 """The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +149,19 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def why_missing(run: Run) -> str | None:
+    """Return the most common reason of the edits that failed, None where none tells one."""
+    if released.is_imported(run.config.llm.model):
+        return None
+    return _most_common(_records(record_file(run)).values())
+
+
+def _most_common(records: Iterable[EditRecord]) -> str | None:
+    failed = (record for record in records if record["edited_caption"] is None)
+    reasons = Counter(reason for record in failed if (reason := record.get("reason")))
+    return max(reasons, key=reasons.__getitem__, default=None)
+
+
 def edited(run: Run) -> dict[Pair, str | None]:
     """Return what is there already: edited captions by pair, None where the LLM failed."""
     return by_pair(record_file(run))
@@ -172,7 +186,12 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
         if failed and not retry_failed:
-            log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
+            stored = _records(records)
+            why = _most_common(stored[pair] for pair in failed)
+            said = f", most of them: {why}" if why else ""
+            log.warning(
+                "%d edits failed before%s. To try them again: --retry-failed", len(failed), said
+            )
         if not todo:
             return report
         with report.step("load the model"):

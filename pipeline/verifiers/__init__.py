@@ -11,6 +11,7 @@ from pipeline.cache import model_identity
 from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
 from pipeline.llms import IN_PROCESS
 from pipeline.loading import LOADING
+from pipeline.prompts import variables_of
 from pipeline.verifiers import prompts
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -79,13 +80,17 @@ def header(config: VerifierConfig, device: str) -> dict[str, Any]:
     """Return everything about the verifier that changes its verdicts."""
     in_process = config.model.startswith(IN_PROCESS)
     model = model_identity(config.model.removeprefix(IN_PROCESS))
+    prompt = prompts.load(config.prompt)
     content = {
         "stage": "verify",
         "model": IN_PROCESS + model if in_process else model,
-        "prompt": prompts.load(config.prompt).model_dump(),
+        "prompt": prompt.model_dump(),
         "longest_side": config.longest_side,
     }
+    if variables_of(prompt.system):
+        content["system_is_template"] = True  # it was sent as it stands before
     if in_process:
+        content["thinking"] = False  # a model's thought was taken for its answer before
         content["precision"] = resolve_precision(config.precision, resolve_device(device))
     return content
 

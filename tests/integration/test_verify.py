@@ -222,7 +222,7 @@ def test_missing_log_probabilities_are_one_error_at_the_first_call(
     run = make(**at(server), runtime__concurrency=1)
     with pytest.raises(ModelError, match=r"echo gives no log-probabilities .* vLLM"):
         verify.verify(run)
-    assert len(server.stub.seen) <= (2 if how == "none" else 5)  # one more was under way
+    assert len(server.stub.seen) < 12  # of about a hundred: a few more were under way
     assert not verify.record_file(run).file.exists() or not verify.record_file(run).read()
 
 

@@ -69,6 +69,14 @@ def test_what_is_no_completion_is_refused(content: bytes) -> None:
         parse(content)
 
 
+def test_an_error_with_the_status_of_a_success_is_told() -> None:
+    with pytest.raises(ValueError, match="the answer was an error: the model is gone"):
+        parse(b'{"error": {"message": "the model is gone", "code": 502}}')
+    with pytest.raises(ValueError, match="the answer was an error"):
+        parse(b'{"error": {"message": "the model is gone"}, "choices": []}')
+    assert parse(body({"content": "a dog"})[:-1] + b', "error": null}').texts == ("a dog",)
+
+
 def tokens(*said: str) -> dict[str, Any]:
     return {
         "content": [{"token": one, "logprob": -i, "top_logprobs": []} for i, one in enumerate(said)]

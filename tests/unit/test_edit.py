@@ -34,13 +34,19 @@ class Moody:
 
 
 def test_empty_answers_are_retried_then_recorded_with_their_reason(
-    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    make_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = make_run()
     caption.caption(run)
     moody = Moody()
     monkeypatch.setattr(llms, "load", lambda *_: moody)
     report = edit.edit(run)
+    caplog.clear()
+    assert edit.edit(run).computed == 0
+    assert "edits failed before, most of them: the answer was empty" in caplog.text
+    assert edit.why_missing(run) == "the answer was empty"
     captions, answers = caption.read(run), edit.read(run)
     wanted = edit.pairs(run, captions)
     edits = {
