@@ -181,12 +181,12 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     check(run.config)
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
-        done = by_pair(records)
+        stored = _records(records)
+        done = {pair: record["edited_caption"] for pair, record in stored.items()}
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
         if failed and not retry_failed:
-            stored = _records(records)
             why = _most_common(stored[pair] for pair in failed)
             said = f", most of them: {why}" if why else ""
             log.warning(
@@ -196,7 +196,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
             return report
         with report.step("load the model"):
             llm = llms.load(run.config.llm, run.config.runtime)
-        first = FirstAnswers[Pair](run.config.llm.model)
+        known_as_bad = {pair for pair in failed if stored[pair].get("reason") != ALIKE}
+        first = FirstAnswers(run.config.llm.model, known_as_bad)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
             try:
                 for made in ask(run.config, todo, first):

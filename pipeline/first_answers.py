@@ -1,6 +1,6 @@
 """Stops a stage early whose first answers show that the model does something else."""
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from pipeline.errors import ModelError
@@ -37,11 +37,13 @@ class SuspiciousAnswers(ModelError, Generic[Key]):
 class FirstAnswers(Generic[Key]):
     """Looks at the first answers of a stage; small runs have too few to be judged.
 
-    Answers are alike where relative captions that differ got the same edited caption.
+    Answers are alike where relative captions that differ got the same edited caption. Answers to
+    ``ignored`` say nothing: they failed before, among others that did not.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, ignored: Container[Key] = ()) -> None:
         self.model = model
+        self._ignored = ignored
         self._seen: list[_First[Key]] = []
         self._changes: set[str] = set()
         self._judged = False
@@ -50,7 +52,7 @@ class FirstAnswers(Generic[Key]):
         self, key: Key, relative_caption: str, text: str | None, reason: str | None, raw: str | None
     ) -> None:
         """Take an answer, good or bad; raises SuspiciousAnswers once most are bad or alike."""
-        if self._judged:
+        if self._judged or key in self._ignored:
             return
         self._seen.append(_First(key, relative_caption, text, reason, raw or ""))
         if len(self._seen) == LEAST:

@@ -11,6 +11,7 @@ from pipeline.edit import Pair
 from pipeline.errors import ConfigError, ModelError
 from pipeline.llms import Answer, Request
 from pipeline.run import Run
+from tests.stub import Running, Stub, Thinking
 
 
 class Moody:
@@ -240,6 +241,38 @@ def test_an_llm_that_does_something_else_ends_the_stage_and_leaves_no_edit(
 def named(query: str) -> tuple[str, ...]:
     """Relative captions that all differ, more than a small world has."""
     return tuple(f"change {i} of {query}" for i in range(4))
+
+
+def test_a_server_that_thinks_chats_and_refuses_gives_every_edit(
+    make_run: Callable[..., Run],
+) -> None:
+    def answer(text: str) -> str:
+        change = text.partition("Instruction: ")[2].splitlines()[0]
+        described = text.rpartition("Image Content: ")[2].splitlines()[0]
+        return f"Sure! Here is the edited description:\n\n**{described}, {change}**\n\nEnjoy!"
+
+    server = Running(
+        Stub(
+            thinking=Thinking(shown="closing mark"),
+            answer=answer,
+            refuses={"seed": "seed: Extra inputs are not permitted"},
+            refuses_system="System role not supported",
+        )
+    )
+    try:
+        run = make_run(llm__model="echo", llm__url=server.url, llm__prompt="cirevl")
+        caption.caption(run)
+        report = edit.edit(run)
+    finally:
+        server.stop()
+    assert not report.failed
+    assert sorted(note.partition(" refuses ")[2].split()[0] for note in report.notes) == [
+        "seed",
+        "the",
+        "to",
+    ]
+    for pair, text in edit.edited(run).items():
+        assert text == f"{pair.caption}, {pair.relative_caption}"
 
 
 def test_thinking_is_part_of_the_fingerprint(make_run: Callable[..., Run]) -> None:

@@ -47,6 +47,16 @@ def test_equal_edits_of_equal_changes_end_nothing() -> None:
             key += 1
 
 
+def test_what_failed_before_says_nothing() -> None:
+    first = FirstAnswers[int]("a-model", range(1000))
+    for i in range(1000):
+        first.add(i, f"change {i}", None, "bad", "x")
+    for i in range(1001, 1000 + LEAST):
+        first.add(i, f"change {i}", None, "bad", "x")
+    with pytest.raises(SuspiciousAnswers):
+        first.add(1000, "change", None, "bad", "x")
+
+
 def test_a_small_run_is_not_judged() -> None:
     first = FirstAnswers[int]("a-model")
     for i in range(LEAST - 1):
