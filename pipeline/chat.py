@@ -11,11 +11,12 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import tenacity
 
+from pipeline import dialect
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.run import log
@@ -73,8 +74,15 @@ class ChatClient:
     ``concurrency`` None chooses from the server: as many requests as fit a vLLM's KV cache.
     """
 
-    def __init__(self, url: str, model: str, runtime: RuntimeConfig) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        runtime: RuntimeConfig,
+        manner: dialect.Manner | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self.dialect = dialect.Dialect(self.url, manner or dialect.Manner())
         self.model = model
         self.runtime = runtime
         self._key = os.environ.get(runtime.api_key_variable, "")
@@ -180,18 +188,27 @@ class ChatClient:
             ),
             reraise=True,
         )
-        data = json.dumps({"model": self.model, **body}).encode()
-        try:
-            answer: _Answer = await retrying(self._once, session, data)
-        except Transient as fault:
-            await self._check(session)  # raises if it is the server, not this request
-            tries = retrying.statistics["attempt_number"]
-            return Completion(key, (), reason=f"{fault}, after {tries} tries")
-        except _Refused as refusal:
-            return Completion(key, (), reason=str(refusal))
-        return Completion(key, **answer._asdict())
+        thinks = False
+        while True:  # again in the words that this server takes
+            roomy = thinks or self.dialect.thinks
+            sent = self.dialect.body(body, roomy)
+            data = json.dumps({"model": self.model, **sent}).encode()
+            try:
+                reply: dialect.Reply = await retrying(self._once, session, data)
+            except Transient as fault:
+                await self._check(session)  # raises if it is the server, not this request
+                tries = retrying.statistics["attempt_number"]
+                return Completion(key, (), reason=f"{fault}, after {tries} tries")
+            except _Refused as refusal:
+                if not self.dialect.learns(body, sent, roomy, refusal.complaint):
+                    return Completion(key, (), reason=str(refusal))
+                continue
+            thinks = self.dialect.needs_room(reply, roomy)
+            if not thinks:
+                texts, truncated, first_token, tokens, _ = reply
+                return Completion(key, texts, truncated, None, first_token, tokens)
 
-    async def _once(self, session: aiohttp.ClientSession, data: bytes) -> "_Answer":
+    async def _once(self, session: aiohttp.ClientSession, data: bytes) -> dialect.Reply:
         try:
             async with session.post(f"{self.url}/chat/completions", data=data) as response:
                 content = await response.read()
@@ -202,19 +219,9 @@ class ChatClient:
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
-            parsed = json.loads(content)
-            choices = parsed["choices"]
-            texts = tuple(choice["message"]["content"] or "" for choice in choices)
-            if not texts or not all(isinstance(text, str) for text in texts):
-                raise ValueError("no choice")
-            # Escapes can make halves of surrogate pairs, which no file could hold.
-            texts = tuple(text.encode(errors="replace").decode() for text in texts)
-            first_token = _first_token(choices[0])
-            tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise Transient("the answer was no chat completion") from None
-        truncated = any(choice.get("finish_reason") == "length" for choice in choices)
-        return _Answer(texts, truncated, first_token, tokens)
+            return dialect.parse(content)
+        except ValueError as error:
+            raise Transient(self._safe(str(error))) from None
 
     async def _fault(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes
@@ -222,6 +229,12 @@ class ChatClient:
         """Return the exception that a response other than 200 stands for."""
         status, message = response.status, self._safe(_message(content))
         said = f"HTTP {status}: {message}"
+        complaint = self._safe(dialect.complaint(content))
+        if dialect.out_of_money(status, complaint):
+            return ModelError(
+                f"The server at {self.url} answers no more: {said}. What was answered is kept; "
+                "settle this with whoever runs it, then repeat the same command."
+            )
         if status in (401, 403):
             return self._wants_key()
         if status == 404:
@@ -229,10 +242,12 @@ class ChatClient:
             return ModelError(
                 f"{self.url}/chat/completions: {said}. Is the address right ({URLS})?"
             )
+        if status >= 500 and dialect.refuses_system(complaint):
+            return _Refused(said, complaint)
         if status in (408, 409, 425, 429) or status >= 500:
             after = _retry_after(response.headers.get("Retry-After"))
             return Transient(said, after, busy=status == 429)
-        return _Refused(said)
+        return _Refused(said, complaint)
 
     def _safe(self, text: str) -> str:
         return text.replace(self._key, "(key)") if self._key else text
@@ -288,24 +303,6 @@ class ChatClient:
         return count
 
 
-class _Answer(NamedTuple):
-    """What a ``Completion`` takes from a response."""
-
-    texts: tuple[str, ...]
-    truncated: bool
-    first_token: Mapping[str, float] | None
-    tokens: int
-
-
-def _first_token(choice: dict[str, Any]) -> dict[str, float] | None:
-    """Return the log-probabilities of a choice's first token and of its alternatives."""
-    content = (choice.get("logprobs") or {}).get("content")
-    if not content:
-        return None
-    first = content[0]
-    return {one["token"]: float(one["logprob"]) for one in [first, *first.get("top_logprobs", [])]}
-
-
 class _TriedEnough(tenacity.stop.stop_base):
     """Stop after some retries, unless the server only says that it is busy."""
 
@@ -320,6 +317,10 @@ class _TriedEnough(tenacity.stop.stop_base):
 
 class _Refused(Exception):
     """The server will never answer this request (HTTP 400 and the like)."""
+
+    def __init__(self, message: str, complaint: str) -> None:
+        super().__init__(message)
+        self.complaint = complaint  # all that it says about it
 
 
 def _chain(

@@ -66,6 +66,12 @@ class LlmConfig(_Section):
     edits: int = Field(default=1, ge=1, description="edits a caption; several need temperature > 0")
     temperature: float = Field(default=0.0, ge=0)
     attempts: int = Field(default=3, ge=1, description="tries for an answer that is empty")
+    thinking: bool = Field(
+        default=False, description="let the model think first; else it is told not to, if it can be"
+    )
+    thinking_tokens: int = Field(
+        default=2048, ge=1, description="room for the thought of a model that thinks, in tokens"
+    )
     precision: Precision = "auto"
     seed: int = 0
 

@@ -1,6 +1,7 @@
 """The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from pipeline import caption, captioners, identity, llms, prompts, released
 from pipeline.cache import RecordFile, fingerprint
 from pipeline.config import Config, LlmConfig
 from pipeline.errors import ConfigError, ModelError
+from pipeline.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.images import open_image
 from pipeline.llms import Answer
 from pipeline.prompts import Prompt
@@ -16,6 +18,9 @@ from pipeline.run import Run, StageReport, log, progress, stage
 
 RETRY_TEMPERATURE = 0.7
 """A bad answer is asked for again at this temperature at least: at 0 it would come again."""
+
+
+ALIKE = "the LLM gave the same answer whatever was asked"
 
 
 class Pair(NamedTuple):
@@ -56,6 +61,8 @@ def settings(config: Config) -> dict[str, Any]:
         "temperature": llm.temperature,
         "attempts": llm.attempts,
         "seed": llm.seed,
+        "thinking": llm.thinking,
+        "thinking_tokens": llm.thinking_tokens,
     }
     if llm.model.startswith(llms.IN_PROCESS):
         path = llm.model.removeprefix(llms.IN_PROCESS)
@@ -154,6 +161,19 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def why_missing(run: Run) -> str | None:
+    """Return the most common reason of the edits that failed, None where none tells one."""
+    if released.is_imported(run.config.llm.model):
+        return None
+    return _most_common(_records(record_file(run)).values())
+
+
+def _most_common(records: Iterable[EditRecord]) -> str | None:
+    failed = (record for record in records if record["edited_caption"] is None)
+    reasons = Counter(reason for record in failed if (reason := record.get("reason")))
+    return max(reasons, key=reasons.__getitem__, default=None)
+
+
 def edited(run: Run) -> dict[Pair, str | None]:
     """Return what is there already: edited captions by pair, None where the LLM failed."""
     return by_pair(record_file(run))
@@ -174,23 +194,36 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     config = settle(run.config, records)
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
-        done = by_pair(records)
+        stored = _records(records)
+        done = {pair: record["edited_caption"] for pair, record in stored.items()}
         failed = {pair for pair in wanted if pair in done and done[pair] is None}
         todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
         report.cached = len(wanted) - len(todo)
         if failed and not retry_failed:
-            log.warning("%d edits failed before. To try them again: --retry-failed", len(failed))
+            why = _most_common(stored[pair] for pair in failed)
+            said = f", most of them: {why}" if why else ""
+            log.warning(
+                "%d edits failed before%s. To try them again: --retry-failed", len(failed), said
+            )
         if not todo:
             return report
         with report.step("load the model"):
-            llms.load(config.llm, config.runtime)
+            llm = llms.load(config.llm, config.runtime)
+        known_as_bad = {pair for pair in failed if stored[pair].get("reason") != ALIKE}
+        first = FirstAnswers(config.llm.model, known_as_bad)
         with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            for made in ask(config, todo):
-                records.append(made.record())
-                if made.reason:
-                    report.failed[" | ".join(made.pair[:2])] = made.reason
-                report.computed += 1
-                bar.update()
+            try:
+                for made in ask(config, todo, first):
+                    records.append(made.record())
+                    if made.reason:
+                        report.failed[" | ".join(made.pair[:2])] = made.reason
+                    report.computed += 1
+                    bar.update()
+            except SuspiciousAnswers as error:
+                for pair in error.alike:  # a later record of the same pair counts
+                    records.append(Edited(pair, None, ALIKE).record())
+                raise
+        report.notes = list(getattr(llm, "notes", ()))
     return report
 
 
@@ -211,11 +244,13 @@ class Edited(NamedTuple):
         return made if self.reason is None else made | {"reason": self.reason}
 
 
-def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
+def ask(
+    config: Config, todo: Sequence[Pair], first: FirstAnswers[Pair] | None = None
+) -> Iterator[Edited]:
     """Yield each pair with what the LLM made of it, as answers come.
 
     A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
-    cannot answer.
+    cannot answer, or if its ``first`` answers show that it does something else.
     """
     prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
     for attempt in range(config.llm.attempts):
@@ -224,6 +259,8 @@ def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
         for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
             pair = todo[answer.key]
             text, reason = judge(prompt, pair, answer)
+            if first is not None and attempt == 0:
+                first.add(pair, pair.relative_caption, text, reason, answer.text)
             if reason and answer.reason is None and not last:
                 bad.append(pair)
             else:
@@ -254,12 +291,10 @@ def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str |
     """Return the edited caption in an LLM's answer, or None and what is wrong with it."""
     if answer.text is None:
         return None, answer.reason or "no answer"
-    text = prompt.clean(answer.text)
-    if prompt.answer_schema and prompt.fields(answer.text) is None:
-        return None, f"the answer was no JSON with target, {', '.join(prompts.ROLES)}"
-    if not text:
-        return None, "the answer was empty"
-    if answer.truncated and not prompt.answer_schema and "\n" not in answer.text.strip():
+    text, reason, ended = prompt.read(answer.text)
+    if reason:
+        return None, reason
+    if answer.truncated and not ended:
         return None, f"the answer was longer than {prompt.max_tokens} tokens"
     if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
         return None, "the answer repeats the prompt"

@@ -7,7 +7,7 @@ image's bytes and edits on their texts, so both are kept, and asking again calls
 import contextlib
 import functools
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -280,6 +280,8 @@ class Gallery:
             captions = []
         tell("edit")
         edits = self._shared.edit(captions, relative_caption)
+        if reason := self._shared.why_missing(captions, relative_caption):
+            notes.append(f"Why edited captions are missing, most often: {reason}.")
         tell("search")
         if reference not in self._images.row:
             self._shared.embed_image(reference, picture)
@@ -440,6 +442,7 @@ class _Shared:
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
         self._captioner = caption.settle(config, records)
         self._captions: _Kept[str, list[str]] = _Kept(records.file, records.header, _captions)
+        self._why: dict[Pair, str] = {}
         settings = edit.settings(config)
         records = RecordFile(cache / "edit" / _file(config.llm.model, settings), settings)
         self._editing = edit.settle(config, records)
@@ -487,7 +490,16 @@ class _Shared:
             todo = [pair for pair in dict.fromkeys(pairs) if pair not in known]
             for made in edit.ask(self._editing, todo) if todo else ():
                 self._edits.add(made.pair, made.text, made.record())
+                if made.reason:
+                    self._why[made.pair] = made.reason
         return [known[pair] for pair in pairs]
+
+    def why_missing(self, captions: Sequence[str], relative_caption: str) -> str | None:
+        """Return the most common reason of the captions' edits that this process saw fail."""
+        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
+        missing = (pair for pair in pairs if self._edits.values.get(pair) is None)
+        reasons = Counter(self._why[pair] for pair in missing if pair in self._why)
+        return max(reasons, key=reasons.__getitem__, default=None)
 
     def image(self, reference: str) -> Tensor:
         """Return the feature (d) of a reference image that was embedded before; InputError."""

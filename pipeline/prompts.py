@@ -3,15 +3,16 @@
 import functools
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jinja2 import StrictUndefined, Template, TemplateError, meta, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline import answers
+from pipeline.answers import Reading
 from pipeline.errors import ConfigError, nearest
 from pipeline.installation import SHIPPED
 
@@ -40,6 +41,7 @@ FILTERS = ("capitalize", "default", "lower", "title", "trim", "truncate", "upper
 """Filters that a template may use."""
 
 _environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+_environment.globals.clear()
 
 
 class Example(BaseModel):
@@ -91,9 +93,7 @@ class Prompt(BaseModel):
     @field_validator("system", "user")
     @classmethod
     def _known_variables(cls, template: str) -> str:
-        unknown = variables_of(template) - VARIABLES
-        if unknown:
-            raise ValueError(f"unknown variable {sorted(unknown)}; known: {sorted(VARIABLES)}")
+        check_template(template, VARIABLES)
         return template
 
     @field_validator("user")
@@ -106,8 +106,8 @@ class Prompt(BaseModel):
 
     @property
     def variables(self) -> set[str]:
-        """The variables that the user template uses."""
-        return variables_of(self.user)
+        """The variables that the templates use."""
+        return variables_of(self.user) | variables_of(self.system)
 
     def messages(
         self, caption: str, relative_caption: str, shared_concept: str = ""
@@ -117,7 +117,8 @@ class Prompt(BaseModel):
         What all requests share (system turn, examples) comes first, so that a server with a prefix
         cache computes it once; ``shared_concept`` is empty unless asked for.
         """
-        turns = [{"role": "system", "content": self.system.strip()}] if self.system else []
+        system = self._render(self.system, caption, relative_caption, shared_concept)
+        turns = [{"role": "system", "content": system}] if system else []
         for example in self.examples:
             turns.append(self._ask(example.caption, example.relative_caption, ""))
             answer = f"{self.label} {example.edited_caption}".strip()
@@ -125,38 +126,45 @@ class Prompt(BaseModel):
         return [*turns, self._ask(caption, relative_caption, shared_concept)]
 
     def _ask(self, caption: str, relative_caption: str, shared_concept: str) -> dict[str, str]:
-        content = render(
-            self.user,
+        content = self._render(self.user, caption, relative_caption, shared_concept)
+        return {"role": "user", "content": content}
+
+    @staticmethod
+    def _render(template: str, caption: str, relative_caption: str, shared_concept: str) -> str:
+        return render(
+            template,
             caption=caption,
             relative_caption=relative_caption,
             shared_concept=shared_concept,
-        )
-        return {"role": "user", "content": content.strip()}
+        ).strip()
+
+    def read(self, answer: str) -> Reading:
+        """Return the edited caption in an LLM's answer, or "" and why there is none.
+
+        It is the first line without label, preamble and quotes; where the answer repeats the
+        question first, what follows the last label counts. What a reasoning model thinks first is
+        dropped. An answer with roles gives the target's description.
+        """
+        if self.answer == "text":
+            return answers.read(answer, self.label)
+        if answers.without_thoughts(answer) is None:
+            return Reading("", answers.CUT_OFF)
+        fields = self.fields(answer)
+        if fields is None:
+            return Reading("", f"the answer was no JSON with target, {', '.join(ROLES)}")
+        target = fields["target"][0]
+        return Reading(target, None if target else answers.EMPTY)
 
     def clean(self, answer: str) -> str:
-        """Return the edited caption in ``answer``: label and quotes stripped, first line kept.
-
-        Where the answer repeats the question first, what follows the last label counts. What a
-        reasoning model thinks first (``<think>…</think>``) is dropped. An answer with roles gives
-        the target's description; empty where it is no such JSON.
-        """
-        if self.answer == "roles":
-            return (self.fields(answer) or {"target": [""]})["target"][0]
-        text = _thought_through(answer)
-        if self.label:
-            label = rf"\W*{re.escape(self.label.rstrip(':'))}\W*:?"
-            text = re.sub(rf"^{label}", "", text, flags=re.I)
-            labelled = re.split(rf"^{label}", text, flags=re.I | re.M)
-            text = labelled[-1] if len(labelled) > 1 and labelled[-1].strip() else text
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[0].strip("\"'“”‘’` \t") if lines else ""
+        """Return the edited caption in ``answer``, empty where there is none; see ``read``."""
+        return self.read(answer).text
 
     def fields(self, answer: str) -> dict[str, list[str]] | None:
         """Return an answer with roles: ``target`` (one text) and each of ``ROLES`` (any number).
 
         None where it is no JSON object with such fields.
         """
-        text = _thought_through(answer)
+        text = answers.without_thoughts(answer) or ""
         try:
             found = json.loads(text[text.index("{") : text.rindex("}") + 1])
             # Small tokenizers put spaces around quotes.
@@ -182,11 +190,22 @@ class Prompt(BaseModel):
             return False
         messages = self.messages(caption, relative_caption, shared_concept)
         asked = (m["content"] for m in messages if m["role"] != "assistant")
-        return any(text == line.strip() for content in asked for line in content.splitlines())
+        lines = (line.strip() for content in asked for line in content.splitlines())
+        return any(text in (line, line.removeprefix(self.label).strip()) for line in lines)
 
 
-def _thought_through(answer: str) -> str:
-    return re.sub(r"<think>.*?</think>", "", answer, flags=re.S).strip()
+def check_template(template: str, known: set[str]) -> None:
+    """Raise ValueError for a template that uses other variables than ``known`` or cannot be used.
+
+    It is rendered once, so that a filter's wrong arguments are found before a run.
+    """
+    unknown = variables_of(template) - known
+    if unknown:
+        raise ValueError(f"unknown variable {sorted(unknown)}; known: {sorted(known)}")
+    try:
+        render(template, **dict.fromkeys(known, "a photo of a cat"))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def variables_of(template: str) -> set[str]:
@@ -202,7 +221,8 @@ def variables_of(template: str) -> set[str]:
                     f"{', '.join(FILTERS)}, but not {name!r}"
                 )
         _compiled(template)
-        return meta.find_undeclared_variables(parsed)
+        # Every name is one: Jinja's own (self, loop, range, …) are none of a prompt's.
+        return {part.name for part in parsed.find_all(nodes.Name)}
     except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
         raise ValueError(f"not a Jinja template: {error}") from None
 
@@ -219,8 +239,11 @@ def render(template: str, **texts: str) -> str:
             length += len(part)
             if length > LONGEST_PROMPT:
                 raise ConfigError(f"A prompt has more than {LONGEST_PROMPT:,} characters.")
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ConfigError(f"The template {template[:60]!r} cannot be used: {error}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # filters fail in many ways, by assertions too
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"The template {template[:60]!r} cannot be used: {reason}") from None
     return "".join(parts)
 
 

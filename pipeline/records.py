@@ -34,6 +34,7 @@ class EditRecord(TypedDict):
     shared_concept: NotRequired[str]
     sample: NotRequired[int]
     edited_caption: str | None
+    reason: NotRequired[str | None]
     desired: NotRequired[list[str]]
     preserve: NotRequired[list[str]]
     forbidden: NotRequired[list[str]]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.chat import ChatClient, Completion
 from pipeline.config import RuntimeConfig
+from pipeline.dialect import Manner
 from pipeline.errors import ModelError
 from pipeline.run import log
 
@@ -14,11 +15,11 @@ Request = tuple[int, dict[str, Any]]
 
 
 def connect(
-    url: str | Sequence[str], model: str, runtime: RuntimeConfig
+    url: str | Sequence[str], model: str, runtime: RuntimeConfig, manner: Manner | None = None
 ) -> "ChatClient | Replicas":
     """Return a client of the server at ``url``, or of all of them where there are several."""
     urls = [url] if isinstance(url, str) else list(dict.fromkeys(url))
-    clients = [ChatClient(each, model, runtime) for each in urls]
+    clients = [ChatClient(each, model, runtime, manner) for each in urls]
     return clients[0] if len(clients) == 1 else Replicas(clients)
 
 

@@ -128,6 +128,8 @@ class StageReport:
     """What the stage spent on calls, where it makes some."""
     unit: str = "items"
     """What is counted."""
+    notes: list[str] = field(default_factory=list)
+    """What the models' servers do not take and are not sent any more, in words."""
     steps: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the stage, where parts are told apart."""
     peak_memory: int | None = None

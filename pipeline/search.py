@@ -174,6 +174,9 @@ class Inputs:
         if lost:
             self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
         self.features = self._features(run, FeatureFile(text_path), texts)
+        lacking = any(None in answers for answers in texts.edits.values())
+        if lacking and (why := edit.why_missing(run)):
+            self.failed["edits"] = f"most of those missing: {why}"
 
     def _features(self, run: Run, file: FeatureFile, texts: embed.Texts) -> QueryFeatures:
         embeddings = torch.from_numpy(file.all()).float()

@@ -169,7 +169,7 @@ def _judge(
             _announce(run, prompt, most, len(wanted))
         with progress(most, 0, "call", "verify") as bar:
             while wanted:
-                for asked, verdict in _ask(run, prompt, wanted):
+                for asked, verdict in _ask(run, prompt, wanted, report):
                     known[asked] = verdict.probability
                     record = asked._asdict() | {"probability": verdict.probability}
                     record |= {"tokens": verdict.tokens} if verdict.tokens else {}
@@ -256,7 +256,7 @@ def _mean(probabilities: Sequence[float | None]) -> float | None:
 
 
 def _ask(
-    run: Run, prompt: VerifyPrompt, wanted: Sequence[Asked]
+    run: Run, prompt: VerifyPrompt, wanted: Sequence[Asked], report: StageReport
 ) -> Iterator[tuple[Asked, verifiers.Verdict]]:
     verifier = verifiers.load(run.config.verifier, run.config.runtime)
     queries = {query.id: query for query in run.queries}
@@ -271,6 +271,7 @@ def _ask(
 
     for verdict in verifier.judge(prompt, questions()):
         yield wanted[verdict.key], verdict
+    report.notes = list(getattr(verifier, "notes", ()))
 
 
 def _announce(run: Run, prompt: VerifyPrompt, most: int, least: int) -> None:

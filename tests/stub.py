@@ -4,13 +4,14 @@ For unit tests and the client's benchmark only: ``python -m tests.stub PORT``.
 """
 
 import asyncio
+import json
 import math
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -28,6 +29,50 @@ class Fault:
     """Send half of ``body``, then close the connection."""
     slow: float = 0.0
     """Seconds to wait before a good answer; the rest is then ignored."""
+
+
+@dataclass
+class Thinking:
+    """How the model thinks before it answers, as servers of today show it."""
+
+    thought: str = "Okay, the user wants a description of the edited image.\n\nLet me see."
+    tokens: int = 500
+    """How many tokens the thought takes: with fewer, the answer is cut off within it."""
+    shown: Literal["marks", "closing mark", "channels", "field", "parts"] = "marks"
+    """In the content between marks, behind a template that opened it, as gpt-oss; or apart."""
+    field: str = "reasoning_content"
+    obeys: bool = False
+    """Whether ``enable_thinking: false`` switches it off, as in templates of Qwen3."""
+    misplaced: bool = False
+    """Whether an answer without a thought is taken for one, as by some parsers of vLLM."""
+
+    def message(self, answer: str, asked: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Return a choice's message and finish reason."""
+        off = asked.get("chat_template_kwargs", {}).get("enable_thinking") is False
+        if off and self.misplaced:
+            return {"content": None, self.field: answer}, "stop"
+        if off and self.obeys:
+            return {"content": answer}, "stop"
+        limit = asked.get("max_tokens") or asked["max_completion_tokens"]
+        whole = limit > self.tokens and "\n" not in asked.get("stop", ())
+        content = {
+            "marks": ("<think>\n", "\n</think>\n\n"),
+            "closing mark": ("", "\n</think>\n\n"),
+            "channels": (
+                "<|channel|>analysis<|message|>",
+                "<|end|><|start|>assistant<|channel|>final<|message|>",
+            ),
+        }
+        if self.shown in content:
+            begin, end = content[self.shown]
+            text = begin + self.thought + (end + answer if whole else "")
+            return {"content": text}, "stop" if whole else "length"
+        if self.shown == "field":
+            message = {"content": answer if whole else None, self.field: self.thought}
+            return message, "stop" if whole else "length"
+        said = {"type": "thinking", "thinking": [{"type": "text", "text": self.thought}]}
+        parts = [said, *([{"type": "text", "text": answer}] if whole else [])]
+        return {"content": parts}, "stop" if whole else "length"
 
 
 Plan = Callable[[str, int], Fault | None]
@@ -52,6 +97,13 @@ class Stub:
     most: int = 0
     metrics: str | None = None
     log_probabilities: bool = True
+    thinking: Thinking | None = None
+    refuses: dict[str, str] = field(default_factory=dict)
+    """Parameters that a request may not hold, and what is then said."""
+    refuses_system: str | None = None
+    """What is said of a system turn, where the template takes none."""
+    refusal: int = 400
+    """The HTTP status of both."""
     yes: Callable[[dict[str, Any]], float | None] = lambda asked: 0.5
     """The probability of yes where log-probabilities are asked for; None for another answer."""
 
@@ -100,10 +152,11 @@ class Stub:
             if fault is not None and fault.slow:
                 await asyncio.sleep(fault.slow)
                 fault = None
+            fault = fault or self._wrong(asked)
             if fault is None:
-                choices = self._choices(text, asked.get("n", 1))
+                choices = self._choices(text, asked)
                 if asked.get("logprobs") and self.log_probabilities:
-                    choices[0]["logprobs"] = {"content": [self._first_token(asked)]}
+                    choices[0]["logprobs"] = {"content": self._tokens(asked, choices[0])}
                 return web.json_response({"choices": choices, "usage": {"total_tokens": 100}})
             if fault.reset and request.transport is not None:
                 request.transport.abort()
@@ -124,6 +177,25 @@ class Stub:
             request.transport.close()
         return response
 
+    def _wrong(self, asked: dict[str, Any]) -> Fault | None:
+        said = [words for name, words in self.refuses.items() if name in asked]
+        if self.refuses_system and any(m["role"] == "system" for m in asked["messages"]):
+            said.append(self.refuses_system)
+        return Fault(self.refusal, json.dumps({"error": {"message": said[0]}})) if said else None
+
+    def _tokens(self, asked: dict[str, Any], choice: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the log-probabilities of the answer's first token, behind those of a thought."""
+        first = self._first_token(asked)
+        message = choice["message"]
+        text = message["content"] or message.get("reasoning_content") or ""
+        if self.thinking is None or text == first["token"]:
+            return [first]
+        thought = text.removesuffix(first["token"])
+        if message.get("content") and message.get("reasoning_content"):
+            thought = message["reasoning_content"]
+        before = [{"token": c, "logprob": -0.5, "top_logprobs": []} for c in thought]
+        return [*before, first] if choice["finish_reason"] == "stop" else before[:1]
+
     def _first_token(self, asked: dict[str, Any]) -> dict[str, Any]:
         share = self.yes(asked)
         if share is None:
@@ -132,20 +204,18 @@ class Stub:
         top = [
             {"token": word, "logprob": math.log(value)} for word, value in likely.items() if value
         ]
-        return {**top[0], "top_logprobs": top}
+        return {**top[0], "top_logprobs": top if "top_logprobs" in asked else []}
 
-    def _choices(self, text: str, count: int) -> list[dict[str, Any]]:
-        return [
-            {
-                "index": i,
-                "message": {
-                    "role": "assistant",
-                    "content": self.answer(text) if i == 0 else f"{i}",
-                },
-                "finish_reason": self.finish_reason,
-            }
-            for i in range(count)
-        ]
+    def _choices(self, text: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        choices = []
+        for i in range(asked.get("n", 1)):
+            answer = self.answer(text) if i == 0 else f"{i}"
+            message, finish = {"content": answer}, self.finish_reason
+            if self.thinking is not None:
+                message, finish = self.thinking.message(answer, asked)
+            message = {"role": "assistant", **message}
+            choices.append({"index": i, "message": message, "finish_reason": finish})
+        return choices
 
 
 class Running:

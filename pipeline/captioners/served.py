@@ -6,8 +6,10 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.answers import without_thoughts
 from pipeline.captioners import SERVED, Failure, prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig
+from pipeline.dialect import Manner
 from pipeline.images import data_url
 from pipeline.replicas import connect
 
@@ -20,7 +22,8 @@ class ServedCaptioner:
 
     def __init__(self, config: CaptionerConfig, runtime: RuntimeConfig) -> None:
         self.config = config
-        self.client = connect(config.url, config.model.removeprefix(SERVED), runtime)
+        self.manner = Manner()  # a thought is no caption
+        self.client = connect(config.url, config.model.removeprefix(SERVED), runtime, self.manner)
 
     def caption(
         self, ids: Sequence[str], images: Sequence[Image.Image]
@@ -31,7 +34,7 @@ class ServedCaptioner:
         """
         captions: dict[int, list[str] | Failure] = {}
         for done in self.client.complete(self._requests(ids, images)):
-            texts = [" ".join(text.split()) for text in done.texts]
+            texts = [" ".join((without_thoughts(text) or "").split()) for text in done.texts]
             captions[done.key] = texts
             if done.reason or len(texts) != self.config.samples or not all(texts):
                 said = f"{sum(map(bool, texts))} of {self.config.samples} captions came"
@@ -57,5 +60,6 @@ class ServedCaptioner:
                     "temperature": config.temperature,
                     "top_p": config.top_p,
                     "seed": seed,
+                    **self.manner.parameters,
                 },
             )

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pipeline.answers import cut
 from pipeline.config import LlmConfig, RuntimeConfig
+from pipeline.dialect import Manner
 from pipeline.llms import Answer, Request
 from pipeline.replicas import connect
 
@@ -12,15 +14,29 @@ class ServedLlm:
     """Keeps many requests in flight; see ``ChatClient`` and ``Replicas`` for faults."""
 
     def __init__(self, config: LlmConfig, runtime: RuntimeConfig) -> None:
-        self.client = connect(config.url, config.model, runtime)
+        self.manner = Manner(config.thinking, config.thinking_tokens)
+        self.client = connect(config.url, config.model, runtime, self.manner)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the servers do not take, in words."""
+        return self.manner.notes
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield answers as they arrive; raises ModelError if the server or the model is not there.
 
         Stopping early (Ctrl-C) cancels what is in flight; what was yielded is the caller's.
         """
-        for done in self.client.complete((request.key, _body(request)) for request in requests):
-            text = done.texts[0] if done.texts else None
+        stops: dict[int, tuple[str, ...]] = {}
+
+        def bodies() -> Iterator[tuple[int, dict[str, Any]]]:
+            for request in requests:
+                stops[request.key] = request.stop
+                yield request.key, _body(request) | self.manner.parameters
+
+        for done in self.client.complete(bodies()):
+            stop = stops.pop(done.key)
+            text = cut(done.texts[0], stop) if done.texts else None
             yield Answer(done.key, text, done.reason, done.truncated)
 
 

@@ -12,6 +12,7 @@ from pipeline.cache import RecordFile
 from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.llms import IN_PROCESS
 from pipeline.loading import LOADING
+from pipeline.prompts import variables_of
 from pipeline.verifiers import prompts
 from pipeline.verifiers.prompts import VerifyPrompt
 
@@ -55,13 +56,17 @@ def probability(tokens: Mapping[str, float]) -> float | None:
     """Return p(yes) / (p(yes) + p(no)) from log-probabilities of the answer's first token.
 
     Tokens that differ in case, spaces or the marks that tokenizers use for them count together.
-    None where neither answer is among ``tokens``.
+    Where a server tells of one token alone, what it leaves counts for the other answer. None where
+    neither answer is among ``tokens``.
     """
     mass = {YES: 0.0, NO: 0.0}
     for token, logarithm in tokens.items():
         if (word := answer_of(token)) is not None:
             # A server may answer anything: a log-probability is at most 0, and NaN is none.
             mass[word] += 0.0 if math.isnan(logarithm) else math.exp(min(logarithm, 0.0))
+    if len(tokens) == 1 and any(mass.values()):
+        said, other = (YES, NO) if mass[YES] else (NO, YES)
+        mass[other] = 1.0 - mass[said]
     total = mass[YES] + mass[NO]
     return mass[YES] / total if total > 0 else None
 
@@ -76,13 +81,17 @@ def header(config: VerifierConfig) -> dict[str, Any]:
     """Return everything about the verifier that changes its verdicts."""
     in_process = config.model.startswith(IN_PROCESS)
     model = identity.model_identity(config.model.removeprefix(IN_PROCESS))
+    prompt = prompts.load(config.prompt)
     content = {
         "stage": "verify",
         "model": IN_PROCESS + model if in_process else model,
-        "prompt": prompts.load(config.prompt).model_dump(),
+        "prompt": prompt.model_dump(),
         "longest_side": config.longest_side,
     }
+    if variables_of(prompt.system):
+        content["system_is_template"] = True  # it was sent as it stands before
     if in_process:
+        content["thinking"] = False  # a model's thought was taken for its answer before
         content["precision"] = config.precision
     return content
 

@@ -9,17 +9,25 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from pipeline.answers import closing, open_thought
 from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resolve_precision
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import IN_PROCESS
+from pipeline.llms.template import ChatTemplate
 from pipeline.loading import check_template, failed, pretrained, tame_transformers
 from pipeline.verifiers import NO, YES, Question, Verdict, answer_of
 from pipeline.verifiers.prompts import VerifyPrompt
 
+LIKELY = 20
+"""The most likely first tokens, among which yes or no must be, as with a server."""
+
 
 class LocalVerifier:
-    """Batched with left padding; one forward pass gives the first token's probabilities."""
+    """Batched with left padding; one forward pass gives the first token's probabilities.
+
+    A model that would think first is asked as if it had thought nothing.
+    """
 
     def __init__(self, config: VerifierConfig, runtime: RuntimeConfig) -> None:
         name = config.model.removeprefix(IN_PROCESS)
@@ -41,6 +49,7 @@ class LocalVerifier:
         question = [{"type": "image"}, {"type": "text", "text": "a"}]
         check_template(self.processor, f"The verifier {name}", question)
         self.processor.tokenizer.padding_side = "left"
+        self.template = ChatTemplate(self.processor, name)
         self.model = model.to(self.device).eval()
         words = {YES: [], NO: []}  # type: dict[str, list[int]]
         for token, number in self.processor.tokenizer.get_vocab().items():
@@ -49,6 +58,7 @@ class LocalVerifier:
         if not (words[YES] and words[NO]):
             raise ModelError(f"The verifier {name} has no tokens for yes and no.")
         self.words = words
+        self.ending = ""
 
     def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
         """Yield verdicts batch by batch; those of one batch come together."""
@@ -74,24 +84,46 @@ class LocalVerifier:
         self, prompt: VerifyPrompt, questions: list[Question], images: list[list[Image.Image]]
     ) -> Iterator[Verdict]:
         placeholders = [{"type": "image"}] * len(prompt.images)
-        texts = self.processor.apply_chat_template(
-            [
+        texts = [
+            self.template.render(
                 prompt.messages(placeholders, q.edited_caption, q.relative_caption)
-                for q in questions
-            ],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+            )
+            for q in questions
+        ]
+        logits, lengths = self._first_logits(images, texts)
+        first = self._decoded(int(logits[0].argmax()))
+        if not self.ending and (mark := open_thought(first)):
+            self.ending = f"{mark}\n\n{closing(mark)}\n\n"  # a thought of nothing, from now on
+            logits, lengths = self._first_logits(images, texts)
+        yes, no = (logits[:, self.words[word]].logsumexp(dim=1) for word in (YES, NO))
+        likely = logits.topk(min(LIKELY, logits.shape[1]), dim=1).indices
+        words = torch.tensor([*self.words[YES], *self.words[NO]], device=likely.device)
+        answered = torch.isin(likely, words).any(dim=1).tolist()
+        for row, (question, fits) in enumerate(
+            zip(questions, torch.sigmoid(yes - no).tolist(), strict=True)
+        ):
+            reason = None
+            if not math.isfinite(fits):
+                reason = "the model's answer is NaN"
+            elif not answered[row]:
+                said = self._decoded(int(likely[row, 0]))
+                reason = f"the answer began with {said!r}, neither yes nor no"
+            yield Verdict(question.key, None if reason else fits, reason, lengths[row] + 1)
+
+    def _first_logits(
+        self, images: list[list[Image.Image]], texts: list[str]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the first tokens' logits (rows, vocabulary), and how long the prompts are."""
         inputs = self.processor(
-            images=images, text=texts, padding=True, add_special_tokens=False, return_tensors="pt"
+            images=images,
+            text=[text + self.ending for text in texts],
+            padding=True,
+            add_special_tokens=False,
+            return_tensors="pt",
         ).to(self.device, self.dtype)
         logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
-        yes, no = (logits[:, self.words[word]].logsumexp(dim=1) for word in (YES, NO))
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        for question, fits, tokens in zip(
-            questions, torch.sigmoid(yes - no).tolist(), lengths, strict=True
-        ):
-            if math.isfinite(fits):
-                yield Verdict(question.key, fits, tokens=tokens + 1)
-            else:
-                yield Verdict(question.key, None, "the model's answer is NaN", tokens + 1)
+        return logits, inputs["attention_mask"].sum(dim=1).tolist()
+
+    def _decoded(self, token: int) -> str:
+        text: str = self.processor.tokenizer.decode([token])
+        return text

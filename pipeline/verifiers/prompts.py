@@ -7,7 +7,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.prompts import PROMPTS, first_problem, read_yaml, render, variables_of
+from pipeline.prompts import (
+    PROMPTS,
+    check_template,
+    first_problem,
+    read_yaml,
+    render,
+    variables_of,
+)
 
 FOLDER = PROMPTS / "verify"
 VARIABLES = {"edited_caption", "relative_caption"}
@@ -33,28 +40,32 @@ class VerifyPrompt(BaseModel):
             raise ValueError("the candidate must be among the images")
         return images
 
+    @field_validator("system", "user")
+    @classmethod
+    def _known_variables(cls, template: str) -> str:
+        check_template(template, VARIABLES)
+        return template
+
     @field_validator("user")
     @classmethod
-    def _known_variables(cls, text: str) -> str:
-        used = variables_of(text)
-        if not used or used - VARIABLES:
-            raise ValueError(f"must use one or both of {sorted(VARIABLES)} and no other variable")
-        return text
+    def _needed_variables(cls, template: str) -> str:
+        if not variables_of(template):
+            raise ValueError(f"must use one or both of {sorted(VARIABLES)}")
+        return template
 
     @property
     def variables(self) -> set[str]:
-        """The variables that the user template uses."""
-        return variables_of(self.user)
+        """The variables that the templates use."""
+        return variables_of(self.user) | variables_of(self.system)
 
     def messages(
         self, images: list[dict[str, Any]], edited_caption: str, relative_caption: str
     ) -> list[dict[str, Any]]:
         """Return chat messages; ``images`` are the content parts that stand for the images."""
-        text = render(self.user, edited_caption=edited_caption, relative_caption=relative_caption)
-        turns: list[dict[str, Any]] = []
-        if self.system:
-            turns.append({"role": "system", "content": self.system.strip()})
-        content = [*images, {"type": "text", "text": text.strip()}]
+        texts = {"edited_caption": edited_caption, "relative_caption": relative_caption}
+        system, user = (render(part, **texts).strip() for part in (self.system, self.user))
+        turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        content = [*images, {"type": "text", "text": user}]
         return [*turns, {"role": "user", "content": content}]
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from pipeline.cli import main
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.folder import Folder, hash_of
 from pipeline.gallery import Gallery
+from pipeline.llms import Answer, Request
 from tests.conftest import PROJECT
 
 SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
@@ -393,6 +394,25 @@ def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
         assert len(bare.images) == 50
     with pytest.raises(InputError, match="do not match"):
         result.rerank(edited_captions=edits[:7])
+
+
+def test_missing_edits_are_told_with_their_most_common_reason(
+    gallery: Gallery, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Thinker:
+        def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
+            for request in requests:
+                said = ("a dog", "<think>hm", "<think>so", "")[request.key % 4]
+                yield Answer(request.key, said, truncated=request.key % 4 in (1, 2))
+
+    monkeypatch.setattr(llms, "load", lambda *_: Thinker())
+    result = gallery.query(reference, "was never asked before")
+    missing = result.edited_captions.count(None)
+    assert missing
+    assert result.notes == (
+        "Why edited captions are missing, most often: the answer was cut off while thinking.",
+        f"{missing} of {len(result.edited_captions)} edited captions are missing.",
+    )
 
 
 def test_other_threads_get_the_same(gallery: Gallery, reference: Path) -> None:

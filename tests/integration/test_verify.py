@@ -23,7 +23,7 @@ from pipeline.evaluate import evaluate
 from pipeline.records import Ranking
 from pipeline.run import Run
 from tests.conftest import PROJECT
-from tests.stub import Fault, Running, Stub
+from tests.stub import Fault, Running, Stub, Thinking
 
 Make = Callable[..., Run]
 SLOW = {"captioner__samples": 3, "verifier__candidates": 8}
@@ -185,12 +185,12 @@ def test_the_reference_image_is_sent_first_where_the_prompt_asks_for_it(
 def test_answers_that_are_no_verdict_are_recorded_and_asked_again_on_request(
     make: Make, serve: Any
 ) -> None:
-    server = serve(yes=lambda asked: None)
+    server = serve(yes=lambda asked: 0.9 if brightness(asked) > 0.5 else None)
     (report,) = verify.verify(make(**at(server)))
     reasons = set(report.failed.values())
     assert reasons == {"the answer began with 'Sure', neither yes nor no"}
+    assert len(report.failed) < report.computed
     run = make(**at(server))
-    assert order(search.read(run)) == order(search.read(run.unverified))
     server.stub.yes = brightness
     (again,) = verify.verify(run)
     assert again.computed == 0
@@ -199,10 +199,65 @@ def test_answers_that_are_no_verdict_are_recorded_and_asked_again_on_request(
     assert not retried.failed
 
 
-def test_a_server_without_log_probabilities_is_told_of(make: Make, serve: Any) -> None:
-    server = serve(log_probabilities=False)
-    (report,) = verify.verify(make(**at(server)))
-    assert set(report.failed.values()) == {"the server gave no log-probabilities"}
+def test_a_model_that_never_says_yes_or_no_is_one_error_and_no_verdicts(
+    make: Make, serve: Any
+) -> None:
+    run = make(**at(serve(yes=lambda asked: None)))
+    with pytest.raises(
+        ModelError, match=r"None of the first 20 answers of echo .* began with 'Sure'"
+    ):
+        verify.verify(run)
+    assert not verify.record_file(run).file.exists() or not verify.record_file(run).read()
+
+
+@pytest.mark.parametrize("how", ["none", "refused"])
+def test_missing_log_probabilities_are_one_error_at_the_first_call(
+    make: Make, serve: Any, how: str
+) -> None:
+    refuses = {
+        name: "logprobs are not supported with this model" for name in ("logprobs", "top_logprobs")
+    }
+    options = {"log_probabilities": False} if how == "none" else {"refuses": refuses}
+    server = serve(**options)
+    run = make(**at(server), runtime__concurrency=1)
+    with pytest.raises(ModelError, match=r"echo gives no log-probabilities .* vLLM"):
+        verify.verify(run)
+    assert len(server.stub.seen) < 12  # of about a hundred: a few more were under way
+    assert not verify.record_file(run).file.exists() or not verify.record_file(run).read()
+
+
+THINKERS = {
+    "switched off": Thinking(obeys=True),
+    "marks": Thinking(),
+    "closing mark": Thinking(shown="closing mark"),
+    "field": Thinking(shown="field"),
+}
+
+
+@pytest.mark.parametrize("thinking", THINKERS.values(), ids=THINKERS)
+def test_a_verifier_that_thinks_is_read_behind_its_thought(
+    make: Make, serve: Any, thinking: Thinking
+) -> None:
+    plain = make(**at(serve(yes=brightness)))
+    verify.verify(plain)
+    expected = order(search.read(plain))
+    verify.record_file(plain).file.unlink()
+    # What the stub answers to a picture is " Yes" or "No" with these log-probabilities.
+    server = serve(yes=brightness, thinking=thinking, answer=lambda text: " Yes")
+    run = make(**at(server))
+    (report,) = verify.verify(run)
+    assert not report.failed
+    assert order(search.read(run)) == expected
+    assert len(report.notes) == (0 if thinking.obeys else 1)
+
+
+def test_a_server_of_one_token_alone_gives_its_probability(make: Make, serve: Any) -> None:
+    server = serve(yes=lambda asked: 0.8, refuses={"top_logprobs": "top_logprobs is not supported"})
+    run = make(**at(server))
+    (report,) = verify.verify(run)
+    assert "top_logprobs" in " ".join(report.notes)
+    found = {r["probability"] for r in verify.record_file(run).read()}
+    assert {round(p, 6) for p in found} == {0.8}
 
 
 def test_what_was_answered_before_the_server_went_is_kept(make: Make, serve: Any) -> None:

@@ -1,14 +1,17 @@
 """What the edit stage records when an LLM answers badly. The LLM is a stand-in that misbehaves."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from pipeline import caption, edit, llms, prompts
+from pipeline.answers import CHATTER, CUT_OFF
 from pipeline.edit import Pair
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.llms import Answer, Request
 from pipeline.run import Run
+from tests.stub import Running, Stub, Thinking
 
 
 class Moody:
@@ -28,17 +31,23 @@ class Moody:
             elif request.key % 7 == 1:
                 yield Answer(request.key, None, "HTTP 400: too long")
             else:
-                yield Answer(request.key, "Edited Description: a cat\nor a dog")
+                yield Answer(request.key, f"Edited Description: cat {request.key}\nor a dog")
 
 
 def test_empty_answers_are_retried_then_recorded_with_their_reason(
-    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    make_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = make_run()
     caption.caption(run)
     moody = Moody()
     monkeypatch.setattr(llms, "load", lambda *_: moody)
     report = edit.edit(run)
+    caplog.clear()
+    assert edit.edit(run).computed == 0
+    assert "edits failed before, most of them: the answer was empty" in caplog.text
+    assert edit.why_missing(run) == "the answer was empty"
     captions, answers = caption.read(run), edit.read(run)
     wanted = edit.pairs(run, captions)
     edits = {
@@ -49,7 +58,8 @@ def test_empty_answers_are_retried_then_recorded_with_their_reason(
         )
     }
     assert set(edits) == set(wanted)
-    assert set(edits.values()) == {"a cat", None}
+    assert None in edits.values()
+    assert all(re.fullmatch(r"cat \d+", text) for text in edits.values() if text)
     starred = [pair for pair in wanted if "star" in " ".join(pair[:2])]
     assert starred
     assert all(edits[pair] is None for pair in starred)
@@ -92,7 +102,7 @@ def test_failed_edits_are_tried_again_only_when_asked(
 
     class Good:
         def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
-            return (Answer(request.key, "Edited Description: a dog") for request in requests)
+            return (Answer(r.key, f"Edited Description: a dog {r.key}") for r in requests)
 
     monkeypatch.setattr(llms, "load", lambda *_: Good())
     before = edit.record_file(run).file.read_bytes()
@@ -128,6 +138,15 @@ PAIR = Pair("a cat on a sofa", "is a dog")
             "the answer was longer than 64 tokens",
         ),
         (Answer(0, "a dog\nNow I will", truncated=True), "a dog", None),
+        (Answer(0, "<think>\nOkay, the user wants…", truncated=True), None, CUT_OFF),
+        (
+            Answer(0, "<think>\nA dog?\n</think>\n\na dog on a", truncated=True),
+            None,
+            "the answer was longer than 64 tokens",
+        ),
+        (Answer(0, "Okay, the user wants a description.\n\nSo", truncated=True), None, CHATTER),
+        (Answer(0, "Sure! Here is the edited description:\n\na dog"), "a dog", None),
+        (Answer(0, "a woman adjusting a man's tie."), None, "the answer repeats the prompt"),
         (Answer(0, "Image Content: a cat on a sofa"), None, "the answer repeats the prompt"),
         (
             Answer(0, "Instruction: has the woman and the man with the roles switched."),
@@ -184,3 +203,78 @@ def test_the_shared_concept_reaches_the_prompt_only_when_asked(
     assert any(f"Shared Concept: {concept}" in text for text in asked)
     assert run.protocol["shared_concept"] is True
     assert plain.protocol["shared_concept"] is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("<think>\nOkay, the user", "are no edits: '<think> Okay, the user' .*cut off while"),
+        ("a dog", "one and the same edit for .* 'a dog' for"),
+    ],
+)
+def test_an_llm_that_does_something_else_ends_the_stage_and_leaves_no_edit(
+    make_run: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    said: str,
+) -> None:
+    run = make_run("cirr", llm__attempts=1)
+    captions = {query.id: [f"a cat {i}" for i in range(4)] for query in run.queries}
+    monkeypatch.setattr(caption, "read", lambda _: captions)
+    monkeypatch.setattr(Run, "relative_captions", lambda self, query: named(query.id))
+    asked = 0
+
+    class Stubborn:
+        def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+            nonlocal asked
+            for request in requests:
+                asked += 1
+                yield Answer(request.key, answer)
+
+    monkeypatch.setattr(llms, "load", lambda *_: Stubborn())
+    with pytest.raises(ModelError, match=said):
+        edit.edit(run)
+    assert asked < len(edit.pairs(run, captions))
+    assert not any(edit.edited(run).values())
+
+
+def named(query: str) -> tuple[str, ...]:
+    """Relative captions that all differ, more than a small world has."""
+    return tuple(f"change {i} of {query}" for i in range(4))
+
+
+def test_a_server_that_thinks_chats_and_refuses_gives_every_edit(
+    make_run: Callable[..., Run],
+) -> None:
+    def answer(text: str) -> str:
+        change = text.partition("Instruction: ")[2].splitlines()[0]
+        described = text.rpartition("Image Content: ")[2].splitlines()[0]
+        return f"Sure! Here is the edited description:\n\n**{described}, {change}**\n\nEnjoy!"
+
+    server = Running(
+        Stub(
+            thinking=Thinking(shown="closing mark"),
+            answer=answer,
+            refuses={"seed": "seed: Extra inputs are not permitted"},
+            refuses_system="System role not supported",
+        )
+    )
+    try:
+        run = make_run(llm__model="echo", llm__url=server.url, llm__prompt="cirevl")
+        caption.caption(run)
+        report = edit.edit(run)
+    finally:
+        server.stop()
+    assert not report.failed
+    assert sorted(note.partition(" refuses ")[2].split()[0] for note in report.notes) == [
+        "seed",
+        "the",
+        "to",
+    ]
+    for pair, text in edit.edited(run).items():
+        assert text == f"{pair.caption}, {pair.relative_caption}"
+
+
+def test_thinking_is_part_of_the_fingerprint(make_run: Callable[..., Run]) -> None:
+    runs = [make_run(), make_run(llm__thinking=True), make_run(llm__thinking_tokens=99)]
+    assert len({edit.record_file(run).file for run in runs}) == 3

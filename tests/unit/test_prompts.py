@@ -149,6 +149,17 @@ def test_prompts_without_roles_keep_the_fingerprint_of_their_edits() -> None:
         "{% for i in range(10**9) %}x{% endfor %}",
         "{{ 'a' * 10**10 }}",
         "{{ 10**10**10 }}",
+        "{{ caption | truncate(1, true, caption) }}",
+        "{{ caption | truncate('x') }}",
+        "{{ lipsum }}",
+        "{{ cycler }}",
+        "{{ self }}",
+        "{{ namespace }}",
+        "{{ joiner }}",
+        "{{ dict }}",
+        "{{ range }}",
+        "{{ loop }}",
+        "{{ varargs }}",
         "{{ caption * 10**9 }}",
         "{{ caption.__class__.__mro__ }}",
         "{{ caption['__class__'] }}",
@@ -172,10 +183,13 @@ def test_a_template_can_neither_compute_nor_reach_out(tmp_path: Path, template: 
     edit = (prompts.load, "{{ caption }} {{ relative_caption }} ")
     verify = (questions.load, "{{ edited_caption }} ")
     for load, user in (edit, verify):
-        content = {"name": "x", "description": "y", "user": user + template}
-        file.write_text(json.dumps(content))
-        with pytest.raises(ConfigError, match=r"bad\.yaml: user: .*(may hold|not a Jinja)"):
-            load(str(file))
+        for field in ("user", "system"):
+            content = {"name": "x", "description": "y", "user": user}
+            content[field] = content.get(field, "") + template
+            file.write_text(json.dumps(content))
+            wrong = "may hold|not a Jinja|unknown variable|cannot be used"
+            with pytest.raises(ConfigError, match=rf"bad\.yaml: {field}: .*({wrong})"):
+                load(str(file))
 
 
 def test_a_template_may_choose_and_trim(tmp_path: Path) -> None:
@@ -213,3 +227,37 @@ def test_hostile_yaml_is_refused(tmp_path: Path, content: str, reason: str) -> N
     for load in (prompts.load, config.load):
         with pytest.raises(ConfigError, match=rf"bad\.yaml .*{reason}"):
             load(str(file))
+
+
+def test_a_system_turn_is_a_template_too(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    content = {
+        "name": "x",
+        "description": "y",
+        "system": " Change {{ caption }}. {% if shared_concept %}All show {{ shared_concept }}."
+        "{% endif %}",
+        "user": "{{ caption }}: {{ relative_caption }}",
+    }
+    file.write_text(json.dumps(content))
+    prompt = prompts.load(str(file))
+    assert prompt.variables == {"caption", "relative_caption", "shared_concept"}
+    assert [m["content"] for m in prompt.messages("a {{ cat }}", "is a dog", "a pet")] == [
+        "Change a {{ cat }}. All show a pet.",
+        "a {{ cat }}: is a dog",
+    ]
+    content |= {"system": "Look for {{ relative_caption }}.", "user": "{{ edited_caption }}?"}
+    file.write_text(json.dumps(content))
+    question = questions.load(str(file))
+    assert question.variables == {"edited_caption", "relative_caption"}
+    system, user = question.messages([], "a dog", "is a dog")
+    assert (system["role"], system["content"]) == ("system", "Look for is a dog.")
+    assert user["content"] == [{"type": "text", "text": "a dog?"}]
+
+
+def test_a_filter_that_fails_at_a_text_is_the_prompts_fault(tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    user = "{{ caption }} {{ relative_caption | truncate(20, true, relative_caption) }}"
+    file.write_text(json.dumps({"name": "x", "description": "y", "user": user}))
+    prompt = prompts.load(str(file))  # fine for short texts
+    with pytest.raises(ConfigError, match=r"truncate\(20.* cannot be used: expected length >="):
+        prompt.messages("a cat", "is much longer than twenty characters")

@@ -1,14 +1,17 @@
 """The client of an LLM server, against a small HTTP server that misbehaves as told."""
 
 import email.utils
+import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pipeline.answers import CUT_OFF, read
 from pipeline.cache import RecordFile
 from pipeline.captioners import Failure
 from pipeline.captioners.served import ServedCaptioner
@@ -17,7 +20,7 @@ from pipeline.config import CaptionerConfig, LlmConfig, RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.llms import Answer, Request
 from pipeline.llms.served import ServedLlm
-from tests.stub import Fault, Running, Stub
+from tests.stub import Fault, Running, Stub, Thinking
 
 Start = Callable[..., Running]
 
@@ -260,3 +263,119 @@ def test_an_image_that_the_vision_model_refuses_says_why(start: Start) -> None:
     captions = captioner.caption(["a", "b"], [Image.new("RGB", (9, 9))] * 2)
     assert captions[0] == Failure("HTTP 400: told to fail")
     assert isinstance(captions[1], list)
+
+
+def asking(server: Running, **settings: Any) -> ServedLlm:
+    return ServedLlm(
+        LlmConfig(model="echo", url=server.url, **settings), RuntimeConfig(concurrency=4)
+    )
+
+
+THINKERS = {
+    "marks": Thinking(),
+    "closing mark": Thinking(shown="closing mark"),
+    "channels": Thinking(shown="channels"),
+    "field": Thinking(shown="field"),
+    "another field": Thinking(shown="field", field="reasoning"),
+    "parts": Thinking(shown="parts"),
+    "switched off": Thinking(obeys=True),
+    "misplaced": Thinking(shown="field", misplaced=True),
+}
+
+
+@pytest.mark.parametrize("thinking", THINKERS.values(), ids=THINKERS)
+def test_models_that_think_answer_every_request(start: Start, thinking: Thinking) -> None:
+    server = start(thinking=thinking)
+    llm = asking(server)
+    found = {answer.key: read(answer.text or "") for answer in llm.answer(requests(20))}
+    assert {key: reading[:2] for key, reading in found.items()} == {
+        key: (text, None) for key, text in ALL.items()
+    }
+    asked = len(server.stub.seen)
+    assert asked == 20 if thinking.obeys else asked < 2 * 20  # it is remembered
+    assert server.stub.seen[0]["chat_template_kwargs"]["enable_thinking"] is False
+    again = asked
+    list(llm.answer(requests(3)))
+    assert len(server.stub.seen) == again + 3
+    assert len(llm.notes) == (0 if thinking.obeys else 1)
+
+
+def test_a_thought_longer_than_its_room_is_told(start: Start) -> None:
+    server = start(thinking=Thinking(tokens=3000))
+    for answer in asking(server).answer(requests(3)):
+        assert answer.truncated
+        assert read(answer.text or "").reason == CUT_OFF
+    assert max(asked["max_tokens"] for asked in server.stub.seen) == 16 + 2048
+    roomy = asking(server, thinking_tokens=4000)
+    assert all(read(a.text or "").text.startswith("EDIT") for a in roomy.answer(requests(3)))
+
+
+def test_thinking_can_be_wanted(start: Start) -> None:
+    server = start(thinking=Thinking(obeys=True))
+    llm = asking(server, thinking=True)
+    assert all("</think>" in (answer.text or "") for answer in llm.answer(requests(5)))
+    assert len(server.stub.seen) == 5  # with room from the first request on
+    assert server.stub.seen[0]["chat_template_kwargs"]["enable_thinking"] is True
+    assert llm.notes == []
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_refused_system_role_is_merged_into_the_users_turn(start: Start, status: int) -> None:
+    server = start(refuses_system="System role not supported", refusal=status)
+    llm = asking(server)
+    system = {"role": "system", "content": "Answer in capitals."}
+    asked = [replace(r, messages=[system, *r.messages], stop=()) for r in requests(20)]
+    expected = {key: f"ANSWER IN CAPITALS.\n\n{text}" for key, text in ALL.items()}
+    assert texts(llm.answer(asked)) == expected
+    refused = sum(any(m["role"] == "system" for m in one["messages"]) for one in server.stub.seen)
+    assert 1 <= refused <= 4  # those in flight at first
+    assert len(llm.notes) == 1
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("name", ["seed", "stop", "response_format", "chat_template_kwargs"])
+def test_a_refused_parameter_is_left_out_after_the_first_refusal(
+    start: Start, name: str, status: int
+) -> None:
+    server = start(refuses={name: f"Unsupported parameter: {name}"}, refusal=status)
+    llm = asking(server)
+    asked = [replace(r, schema={"type": "object"}) for r in requests(20)]
+    assert texts(llm.answer(asked)) == ALL
+    assert 1 <= sum(name in one for one in server.stub.seen) <= 4
+    assert name in llm.notes[0]
+    assert len(llm.notes) == 1
+
+
+def test_answers_end_at_a_stop_that_the_server_does_not_take(start: Start) -> None:
+    server = start(refuses={"stop": "stop is not supported"}, answer=lambda text: f"{text}\nmore")
+    assert texts(asking(server).answer(requests(2))) == {0: "edit 0", 1: "edit 1"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(402, body='{"error": {"message": "Payment required"}}'),
+        Fault(429, body='{"error": {"message": "no", "code": "insufficient_quota"}}'),
+        Fault(429, body='{"error": {"message": "You exceeded your current quota"}}'),
+        Fault(403, body='{"error": {"message": "account balance is insufficient"}}'),
+    ],
+)
+def test_an_account_without_money_ends_the_run_at_once_in_the_servers_words(
+    start: Start, fault: Fault
+) -> None:
+    server = start(plan=lambda text, tries: fault)
+    said = json.loads(fault.body)["error"]["message"]
+    with pytest.raises(ModelError, match=f"answers no more: HTTP {fault.status}: {said}"):
+        list(asking(server).answer(requests(50)))
+    assert max(server.stub.tries.values()) == 1
+
+
+def test_a_served_captioner_gives_no_thoughts(start: Start) -> None:
+    for thinking in (Thinking(), Thinking(shown="field"), Thinking(obeys=True)):
+        server = start(thinking=thinking)
+        config = CaptionerConfig(model="served:echo", url=server.url, samples=3)
+        captioner = ServedCaptioner(config, RuntimeConfig())
+        (captions,) = captioner.caption(["a"], [Image.new("RGB", (9, 9))])
+        assert isinstance(captions, list)
+        assert captions[0].startswith("DESCRIBE THIS IMAGE")
+        assert captions[1:] == ["1", "2"]
