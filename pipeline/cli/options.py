@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import logging
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from pipeline import config, processes, prompts
 from pipeline.printable import cell, echo
+
+log = logging.getLogger("seize")
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
