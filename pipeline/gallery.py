@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline import caption, captioners, edit, embed, folder, llms, methods, released, search
+from pipeline import caption, captioners, checks, edit, embed, folder, llms, methods, search
 from pipeline.cache import (
     FeatureFile,
     RecordFile,
@@ -29,7 +29,7 @@ from pipeline.cache import (
 )
 from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, SearchConfig
 from pipeline.edit import Pair
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import InputError
 from pipeline.folder import Folder, hash_of
 from pipeline.images import open_image
 from pipeline.methods import QueryEmbeddings
@@ -175,12 +175,7 @@ class Gallery:
     """
 
     def __init__(self, root: Path, config: Config, cache: Path) -> None:
-        for model in (config.captioner.model, config.llm.model):
-            if released.is_imported(model):
-                raise ConfigError(
-                    f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
-                )
-        edit.check(config)
+        checks.own_query(root, config)
         methods.check_one(config.search.method)
         self.config = config
         self.folder = folder.open_folder(root, config, cache)

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
+from pipeline import checks
 from pipeline.cli.options import gallery_options, json_option, print_reports, print_result
+from pipeline.errors import InputError
 from pipeline.printable import echo
 
 
@@ -22,6 +24,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
 
     Example: seize index photos --config laptop --watch
     """
+    checks.own_images(folder, settings)
     from pipeline import folder as folders
 
     opened = folders.open_folder(folder, settings, cache)
@@ -62,6 +65,9 @@ def query(
 
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
+    checks.own_query(folder, settings)
+    if not image.exists():
+        raise InputError(f"{image} does not exist.")
     from pipeline.gallery import Gallery
     from pipeline.run import dump
 
@@ -117,6 +123,7 @@ def app(
 
     Example: seize app photos --config laptop --open
     """
+    checks.own_query(folder, settings)
     import asyncio
 
     from pipeline import app as page

@@ -260,6 +260,7 @@ def prompts_try(
     if (image is None) == (text_of_image is None):
         raise click.UsageError("Give either --image or --caption.")
     settings = config.load(preset, overrides | {"llm.prompt": name})
+    prompts.load(name)  # before any model is loaded
     tries = try_prompt(settings, image, text_of_image, relative_caption, concept)
     if as_json:
         from pipeline.run import dump

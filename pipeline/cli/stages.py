@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline import checks
 from pipeline.cli.options import (
     Stage,
     json_option,
@@ -29,6 +30,7 @@ def caption(run: Any, as_json: bool) -> None:
 
     Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
     """
+    checks.check(run, "caption")
     from pipeline.caption import caption as stage
 
     print_reports([stage(run)], as_json)
@@ -57,6 +59,7 @@ def edit(
     Example: seize edit --dataset circo --split val --llm Qwen/Qwen2.5-7B-Instruct
     --llm-url http://localhost:8000/v1
     """
+    checks.check(run if model is None else run.with_llm(model, ""), "edit")
     from pipeline.edit import edit as stage
 
     if model is None:
@@ -78,6 +81,7 @@ def embed(run: Any, as_json: bool) -> None:
 
     Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
     """
+    checks.check(run, "embed")
     from pipeline.embed import embed as stage
 
     print_reports(stage(run), as_json)
@@ -91,6 +95,7 @@ def search(run: Any, as_json: bool) -> None:
 
     Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
     """
+    checks.check(run, "search")
     from pipeline.search import search as stage
 
     print_reports(stage(run), as_json)
@@ -124,6 +129,7 @@ def verify(
     Example: seize verify --dataset circo --split val --method seize --verifier
     Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
     """
+    checks.check(run if model is None else run.with_verifier(model, ""), "verify")
     from pipeline.verify import verify as stage
 
     serving = None
@@ -140,10 +146,11 @@ def verify(
 def _serving(
     run: Any, model: str, binary: str | None, arguments: tuple[str, ...], timeout: float
 ) -> contextlib.AbstractContextManager[str]:
-    from pipeline.llms.vllm import serve
+    """Return what serves ``model`` once it is entered; raises ConfigError without vllm now."""
+    from pipeline.llms.vllm import find, serve
 
     log_file = run.cache / "vllm.log"
-    return serve(model, log_file, binary, split_arguments(arguments), timeout=timeout)
+    return serve(model, log_file, find(binary), split_arguments(arguments), timeout=timeout)
 
 
 @click.command(cls=Stage)
@@ -155,6 +162,7 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
 
     Example: seize evaluate --dataset circo --split val predictions.json --json
     """
+    checks.check(run, "evaluate")
     from pipeline import evaluate as stage
 
     files = predictions
@@ -173,6 +181,7 @@ def submit(run: Any, as_json: bool) -> None:
 
     Example: seize submit --dataset cirr --split test1 --config paper-l14
     """
+    checks.check(run, "submit")
     from pipeline.submit import submit as stage
 
     print_reports([stage(run)], as_json)
@@ -201,12 +210,14 @@ def run_all(
     """
     from dataclasses import asdict, replace
 
-    from pipeline import profile as profiling
-    from pipeline.everything import run_stages
-
     serving = None
     if model is not None:
         serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
+    served = run if model is None else run.with_llm(model, "")
+    checks.check(served, *checks.stages_of(run))
+    from pipeline import profile as profiling
+    from pipeline.everything import run_stages
+
     reports, metrics = run_stages(replace(run, profile=profile), model, serving)
     rows = profiling.rows(reports) if profile else []
     if as_json:

@@ -1,13 +1,48 @@
 """The commands that compare, tune and show results."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline import checks, datasets
 from pipeline.cli.options import Stage, format_option, json_option, run_options
 from pipeline.printable import echo
+
+MOST_VALUES = 10_000
+"""Values of one parameter that a grid may have."""
+
+
+class Grid(click.ParamType[tuple[str, list[float]], str]):
+    """A parameter with the values to try: ``name=a,b,c`` or ``name=start:stop:step``."""
+
+    name = "grid"
+
+    def convert(self, value: Any, *context: Any) -> tuple[str, list[float]]:
+        """Return the parameter's name and the values; fails where they are none, or not finite."""
+        name, _, values = value.partition("=")
+        try:
+            found = _steps(*values.split(":")) if ":" in values else values.split(",")
+            numbers = [float(number) for number in found]
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+            numbers = []
+        if not (name and numbers and all(map(math.isfinite, numbers))):
+            self.fail(
+                f"{value!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step, of finite numbers "
+                f"that lead from start to stop in at most {MOST_VALUES:,} steps.",
+                *context,
+            )
+        return name, numbers
+
+
+def _steps(start: str, stop: str, step: str) -> list[float]:
+    first, last, by = float(start), float(stop), float(step)
+    count = int((last - first) / by + 1e-9)  # below 0 where the step leads away
+    if not 0 <= count < MOST_VALUES or (last - first) * by < 0:
+        raise ValueError
+    return [round(first + i * by, 10) for i in range(count + 1)]
 
 
 @click.command(cls=Stage)
@@ -43,6 +78,7 @@ def compare(
 
     Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
     """
+    checks.check(run, "compare")
     from pipeline import compare as table
     from pipeline.cache import write_text
     from pipeline.run import dump
@@ -73,6 +109,7 @@ def compare(
     "--grid",
     "grids",
     multiple=True,
+    type=Grid(),
     metavar="PARAMETER=VALUES",
     help="values to try: a,b,c or start:stop:step, e.g. negative=0:3:0.25",
 )
@@ -85,7 +122,13 @@ def compare(
     help="folder for the CSV and the picture",
 )
 @json_option
-def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_json: bool) -> None:
+def tune(
+    run: Any,
+    grids: tuple[tuple[str, list[float]], ...],
+    metric: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Try a grid of the method's weights on val, from features on disk; print the best.
 
     Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
@@ -94,10 +137,11 @@ def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_jso
 
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """
+    checks.check(run, "tune")
     from pipeline import tune as tuning
 
     name = run.config.search.method
-    grid = tuning.grid_of(run.config, dict(_grid(text) for text in grids))
+    grid = tuning.grid_of(run.config, dict(grids))
     tuned = tuning.tune(run, grid, out, metric)
     if as_json:
         from pipeline.run import dump
@@ -117,20 +161,6 @@ def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_jso
     for file in (tuned.csv, tuned.picture):
         if file is not None:
             echo(f"  {file}")
-
-
-def _grid(text: str) -> tuple[str, list[float]]:
-    name, _, values = text.partition("=")
-    try:
-        if ":" in values:
-            start, stop, step = map(float, values.split(":"))
-            count = int((stop - start) / step + 1e-9)
-            return name, [round(start + i * step, 10) for i in range(count + 1)]
-        return name, [float(value) for value in values.split(",")]
-    except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(
-            f"{text!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step", param_hint="--grid"
-        ) from None
 
 
 @click.command(cls=Stage)
@@ -208,6 +238,7 @@ def table_(
 
     Example: seize table --dataset circo --backbone L/14 --mine "mine@L/14=server.json"
     """
+    datasets.find(dataset)
     from pipeline import published
     from pipeline.run import dump
 

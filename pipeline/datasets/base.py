@@ -140,6 +140,14 @@ class Dataset(ABC):
         """Whether validation metrics can be computed on this split."""
         return any(query.target is not None for query in self.queries)
 
+    def check_ground_truth(self) -> None:
+        """Raise InputError where there is no ground truth."""
+        if not self.has_ground_truth:
+            raise InputError(
+                f"{self.name} {self.split} has no ground truth here. Write a submission with "
+                "`seize submit` and upload it to the benchmark's evaluation server."
+            )
+
     def limit(self, count: int) -> None:
         """Keep the first ``count`` queries of each gallery, for a trial; galleries stay whole."""
         kept = [[q for q in self.queries if q.gallery == g][:count] for g in self.galleries]
@@ -205,11 +213,7 @@ class Dataset(ABC):
 
         Raises InputError as ``evaluate`` does.
         """
-        if not self.has_ground_truth:
-            raise InputError(
-                f"{self.name} {self.split} has no ground truth here. Write a submission with "
-                "`seize submit` and upload it to the benchmark's evaluation server."
-            )
+        self.check_ground_truth()
         for kind, lists in predictions.items():
             if kind not in self.kinds:
                 raise InputError(f"{self.name} has no {kind} predictions.")

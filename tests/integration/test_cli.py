@@ -161,3 +161,126 @@ def test_demo_ends_with_metrics_submissions_and_a_picture(
         assert text in result.stdout
     assert len(list((tmp_path / "submissions").glob("c*-test*-seize-*[!g].json"))) >= 3
     assert (tmp_path / "outputs" / "demo-circo-val.png").stat().st_size > 10_000
+
+
+def empty_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (("--method", "sieze"), 2, "Did you mean 'seize'"),
+        (("--method", "seize,ldre"), 2, "only search and compare take several"),
+        (("--method", "all"), 2, "only search and compare take several"),
+        (("--method", "roles"), 2, "needs edits with roles"),
+        (("--method", "roles+verify"), 2, "needs edits with roles"),
+        (("--edits-per-caption", "3"), 2, "at temperature 0"),
+        (("--index", "fais-hnsw"), 2, "Did you mean 'faiss-hnsw'"),
+        (("--index", "flat", "--method", "seize-rank"), 2, "cannot serve --method seize-rank"),
+        (("--prompt", "seise"), 2, "Did you mean 'seize'"),
+        (("--shared-concept",), 2, "does not use {{ shared_concept }}"),
+        (("--method", "seize+verify", "--question", "captoin"), 2, "Did you mean 'caption'"),
+        (("--method", "seize+verify", "--verifier", "transformers:/no/vlm"), 5, "no such folder"),
+        (("--captioner", "/no/blip2"), 5, "The captioner /no/blip2 cannot be loaded"),
+        (("--captioner", "{empty}"), 5, "it has neither config.json"),
+        (("--captioner", "imported:opt"), 4, "No captions were imported"),
+        (("--llm", "transformers:/no/llm"), 5, "The LLM /no/llm cannot be loaded"),
+        (("--llm", "transformers:{empty}"), 5, "it has neither config.json"),
+        (("--llm", "imported:gpt"), 4, "No edits were imported"),
+        (("--serve", "a-model", "--vllm-bin", "/no/vllm"), 2, "There is no vllm at /no/vllm"),
+        (("--clip", "local-dir:/no/clip"), 5, "The CLIP /no/clip cannot be loaded"),
+        (("--clip", "ViT-B-33"), 5, "Did you mean"),
+        (("--clip", "ViT-B-32", "--pretrained", "opnai"), 5, "Did you mean 'openai'"),
+        (("--device", "cuda:99"), 2, "--device cuda:99 cannot be used here"),
+        (("--device", "nonsense"), 2, "--device nonsense cannot be used here"),
+        (("--submissions", "{file}"), 6, "is no folder. Choose another with --submissions"),
+        (("--submissions", "{file}/below"), 6, "is no folder. Choose another with --submissions"),
+        (("--cache", "{file}/below"), 6, "is no folder. Choose another with --cache"),
+    ],
+)
+def test_run_refuses_before_the_first_stage_computes(
+    small_world: Path, tmp_path: Path, more: tuple[str, ...], code: int, message: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    places = {"{empty}": str(empty_folder(tmp_path / "empty")), "{file}": str(file)}
+    for name, place in places.items():
+        more = tuple(argument.replace(name, place) for argument in more)
+    result = seize("run", *options(small_world, tmp_path, "--limit", "1", *more))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr.replace("\n", " ")
+    (line,) = result.stderr.strip().splitlines()  # a stage would have said what it reads
+    assert line.startswith("Error: ")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("run {} --prompt seise", 2, "Did you mean 'seize'"),
+        ("run {} --edits-per-caption 2", 2, "at temperature 0"),
+        ("run {} --captioner /no/blip2", 5, "cannot be loaded"),
+        ("run {} --clip local-dir:/no/clip", 5, "cannot be loaded"),
+        ("run {} --alpha-pos nan", 2, "finite"),
+        ("caption {} --captioner /no/blip2", 5, "cannot be loaded"),
+        ("edit {} --llm transformers:/no/llm", 5, "cannot be loaded"),
+        ("embed {} --data-root /no/data", 3, "Is --data-root right?"),
+        ("search {} --split tset", 2, "Did you mean 'test'"),
+        ("verify {} --question captoin", 2, "Did you mean 'caption'"),
+        ("evaluate {} --split test", 3, "no ground truth"),
+        ("compare {} --split test", 3, "no ground truth"),
+        ("tune {} --split test", 2, "Weights are tuned on val"),
+        ("tune {} --grid negative=nan", 2, "--grid"),
+        ("index /no/photos --config demo", 3, "is not a folder"),
+        ("index . --config demo --clip local-dir:/no/clip", 5, "cannot be loaded"),
+        ("query /no/a.png darker --gallery . --config demo", 3, "/no/a.png does not exist"),
+        ("query /no/a.png darker --gallery /no/photos --config demo", 3, "is not a folder"),
+        ("query /no/a.png darker --gallery . --config demo --prompt seise", 2, "Did you mean"),
+        ("app /no/photos --config demo", 3, "is not a folder"),
+        ("prompts try seise --caption a --text b --config demo", 2, "Did you mean 'seize'"),
+        ("table --dataset ciro", 2, "Did you mean 'circo'"),
+        ("import /no/file.json --dataset circo --split val", 3, "does not exist"),
+        ("check /no/file.json --dataset circo --split val {root}", 3, "does not exist"),
+    ],
+)
+def test_wrong_input_is_answered_without_torch(
+    small_world: Path, tmp_path: Path, arguments: str, code: int, message: str
+) -> None:
+    given = " ".join(options(small_world, tmp_path))
+    words = arguments.format(given, root=f"--data-root {small_world}").split()
+    program = (
+        "import sys, atexit; from pipeline.cli import main\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        f"main({words!r}, prog_name='seize')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT
+    )
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        *("negative", "negative=", "=1,2", "negative=1,,2", "negative=a"),
+        *("negative=nan", "negative=1,inf", "negative=0:1e999:1", "negative=0:inf:1"),
+        *("negative=3:0:0.25", "negative=0:3:-0.25", "negative=0:3:0", "negative=0:3:nan"),
+        *("negative=0:1", "negative=0:1:0.1:2", "negative=0:1e9:1e-9"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused_in_the_parser(grid: str) -> None:
+    result = seize("tune", "--dataset", "circo", "--grid", grid)
+    assert result.exit_code == 2
+    assert f"Invalid value for '--grid': {grid!r} is not PARAMETER=a,b,c" in result.stderr
+
+
+def test_grids_are_lists_and_ranges_either_way() -> None:
+    kind = next(p for p in main.commands["tune"].params if p.name == "grids").type
+    assert kind.convert("negative=0,0.5,2", None, None) == ("negative", [0, 0.5, 2])
+    assert kind.convert("negative=0:1:0.25", None, None) == ("negative", [0, 0.25, 0.5, 0.75, 1])
+    assert kind.convert("negative=1:0:-0.5", None, None) == ("negative", [1, 0.5, 0])
+    assert kind.convert("drops=5:5:1", None, None) == ("drops", [5])
