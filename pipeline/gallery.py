@@ -171,14 +171,15 @@ def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
 class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
-    Raises InputError if there is no such folder.
+    ``command`` holds options of ``seize index`` that errors recommend it with. Raises InputError
+    if there is no such folder.
     """
 
-    def __init__(self, root: Path, config: Config, cache: Path) -> None:
+    def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
         checks.own_query(root, config)
         methods.check_one(config.search.method)
         self.config = config
-        self.folder = folder.open_folder(root, config, cache)
+        self.folder = folder.open_folder(root, config, cache, command)
         self._shared = _Shared(config, cache / QUERIES)
 
     def index(self) -> StageReport:
@@ -360,7 +361,7 @@ class Gallery:
         for path in paths:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
-        raise InputError(f"{paths[0]} is gone or was changed. Run: seize index {self.folder.root}")
+        raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
 
 
 def _read(file: Path) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,10 @@ LONGEST_SLUG = 100
 
 @dataclass(frozen=True)
 class Run:
-    """One dataset split under one configuration. ``command`` repeats the user's options."""
+    """One dataset split under one configuration.
+
+    ``command`` holds the user's options that every stage takes, to recommend another stage with.
+    """
 
     dataset: Dataset
     config: Config
@@ -74,17 +78,24 @@ class Run:
     def with_llm(self, model: str, url: str) -> "Run":
         """Return the same run with another LLM behind a server."""
         llm = self.config.llm.model_copy(update={"model": model, "url": url})
-        return replace(self, config=self.config.model_copy(update={"llm": llm}))
+        command = with_option(self.command, "--llm", "llm.model", model)
+        return replace(self, config=self.config.model_copy(update={"llm": llm}), command=command)
 
     def with_verifier(self, model: str, url: str) -> "Run":
         """Return the same run with another verifier behind a server."""
         verifier = self.config.verifier.model_copy(update={"model": model, "url": url})
-        return replace(self, config=self.config.model_copy(update={"verifier": verifier}))
+        command = with_option(self.command, "--verifier", "verifier.model", model)
+        config = self.config.model_copy(update={"verifier": verifier})
+        return replace(self, config=config, command=command)
 
     def with_method(self, name: str) -> "Run":
         """Return the same run with another retrieval method."""
+        if name == self.config.search.method:
+            return self
         search = self.config.search.model_copy(update={"method": name})
-        return replace(self, config=self.config.model_copy(update={"search": search}))
+        command = with_option(self.command, "--method", "search.method", name)
+        config = self.config.model_copy(update={"search": search})
+        return replace(self, config=config, command=command)
 
     @property
     def verified(self) -> bool:
@@ -101,9 +112,12 @@ class Run:
         return self.cache / self.name / stage / f"{slug(name)}-{identity}{ending}"
 
     def missing(self, stage: str, file: Path, what: str) -> MissingStageError:
-        """Return the error that names the command which makes ``file``."""
+        """Return the error that names the command which makes ``file``.
+
+        ``stage`` may have options of its own behind its name.
+        """
         return MissingStageError(
-            f"{what} ({file} is not complete). Run: seize {stage} {self.command}"
+            f"{what} ({file} is not complete). Run: seize {stage} {self.command}".rstrip()
         )
 
 
@@ -193,6 +207,19 @@ def stage(
     if len(report.failed) > 10:
         log.warning("[%s %s] and %d more", name, run.name, len(report.failed) - 10)
     log.info("%s", report.summary())
+
+
+def with_option(command: str, option: str, field: str, value: str) -> str:
+    """Return a command's options with ``option``, or --set of its ``field``, replaced or added."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word == option:
+            next(words)
+        elif word == "--set" and (setting := next(words)).partition("=")[0] != field:
+            kept += [word, setting]
+        elif word != "--set":
+            kept.append(word)
+    return shlex.join([*kept, option, value])
 
 
 def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":

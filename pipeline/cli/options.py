@@ -56,18 +56,28 @@ SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 SHOWN = 10
 """Images that commands on one's own images show by default."""
 
-BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders", "--follow-links")
-"""Overrides that mean nothing to a folder of one's own images."""
+CLIP = ("--clip", "--pretrained", "--device", "--allow-pickle")
+CAPTIONER = ("--captioner", "--captioner-url", "--captions", "--seed")
+LLM = ("--llm", "--llm-url", "--temperature", "--concurrency")
+INDEX = (*CLIP, "--workers", "--strict")
+"""Overrides that matter to the index of one's own images; the others are not offered there."""
+QUERY = (
+    *(*CAPTIONER, *LLM, "--edits-per-caption", "--prompt"),
+    *(*CLIP, "--method", "--top-k", "--keep-reference"),
+)
+"""Those that matter to a query of one's own images."""
+TRY = (*CAPTIONER, *LLM, "--device")
+"""Those that matter where a prompt is tried."""
 
 
 def override_options(
-    function: Callable[..., Any], without: Sequence[str] = ()
+    function: Callable[..., Any], chosen_options: Sequence[str] = tuple(OVERRIDES)
 ) -> Callable[..., Any]:
     """Add the options that change a configuration, and hand them on as one ``overrides`` dict.
 
-    ``without`` leaves some of ``OVERRIDES`` out.
+    ``chosen_options`` are those of ``OVERRIDES`` that the command does something with.
     """
-    chosen = {option: rest for option, rest in OVERRIDES.items() if option not in without}
+    chosen = {option: rest for option, rest in OVERRIDES.items() if option in chosen_options}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **values: Any) -> Any:
@@ -169,7 +179,7 @@ def run_options(
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery, follow_links)
         if limit is not None:
             loaded.limit(limit)
-        run = Run(loaded, settings, cache, submissions, _options_given())
+        run = Run(loaded, settings, cache, submissions, given_options(run_options))
         return function(run, **values)
 
     options = [
@@ -198,10 +208,20 @@ def run_options(
     return decorated
 
 
-def gallery_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands on one's own images and hand on configuration and cache.
+def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of indexing one's own images; hand on ``settings`` and ``cache``."""
 
-    The command is called with ``settings`` and ``cache``; its folder is an argument of its own.
+    @functools.wraps(function)
+    def wrapper(preset: str, overrides: dict[str, Any], **values: Any) -> Any:
+        return function(settings=config.load(preset, overrides), **values)
+
+    return preset_option(cache_option(override_options(wrapper, INDEX)))
+
+
+def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of querying one's own images; hand on ``settings``, ``cache``, ``given``.
+
+    ``given`` repeats the options that ``seize index`` takes too.
     """
 
     @functools.wraps(function)
@@ -216,19 +236,42 @@ def gallery_options(function: Callable[..., Any]) -> Callable[..., Any]:
         settings = config.load(preset, overrides).with_search(
             config.OWN_IMAGES, alpha_pos, alpha_neg
         )
-        return function(settings=settings, **values)
+        return function(settings=settings, given=given_options(index_options), **values)
 
-    decorated: Callable[..., Any] = override_options(wrapper, BENCHMARK_ONLY)
+    decorated: Callable[..., Any] = override_options(wrapper, QUERY)
     for option in reversed((preset_option, *alpha_options, cache_option)):
         decorated = option(decorated)
     return decorated
 
 
-def _options_given() -> str:
-    """Return the user's own options, to repeat them in the command an error recommends."""
+Options = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Adds options to a command."""
+
+
+def given_options(known: Options) -> str:
+    """Return those of the user's options that ``known`` adds, as they were given.
+
+    They belong to the command that an error recommends, which has them too.
+    """
     context = click.get_current_context()
-    arguments: list[str] = context.meta["arguments"]
-    return shlex.join(argument for argument in arguments if argument != "--json")
+    parser = context.command.make_parser(context)
+    values, _, order = parser.parse_args(list(context.meta["arguments"]))
+    repeated = {name: iter(value) for name, value in values.items() if isinstance(value, list)}
+    words: list[str] = []
+    for option in order:
+        name = option.name
+        if name not in _names(known):
+            continue
+        words.append(option.opts[0])
+        if not getattr(option, "is_flag", False):
+            words.append(str(next(repeated[name]) if name in repeated else values[name]))
+    return shlex.join(words)
+
+
+@functools.cache
+def _names(known: Options) -> set[str]:
+    decorated: Any = known(lambda: None)
+    return {option.name for option in decorated.__click_params__}
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")

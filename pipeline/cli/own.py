@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from pipeline import checks
-from pipeline.cli.options import gallery_options, json_option, print_reports, print_result
+from pipeline.cli.options import (
+    Stage,
+    index_options,
+    json_option,
+    print_reports,
+    print_result,
+    query_options,
+)
 from pipeline.errors import InputError
 from pipeline.printable import echo
 
@@ -14,7 +21,7 @@ from pipeline.printable import echo
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
-@gallery_options
+@index_options
 @json_option
 def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) -> None:
     """Embed the images of a folder tree, to be searched with `query` and `app`.
@@ -34,7 +41,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
         print_reports([folders.index(opened)], as_json)
 
 
-@click.command()
+@click.command(cls=Stage)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("relative_caption")
 @click.option(
@@ -46,7 +53,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write an HTML page")
 @click.option("--open", "shown", is_flag=True, help="write the page and open it in the browser")
-@gallery_options
+@query_options
 @json_option
 def query(
     image: Path,
@@ -55,6 +62,7 @@ def query(
     out: Path | None,
     shown: bool,
     settings: Any,
+    given: str,
     cache: Path,
     as_json: bool,
 ) -> None:
@@ -71,7 +79,7 @@ def query(
     from pipeline.gallery import Gallery
     from pipeline.run import dump
 
-    result = Gallery(folder, settings, cache).query(image, relative_caption)
+    result = Gallery(folder, settings, cache, given).query(image, relative_caption)
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:
@@ -86,7 +94,7 @@ def query(
         click.launch(out.resolve().as_uri())
 
 
-@click.command()
+@click.command(cls=Stage)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at")
 @click.option("--port", default=8765, show_default=True, help="0 takes any that is free")
@@ -102,7 +110,7 @@ def query(
 @click.option("--queries", default=4, show_default=True, help="queries worked on at a time")
 @click.option("--waiting", default=100, show_default=True, help="queries that may wait")
 @click.option("--open", "shown", is_flag=True, help="open the page in the browser")
-@gallery_options
+@query_options
 def app(
     folder: Path,
     host: str,
@@ -114,6 +122,7 @@ def app(
     waiting: int,
     shown: bool,
     settings: Any,
+    given: str,
     cache: Path,
 ) -> None:
     """Serve a page on this machine to search a folder by image and text, turn by turn.
@@ -129,7 +138,7 @@ def app(
     from pipeline import app as page
     from pipeline.gallery import Gallery
 
-    gallery = Gallery(folder, settings, cache)
+    gallery = Gallery(folder, settings, cache, given)
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
     made = page.make_app(gallery, limits, frozenset(names))
     count = len(gallery)

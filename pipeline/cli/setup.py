@@ -1,5 +1,6 @@
 """The commands around a run: its machine, its presets and prompts, a server, and the demo."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from pipeline import config, prompts
 from pipeline.cli.options import (
+    TRY,
     cache_option,
     data_root_option,
     json_option,
@@ -239,7 +241,7 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
 @click.option("--text", "relative_caption", required=True, help="the relative caption")
 @click.option("--concept", default="", help="the shared concept, if the prompt uses it")
 @preset_option
-@override_options
+@functools.partial(override_options, chosen_options=TRY)
 @json_option
 def prompts_try(
     name: str,

@@ -60,11 +60,13 @@ def edit(
     --llm-url http://localhost:8000/v1
     """
     checks.check(run if model is None else run.with_llm(model, ""), "edit")
+    from pipeline import caption
     from pipeline.edit import edit as stage
 
     if model is None:
         print_reports([stage(run, retry_failed)], as_json)
         return
+    caption.read(run)  # a server takes minutes to start
     with _serving(run, model, vllm_bin, serve_arguments, serve_timeout) as url:
         report = stage(run.with_llm(model, url), retry_failed)
     log.info("The stages after this one find these edits with: --llm %s", model)
@@ -130,10 +132,12 @@ def verify(
     Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
     """
     checks.check(run if model is None else run.with_verifier(model, ""), "verify")
+    from pipeline.verify import read_rankings
     from pipeline.verify import verify as stage
 
     serving = None
     if model is not None:
+        read_rankings(run)  # a server takes minutes to start
         serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
     with serving or contextlib.nullcontext("") as url:
         if model is not None:

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -284,3 +285,100 @@ def test_grids_are_lists_and_ranges_either_way() -> None:
     assert kind.convert("negative=0:1:0.25", None, None) == ("negative", [0, 0.25, 0.5, 0.75, 1])
     assert kind.convert("negative=1:0:-0.5", None, None) == ("negative", [1, 0.5, 0])
     assert kind.convert("drops=5:5:1", None, None) == ("drops", [5])
+
+
+RECOMMENDING = (
+    "edit {run} --retry-failed",
+    "edit {run} --serve a-model --vllm-bin /no/vllm --serve-arg=--x --serve-timeout 9",
+    "search {run}",
+    "verify {run} --method seize+verify --candidates 2 --retry-failed",
+    "verify {run} --set search.method=seize+verify --serve a-model --vllm-bin /no/vllm",
+    "evaluate {run} --method ldre",
+    "evaluate {run} --method seize+verify --candidates 2 --json",
+    "submit {run} --json",
+    "compare {run} --method seize,cirevl,seize+verify --candidates 2 --out {out}/table.txt "
+    "--baseline cirevl --metric mAP@5 --resamples 100 --format latex",
+    "compare {run} --json",
+    "tune {run} --grid negative=0,1 --metric mAP@5 --out {out}",
+    "tune {run} --method seize+verify --no-early-stop --candidates 2 --grid weight=0,1 --out {out}",
+    "report {run} --out {out}/x.html --compare sdr --top 5 --queries 1 --megabytes 9 --mixed",
+    "export {run} --out {out}",
+)
+"""Commands that need what others make, with options that those do not have."""
+
+
+def recommended(message: str) -> list[str]:
+    """The words of the command that an error recommends, which ends its line."""
+    return shlex.split(message.strip().splitlines()[-1].partition("Run: seize ")[2])
+
+
+@pytest.mark.parametrize("command", RECOMMENDING)
+def test_recommended_commands_can_be_parsed(
+    small_world: Path, tmp_path: Path, command: str
+) -> None:
+    given = options(small_world, tmp_path, "--limit", "1", "--set", "llm.seed=1")
+    result = seize(*command.format(run=shlex.join(given), out=tmp_path).split())
+    assert result.exit_code == 4, result.output
+    name, *words = recommended(result.stderr)
+    context = main.commands[name].make_context(name, list(words))
+    assert context.params["limit"] == 1
+    assert context.params["settings"] == ("llm.seed=1",)
+    assert words.count("--method") <= 1
+
+
+def test_recommended_commands_lead_to_what_was_asked_for(small_world: Path, tmp_path: Path) -> None:
+    given = options(small_world, tmp_path, "--limit", "1")
+    followed = []
+    for command in reversed(RECOMMENDING):
+        if "--serve" in command:
+            continue
+        asked = command.format(run=shlex.join(given), out=tmp_path).split()
+        steps = [asked]
+        while steps:
+            assert len(steps) < 9, steps
+            result = seize(*steps[-1])
+            if result.exit_code == 4:
+                steps.append(recommended(result.stderr))
+                followed.append(steps[-1][0])
+            else:
+                assert result.exit_code == 0, (steps, result.output)
+                steps.pop()
+    assert set(followed) == {"caption", "edit", "embed", "search", "verify"}
+
+
+def test_the_index_that_is_recommended_is_the_one_that_is_asked_for(
+    small_world: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    for file in sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]:
+        shutil.copy(file, photos)
+    ask = (
+        "query", str(next(photos.iterdir())), "is red", "--gallery", str(photos), "--config",
+        "demo", "--cache", str(tmp_path / "my cache"), "--set", "clip.target_pad=1.5",
+        "--captions", "2", "--top-k", "2", "--alpha-pos", "0", "--json",
+    )  # fmt: skip
+    result = seize(*ask)
+    assert result.exit_code == 4
+    assert seize(*recommended(result.stderr)).exit_code == 0
+    result = seize(*ask)
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "ignored"),
+    [
+        ("index", "--captioner --llm --llm-url --prompt --method --top-k --alpha-pos --seed"),
+        ("query", "--workers --strict"),
+        ("app", "--workers --strict"),
+        *((c, "--index --verifier --question --candidates") for c in ("index", "query", "app")),
+        *((c, "--milvus-url --dataset --shared-concept") for c in ("index", "query", "app")),
+        ("prompts try", "--clip --verifier --index --method --top-k --prompt --workers"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(command: str, ignored: str) -> None:
+    for option in ignored.split():
+        result = seize(*command.split(), "x", option, "x")
+        assert result.exit_code == 2
+        assert f"No such option '{option}'" in result.stderr

@@ -432,8 +432,8 @@ def seize(*arguments: object) -> Result:
 
 
 def test_the_commands(gallery: Gallery, reference: Path, tmp_path: Path) -> None:
-    where = ("--cache", gallery.folder.cache, "--config", "demo", "--workers", 0)
-    indexed = seize("index", gallery.folder.root, *where, "--json")
+    where = ("--cache", gallery.folder.cache, "--config", "demo")
+    indexed = seize("index", gallery.folder.root, *where, "--workers", 0, "--json")
     assert indexed.exit_code == 0, indexed.stderr
     assert json.loads(indexed.stdout)[0]["computed"] == 0
     weights = ("--alpha-neg", 0.5)
