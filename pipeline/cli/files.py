@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import Stage, cache_option, data_root_option, json_option, run_options
+from pipeline.cli.options import (
+    FiniteRange,
+    Stage,
+    cache_option,
+    data_root_option,
+    json_option,
+    run_options,
+)
 from pipeline.printable import echo
 
 
@@ -48,9 +55,13 @@ def _file(text: str, exists: bool = True) -> Callable[..., Any]:
 @_file("--composed: features of the edited captions, (queries, d)")
 @_file("--content: features of the captions, (queries, d)")
 @_file("--gallery: features of the images, (images, d)")
-@click.option("--alpha-pos", type=float, required=True, help="α⁺, weight of a positive increment")
-@click.option("--alpha-neg", type=float, required=True, help="α⁻, weight of a negative increment")
-@click.option("--top-k", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "--alpha-pos", type=FiniteRange(), required=True, help="α⁺, weight of a positive increment"
+)
+@click.option(
+    "--alpha-neg", type=FiniteRange(), required=True, help="α⁻, weight of a negative increment"
+)
+@click.option("--top-k", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @click.option(
     "--exclude",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,17 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, prompts.parse_yaml(value, f"--set {field}: {value!r}")
 
 
+class FiniteRange(click.FloatRange):
+    """A range of floating-point numbers, without NaN, which no comparison keeps out."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """Return the number; fails for one that is NaN, infinite or out of range."""
+        number = super().convert(value, *context)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", *context)
+        return number
+
+
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path),
@@ -134,15 +146,15 @@ preset_option = click.option(
     "--config",
     "preset",
     metavar="PRESET|FILE",
-    default="paper-l14",
+    default=config.DEFAULT,
     show_default=True,
     help="preset (see `seize config list`) or YAML file",
 )
 
 
 alpha_options = (
-    click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
-    click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+    click.option("--alpha-pos", type=FiniteRange(), help="α⁺, weight of a positive increment"),
+    click.option("--alpha-neg", type=FiniteRange(), help="α⁻, weight of a negative increment"),
 )
 
 
@@ -189,7 +201,7 @@ def run_options(
         preset_option,
         click.option(
             "--limit",
-            type=click.IntRange(1),
+            type=click.IntRange(1, 1_000_000_000),
             help="first N queries (of each category) only, for a trial",
         ),
         *alpha_options,
@@ -307,7 +319,7 @@ def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--serve-timeout",
-            type=float,
+            type=FiniteRange(min=0, min_open=True, max=config.LONGEST_WAIT),
             default=900.0,
             show_default=True,
             help="seconds until the server must be ready",

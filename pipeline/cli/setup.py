@@ -26,7 +26,7 @@ from pipeline.printable import echo
 
 @click.command("serve-llm")
 @click.argument("model")
-@click.option("--port", type=int, default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True)
 @click.option(
     "--log",
     "log_file",
@@ -167,11 +167,14 @@ def config_list(as_json: bool) -> None:
 
 
 @config_group.command("show")
-@click.argument("preset")
+@click.argument("preset", default=config.DEFAULT)
 @override_options
 @json_option
 def config_show(preset: str, overrides: dict[str, Any], as_json: bool) -> None:
-    """Print PRESET (or a YAML file) with every field, as YAML that --config takes."""
+    """Print PRESET (or a YAML file) with every field, as YAML that --config takes.
+
+    Without PRESET, the one that commands take where none is named.
+    """
     settings = config.load(preset, overrides)
     if as_json:
         from pipeline.run import dump

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline import checks, datasets
-from pipeline.cli.options import Stage, format_option, json_option, run_options
+from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
 from pipeline.printable import echo
 
 MOST_VALUES = 10_000
@@ -56,7 +56,7 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
 )
 @click.option("--baseline", help="row that the others are compared with; the first by default")
 @click.option("--metric", "metrics", multiple=True, help="metrics to show; the first is compared")
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True)
+@click.option("--resamples", type=click.IntRange(100, 1_000_000), default=2000, show_default=True)
 @click.option("--mixed", is_flag=True, help="allow rows made under different protocols")
 @click.option("--out", type=click.Path(path_type=Path), help="file for the table")
 @format_option
@@ -181,11 +181,15 @@ def tune(
     type=click.Path(path_type=Path, dir_okay=False),
     help="CSV of `seize tune`; the newest one of this run in outputs by default",
 )
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="images a query")
-@click.option("--queries", type=click.IntRange(1), help="show only so many, evenly spread")
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="images a query"
+)
+@click.option(
+    "--queries", type=click.IntRange(1, 1_000_000_000), help="show only so many, evenly spread"
+)
 @click.option(
     "--megabytes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True, max=1_000_000),
     default=20,
     show_default=True,
     help="what the file may weigh; thumbnails are as large as that allows",

@@ -5,13 +5,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
+from pipeline.cli.options import OVERRIDES
 from tests.conftest import PROJECT
 
 STAGES = ("plan", "caption", "edit", "embed", "search", "evaluate", "submit", "run")
@@ -142,6 +146,7 @@ def test_config_show_prints_what_config_takes(tmp_path: Path) -> None:
     file.write_text(shown.output)
     assert yaml.safe_load(shown.output)["clip"]["model"] == "ViT-bigG-14"
     assert seize("config", "show", str(file)).output == shown.output
+    assert seize("config", "show").output == seize("config", "show", "paper-l14").output
     assert "Needs:" in seize("config", "list").output
 
 
@@ -382,3 +387,54 @@ def test_options_that_would_be_ignored_are_refused(command: str, ignored: str) -
         result = seize(*command.split(), "x", option, "x")
         assert result.exit_code == 2
         assert f"No such option '{option}'" in result.stderr
+
+
+def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+NUMBERS = [
+    pytest.param(parameter, id=" ".join((*words, parameter.opts[0])))
+    for words, command in commands(main)
+    for parameter in command.params
+    if isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
+    # Those of a configuration's fields are tested with it, those of the page with the page.
+    if parameter.opts[0] not in OVERRIDES or words == ("rank",)
+    if words != ("app",) or parameter.opts[0].startswith("--alpha")
+]
+
+
+@pytest.mark.parametrize("parameter", NUMBERS)
+def test_every_numeric_option_has_a_range(parameter: click.Parameter) -> None:
+    wrong = ["nan", "inf", "-inf", "1e999", "1,5", ""]
+    if not parameter.opts[0].startswith("--alpha"):  # any finite number
+        wrong += ["-1", "1" + "0" * 30]
+    for value in wrong:
+        with pytest.raises(click.BadParameter):
+            parameter.type_cast_value(click.Context(main), value)
+
+
+def test_options_of_fields_are_held_to_their_ranges(small_world: Path, tmp_path: Path) -> None:
+    for option, (field, kind, _) in OVERRIDES.items():
+        for value in ("-1", "9" * 30, *(("nan", "inf") if kind is float else ())):
+            if kind in (int, float):
+                result = seize("run", *options(small_world, tmp_path), option, value)
+                assert result.exit_code == 2, result.output
+                assert f"{field}: Input should be" in result.stderr
+
+
+def test_rank_takes_finite_weights_alone(tmp_path: Path) -> None:
+    files = [f"{tmp_path}/{name}.npy" for name in "abc"]
+    for file in files:
+        np.save(file, np.ones((2, 4), np.float32))
+    named = zip(("--composed", "--content", "--gallery"), files, strict=True)
+    given = [word for pair in named for word in pair]
+    given += ["--alpha-pos", "nan", "--alpha-neg", "1", "--out", f"{tmp_path}/out.npz"]
+    result = seize("rank", *given)
+    assert result.exit_code == 2
+    assert "Invalid value for '--alpha-pos': 'nan' is not a finite number" in result.stderr
