@@ -310,6 +310,9 @@ class Config(_Section):
 
     description: str = ""
     needs: str = ""
+    note: str = Field(
+        default="", description="said with what the models find among images of one's own"
+    )
     captioner: CaptionerConfig
     llm: LlmConfig
     clip: ClipConfig
@@ -390,10 +393,15 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
         given = any(f"{place}.".startswith(f"{key}.") for key in overrides)
         source = "An option sets a field to what it cannot be" if given else file
         raise ConfigError(f"{source}: {first_problem(error)}") from None
+    if overrides.keys() >= MODELS:  # the note was about others
+        config.note = ""
     if file.resolve().parent != PRESETS:
         _check_consent(config, overrides, file)
     return _resolve(config)
 
+
+MODELS = {"captioner.model", "llm.model", "clip.model"}
+"""What a preset's ``note`` is about."""
 
 CONSENT = {
     "api_key_variable": "--set runtime.api_key_variable=NAME",

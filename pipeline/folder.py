@@ -17,6 +17,7 @@ from typing import Any
 from pipeline import embed
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import Config
+from pipeline.demo import WORLD
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import endings
 from pipeline.records import FileRecord, typed
@@ -40,6 +41,12 @@ class Folder:
     def name(self) -> str:
         """What the cache calls it: the folder's name and a hash of its absolute path."""
         return f"folder-{slug(self.root.name) or 'root'}-{fingerprint(str(self.root))}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known about the models in use; nothing in the world of the demo's."""
+        inside = any((place / WORLD).exists() for place in (self.root, *self.root.parents))
+        return [] if inside or not self.config.note else [self.config.note]
 
     @property
     def advice(self) -> str:
@@ -110,6 +117,8 @@ def index(folder: Folder) -> StageReport:
     holds no image that can be read.
     """
     with stage("index", folder, [folder.root], folder.feature_file) as report:
+        for note in folder.notes:
+            log.warning("%s", note)
         hashes = _update_listing(folder, report)
         if not hashes:
             raise InputError(

@@ -109,6 +109,14 @@ def _rgb(opened: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def lossless(image: Image.Image) -> bytes:
+    """Return an image as a PNG file's bytes that ``open_image`` reads to the same pixels."""
+    buffer = io.BytesIO()
+    image.load()
+    _rgb(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def encoded(image: Image.Image, longest_side: int, kind: str = "jpeg", quality: int = 90) -> bytes:
     """Return an RGB image as a file's bytes, its longest side at most ``longest_side`` pixels."""
     small = image.copy()

@@ -1,9 +1,11 @@
 """What the stages of one run share: dataset, configuration, folders and the search for inputs."""
 
+import io
 import json
 import logging
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +24,10 @@ from pipeline.profile import watch
 from pipeline.records import Query
 
 log = logging.getLogger("seize")
+
+EVERY = 30.0
+"""Seconds between lines about progress where standard error is no terminal."""
+LINE = "{desc}: {n_fmt} of {total_fmt}{unit} in {elapsed}, {rate_fmt}, {remaining} to go"
 
 LONGEST_SLUG = 100
 """Characters of a name that enter a file's name."""
@@ -223,8 +229,12 @@ def with_option(command: str, option: str, field: str, value: str) -> str:
 
 
 def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
-    """Return a progress bar on standard error whose rate counts only what is computed now."""
-    return tqdm(
+    """Return progress on standard error whose rate counts only what is computed now.
+
+    It is a bar on a terminal; elsewhere, where a bar would fill the file, a line now and then.
+    """
+    kind: type[tqdm[Any]] = tqdm if sys.stderr.isatty() else Lines
+    return kind(
         total=total,
         initial=cached,
         unit=f" {unit}s",
@@ -234,6 +244,32 @@ def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
         leave=False,
         disable=not log.isEnabledFor(logging.INFO),
     )
+
+
+class Lines(tqdm):  # type: ignore[type-arg]  # it has no parameters when it runs
+    """Progress in lines of the log, one in ``EVERY`` seconds at most, and a last one after them."""
+
+    def __init__(self, **options: Any) -> None:
+        self._said = time.monotonic()
+        self._lines = 0
+        options |= {"mininterval": EVERY, "maxinterval": EVERY, "bar_format": LINE}
+        super().__init__(**options, file=io.StringIO())
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, if the last one is long enough ago."""
+        if time.monotonic() - self._said >= EVERY:
+            self._say()
+
+    def close(self) -> None:
+        """Write the last line, where there were others."""
+        if not self.disable and self._lines:
+            self._say()
+        super().close()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        self._lines += 1
+        log.info("%s", self)
 
 
 def slug(name: str) -> str:

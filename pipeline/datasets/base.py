@@ -1,12 +1,13 @@
 """What every benchmark offers to the stages, and what their readers share."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, SeizeError
 from pipeline.records import Query
 
 Predictions = Mapping[str, Sequence[str]]
@@ -271,6 +272,12 @@ class Dataset(ABC):
             return found
         kind, lists = self.check_header(content, found)
         known = {query.id: query for query in self.queries}
+        if split := self._split_of(lists, known):
+            found.errors.append(
+                f"its queries are those of {self.name} {split}, not of {self.split}: check it with "
+                f"--split {split}"
+            )
+            return found
         for name in known:
             if name not in lists:
                 found.errors.append(f"query {name} is missing")
@@ -280,6 +287,17 @@ class Dataset(ABC):
             else:
                 self._check_list(known[name], images, kind, found)
         return found
+
+    def _split_of(self, lists: Collection[str], known: Collection[str]) -> str | None:
+        """Return the other split whose queries ``lists`` are about, None where they are ours."""
+        if _alike(lists, known) > 0.5:
+            return None
+        for split in self.splits:
+            with contextlib.suppress(SeizeError):  # it may not be on this machine
+                other = type(self)(split, self.root, self.gallery, follow_links=True)
+                if split != self.split and _alike(lists, [q.id for q in other.queries]) > 0.9:
+                    return split
+        return None
 
     def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
         """Check what stands beside the lists; return their kind and the lists alone."""
@@ -398,6 +416,12 @@ class Dataset(ABC):
                         f"{link} is a link out of {own}, to {target}. If these links are yours, "
                         "allow them with --follow-links."
                     )
+
+
+def _alike(first: Collection[str], second: Collection[str]) -> float:
+    """Return how many of all names are in both, from 0 to 1."""
+    both = set(first) & set(second)
+    return len(both) / max(len(set(first) | set(second)), 1)
 
 
 def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
