@@ -47,9 +47,13 @@ def rows_of_run(run: Run) -> list[Row]:
             continue
         found.append(Row(name, run.dataset.per_query(lists), run.protocol))
     if missing:
-        one = run.with_method(missing[0])
-        stage = f"{'verify' if one.verified else 'search'} --method {','.join(missing)}"
-        raise run.missing(stage, search.ranking_file(one).file, f"No ranking by {missing[0]}")
+        first = run.with_method(missing[0])
+        alike = [name for name in missing if run.with_method(name).verified == first.verified]
+        raise run.with_method(",".join(alike)).missing(
+            "verify" if first.verified else "search",
+            search.ranking_file(first).file,
+            f"No ranking by {missing[0]}",
+        )
     return found
 
 

@@ -3,9 +3,11 @@
 Presets are YAML files in ``pipeline/presets``; a user's file may start from one with ``preset:``.
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,9 +19,13 @@ from pipeline.processes import current
 from pipeline.prompts import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
+DEFAULT = "paper-l14"
+"""The preset where none is named."""
 
 OWN_IMAGES = "folder"
 """The name under which α⁺, α⁻ and SDR's weights are set for a folder of one's own images."""
+
+LARGEST_SEED = 2**32 - 1
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -43,14 +49,14 @@ class CaptionerConfig(_Section):
     prompt: str | None = Field(
         default=None, description="what the caption starts from; the captioner's own by default"
     )
-    samples: int = Field(default=15, ge=1, description="captions an image")
+    samples: int = Field(default=15, ge=1, le=1000, description="captions an image")
     top_p: float = Field(default=0.9, gt=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
-    repetition_penalty: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(default=30, ge=1)
-    min_new_tokens: int = Field(default=1, ge=0)
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    max_new_tokens: int = Field(default=30, ge=1, le=10_000)
+    min_new_tokens: int = Field(default=1, ge=0, le=10_000)
     precision: Precision = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class LlmConfig(_Section):
@@ -63,17 +69,22 @@ class LlmConfig(_Section):
         description="OpenAI-compatible server, or a list of several that serve the same model",
     )
     prompt: str = Field(default="seize", description="name in prompts/ or a YAML file")
-    edits: int = Field(default=1, ge=1, description="edits a caption; several need temperature > 0")
-    temperature: float = Field(default=0.0, ge=0)
-    attempts: int = Field(default=3, ge=1, description="tries for an answer that is empty")
+    edits: int = Field(
+        default=1, ge=1, le=1000, description="edits a caption; several need temperature > 0"
+    )
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    attempts: int = Field(default=3, ge=1, le=100, description="tries for an answer that is empty")
     thinking: bool = Field(
         default=False, description="let the model think first; else it is told not to, if it can be"
     )
     thinking_tokens: int = Field(
-        default=2048, ge=1, description="room for the thought of a model that thinks, in tokens"
+        default=2048,
+        ge=1,
+        le=1_000_000,
+        description="room for the thought of a model that thinks, in tokens",
     )
     precision: Precision = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class ClipConfig(_Section):
@@ -82,7 +93,7 @@ class ClipConfig(_Section):
     model: str = Field(description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME")
     pretrained: str | None = Field(default=None, description="open_clip tag or weights file")
     target_pad: float | None = Field(
-        default=1.25, ge=1, description="TargetPad ratio before resizing; null for none"
+        default=1.25, ge=1, le=1000, description="TargetPad ratio before resizing; null for none"
     )
     pixels: Literal["corrected", "released"] = Field(
         default="corrected",
@@ -171,7 +182,7 @@ class SearchConfig(_Section):
     exclude_reference: bool = Field(default=True, description="never retrieve the reference image")
     drops: int = Field(default=5, ge=1, description="LDRE's k")
     temperature: float = Field(default=0.04, gt=0, description="LDRE's τ")
-    top_k: int = Field(default=50, ge=1)
+    top_k: int = Field(default=50, ge=1, le=1_000_000)
     index: IndexConfig = IndexConfig()
 
 
@@ -188,9 +199,11 @@ class VerifierConfig(_Section):
         description="OpenAI-compatible server, or a list of several that serve the same model",
     )
     prompt: str = Field(default="caption", description="name in prompts/verify or a YAML file")
-    candidates: int = Field(default=20, ge=1, description="best images a query that are verified")
+    candidates: int = Field(
+        default=20, ge=1, le=1_000_000, description="best images a query that are verified"
+    )
     captions: int = Field(
-        default=1, ge=1, description="edited captions asked about, the most typical first"
+        default=1, ge=1, le=1000, description="edited captions asked about, the most typical first"
     )
     fusion: Kind = Field(
         default="confidence",
@@ -209,8 +222,10 @@ class VerifierConfig(_Section):
     early_stop: bool = Field(
         default=True, description="stop a query once its first `settled` images cannot change"
     )
-    settled: int = Field(default=10, ge=1)
-    longest_side: int = Field(default=512, ge=16, description="pixels that images are scaled to")
+    settled: int = Field(default=10, ge=1, le=1_000_000)
+    longest_side: int = Field(
+        default=512, ge=16, le=65_536, description="pixels that images are scaled to"
+    )
     precision: Precision = "auto"
 
     @model_validator(mode="after")
@@ -238,28 +253,54 @@ class DatasetConfig(_Section):
     )
 
 
+LARGEST_BATCH = 1_000_000
+LONGEST_WAIT = 1_000_000.0
+"""Seconds."""
+
+
 class RuntimeConfig(_Section):
     """What changes speed and place but no result."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
-    caption_batch: int = Field(default=8, ge=1, description="images a captioning batch")
-    edit_batch: int = Field(default=64, ge=1, description="prompts a batch in process")
-    verify_batch: int = Field(default=64, ge=1, description="candidates a batch in process")
-    concurrency: int | None = Field(
-        default=None, ge=1, description="requests in flight to a server; chosen from it by default"
+    caption_batch: int = Field(
+        default=8, ge=1, le=LARGEST_BATCH, description="images a captioning batch"
     )
-    timeout: float = Field(default=120.0, gt=0, description="seconds a request may take")
-    retries: int = Field(default=6, ge=0, description="retries of a failed request, backing off")
+    edit_batch: int = Field(
+        default=64, ge=1, le=LARGEST_BATCH, description="prompts a batch in process"
+    )
+    verify_batch: int = Field(
+        default=64, ge=1, le=LARGEST_BATCH, description="candidates a batch in process"
+    )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="requests in flight to a server; chosen from it by default",
+    )
+    timeout: float = Field(
+        default=120.0, gt=0, le=LONGEST_WAIT, description="seconds a request may take"
+    )
+    retries: int = Field(
+        default=6, ge=0, le=1000, description="retries of a failed request, backing off"
+    )
     give_up_after: float = Field(
-        default=600.0, gt=0, description="seconds a request may take with all its retries"
+        default=600.0,
+        gt=0,
+        le=LONGEST_WAIT,
+        description="seconds a request may take with all its retries",
     )
     api_key_variable: str = Field(
         default="OPENAI_API_KEY", description="environment variable that holds the server's key"
     )
-    embed_batch: int = Field(default=256, ge=1, description="images or texts a CLIP batch")
-    shard: int = Field(default=1024, ge=1, description="features written at a time")
+    embed_batch: int = Field(
+        default=256, ge=1, le=LARGEST_BATCH, description="images or texts a CLIP batch"
+    )
+    shard: int = Field(default=1024, ge=1, le=100_000_000, description="features written at a time")
     workers: int | None = Field(
-        default=None, ge=0, description="processes that decode images; one a core by default"
+        default=None,
+        ge=0,
+        le=1024,
+        description="processes that decode images; one a core by default",
     )
     milvus_url: str | None = Field(
         default=None, description="a Milvus server or cluster; a file in the cache by default"
@@ -284,6 +325,9 @@ class Config(_Section):
 
     description: str = ""
     needs: str = ""
+    note: str = Field(
+        default="", description="said with what the models find among images of one's own"
+    )
     captioner: CaptionerConfig
     llm: LlmConfig
     clip: ClipConfig
@@ -351,7 +395,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
     """Load a preset by name or a YAML file by path, then apply ``overrides`` (dotted keys).
 
     Raises ConfigError naming the file or the option, and the field that is wrong, or the nearest
-    preset's name.
+    preset's name; also for a file that asks for what only an override may (``_check_consent``).
     """
     content, file = _read(name)
     overrides = overrides or {}
@@ -364,7 +408,70 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
         given = any(f"{place}.".startswith(f"{key}.") for key in overrides)
         source = "An option sets a field to what it cannot be" if given else file
         raise ConfigError(f"{source}: {first_problem(error)}") from None
+    if overrides.keys() >= MODELS:  # the note was about others
+        config.note = ""
+    if file.resolve().parent != PRESETS:
+        _check_consent(config, overrides, file)
     return _resolve(config)
+
+
+MODELS = {"captioner.model", "llm.model", "clip.model"}
+"""What a preset's ``note`` is about."""
+
+CONSENT = {
+    "api_key_variable": "--set runtime.api_key_variable=NAME",
+    "milvus_token_variable": "--set runtime.milvus_token_variable=NAME",
+    "follow_links": "--follow-links",
+    "allow_pickle": "--allow-pickle",
+}
+"""Fields of ``runtime`` that a file may not set, with the options that do: they give away what is
+in the environment, or open what can do harm."""
+SECRETS = {
+    "api_key_variable": ("captioner.url", "llm.url", "verifier.url"),
+    "milvus_token_variable": ("runtime.milvus_url",),
+}
+"""The environment's secrets, and the fields that say where they are sent."""
+
+
+def _check_consent(config: Config, overrides: dict[str, Any], file: Path) -> None:
+    """Raise ConfigError where a file of settings, which may come from others, oversteps.
+
+    It may set none of ``CONSENT``. What a variable of ``SECRETS`` holds is sent to this machine
+    alone, unless the variable or the URL is an override, as the user's own options are.
+    """
+
+    def given(field: str) -> bool:
+        return any(f"{field}.".startswith(f"{key}.") for key in overrides)
+
+    for name, option in CONSENT.items():
+        allowed = RuntimeConfig.model_fields[name].default
+        if getattr(config.runtime, name) != allowed and not given(f"runtime.{name}"):
+            raise ConfigError(
+                f"{file}: runtime.{name} is nothing that a file may set, since files come from "
+                f"others, too. If you want it, give {option} on the command line."
+            )
+    for name, fields in SECRETS.items():
+        variable = getattr(config.runtime, name)
+        if given(f"runtime.{name}") or not os.environ.get(variable):
+            continue
+        for field in fields:
+            section, _, last = field.partition(".")
+            urls = getattr(getattr(config, section), last)
+            listed = [urls] if isinstance(urls, str) else urls or []
+            if any(map(_away, listed)) and not given(field):
+                raise ConfigError(
+                    f"{file}: {field} is not on this machine, and would be sent what {variable} "
+                    f"holds. If that is right, add --set runtime.{name}={variable}; else unset it."
+                )
+
+
+def _away(url: str) -> bool:
+    """Whether a URL leads to another machine, as far as its text tells."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host != "localhost" and not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def _read(name: str) -> tuple[dict[str, Any], Path]:

@@ -280,7 +280,7 @@ def _model(role: str, name: str, option: str, revision: str | None = None) -> It
 
     if Path(name).exists():
         folder: Path | None = Path(name)
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
+    elif weights.is_path(name):
         yield Finding("model", role, "problem", f"{name} does not exist", f"give {option}")
         return
     else:

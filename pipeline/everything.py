@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from pipeline import captioners
+from pipeline import captioners, checks
 from pipeline.caption import caption
 from pipeline.edit import edit
 from pipeline.embed import embed
@@ -18,8 +18,10 @@ def run_stages(
 ) -> tuple[list[StageReport], dict[str, float] | None]:
     """Run every stage; return their reports, and metrics where the ground truth is known.
 
-    With ``model``, ``serving`` serves it during the edit stage and yields the server's URL.
+    With ``model``, ``serving`` serves it during the edit stage and yields the server's URL. What
+    any stage would refuse is refused before the first.
     """
+    checks.check(run if model is None else run.with_llm(model, ""), *checks.stages_of(run))
     reports = [caption(run)]
     if model is not None:
         captioners.unload()  # the server may need its memory

@@ -7,6 +7,7 @@ the index says of an image is true of its bytes.
 import functools
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from pipeline import embed
 from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
 from pipeline.config import Config
+from pipeline.demo import WORLD
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images import endings
 from pipeline.records import FileRecord, typed
@@ -32,11 +34,24 @@ class Folder:
     root: Path
     config: Config
     cache: Path
+    command: str = ""
+    """The user's options of ``seize index``, to recommend it with."""
 
     @property
     def name(self) -> str:
         """What the cache calls it: the folder's name and a hash of its absolute path."""
         return f"folder-{slug(self.root.name) or 'root'}-{fingerprint(str(self.root))}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known about the models in use; nothing in the world of the demo's."""
+        inside = any((place / WORLD).exists() for place in (self.root, *self.root.parents))
+        return [] if inside or not self.config.note else [self.config.note]
+
+    @property
+    def advice(self) -> str:
+        """What to do where the index is not what is needed, for errors."""
+        return f"Run: seize index {shlex.quote(str(self.root))} {self.command}".rstrip()
 
     @property
     def listing(self) -> RecordFile:
@@ -59,8 +74,7 @@ class Folder:
         if not self.feature_file.exists():
             raise MissingStageError(
                 f"{self.root} has no index for CLIP {self.config.clip.model} "
-                f"({self.feature_file} does not exist). Run: seize index {self.root}, with the "
-                "same --config, --clip and --cache"
+                f"({self.feature_file} does not exist). {self.advice}"
             )
         return FeatureFile(self.feature_file)
 
@@ -77,20 +91,18 @@ class Folder:
             content = self.file(path).read_bytes()
         except OSError as error:
             raise InputError(
-                f"{self.root / path} cannot be read: {error.strerror}. Run: seize index {self.root}"
+                f"{self.root / path} cannot be read: {error.strerror}. {self.advice}"
             ) from None
         if hash_of(content) != content_hash:
-            raise InputError(
-                f"{self.root / path} has changed since it was indexed. Run: seize index {self.root}"
-            )
+            raise InputError(f"{self.root / path} has changed since it was indexed. {self.advice}")
         return content
 
 
-def open_folder(root: Path, config: Config, cache: Path) -> Folder:
+def open_folder(root: Path, config: Config, cache: Path, command: str = "") -> Folder:
     """Return the folder at ``root``; raises InputError if there is none."""
     if not root.is_dir():
         raise InputError(f"{root} is not a folder.")
-    return Folder(root.resolve(), config, cache)
+    return Folder(root.resolve(), config, cache, command)
 
 
 def hash_of(content: bytes) -> str:
@@ -105,6 +117,8 @@ def index(folder: Folder) -> StageReport:
     holds no image that can be read.
     """
     with stage("index", folder, [folder.root], folder.feature_file) as report:
+        for note in folder.notes:
+            log.warning("%s", note)
         hashes = _update_listing(folder, report)
         if not hashes:
             raise InputError(

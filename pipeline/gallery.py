@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline import caption, captioners, edit, embed, folder, llms, methods, released, search
+from pipeline import caption, captioners, checks, edit, embed, folder, llms, methods, search
 from pipeline.cache import (
     FeatureFile,
     RecordFile,
@@ -29,9 +29,9 @@ from pipeline.cache import (
 )
 from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, SearchConfig
 from pipeline.edit import Pair
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import InputError
 from pipeline.folder import Folder, hash_of
-from pipeline.images import open_image
+from pipeline.images import lossless, open_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
 from pipeline.records import CaptionRecord, typed
@@ -66,7 +66,7 @@ class Retrieved:
     """Other files with the same bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The images found for one query, and the texts that led there."""
 
@@ -84,6 +84,10 @@ class Result:
     gallery: "Gallery" = field(repr=False, compare=False)
     content: bytes | None = field(default=None, repr=False, compare=False)
     """The reference image's file, where the result comes from a query with it."""
+
+    def __repr__(self) -> str:
+        best = f", the best {self.paths[0]!r}" if self.images else ""
+        return f"<Result {self.relative_caption!r}: {len(self.images)} images{best}>"
 
     @property
     def paths(self) -> list[str]:
@@ -171,19 +175,15 @@ def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
 class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
-    Raises InputError if there is no such folder.
+    ``command`` holds options of ``seize index`` that errors recommend it with. Raises InputError
+    if there is no such folder.
     """
 
-    def __init__(self, root: Path, config: Config, cache: Path) -> None:
-        for model in (config.captioner.model, config.llm.model):
-            if released.is_imported(model):
-                raise ConfigError(
-                    f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
-                )
-        edit.check(config)
+    def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
+        checks.own_query(root, config)
         methods.check_one(config.search.method)
         self.config = config
-        self.folder = folder.open_folder(root, config, cache)
+        self.folder = folder.open_folder(root, config, cache, command)
         self._shared = _Shared(config, cache / QUERIES, self.folder.feature_file)
 
     def index(self) -> StageReport:
@@ -191,6 +191,9 @@ class Gallery:
         report = folder.index(self.folder)
         self._shared.images = None
         return report
+
+    def __repr__(self) -> str:
+        return f"<Gallery {str(self.folder.root)!r} by {self.config.search.method}>"
 
     def __len__(self) -> int:
         return len(self._images.hashes)
@@ -244,16 +247,22 @@ class Gallery:
         _ = self._images
         self._shared.preload()
 
-    def query(self, image: Path | str | bytes, relative_caption: str) -> Result:
+    def query(self, image: Path | str | bytes | Image.Image, relative_caption: str) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
 
-        ``image`` is a file anywhere, or the bytes of one; where it is in the gallery it is not
-        retrieved (unless ``search.exclude_reference`` is off). Raises InputError for an image or
+        ``image`` is a file anywhere, the bytes of one, or a Pillow image (known by its pixels, so
+        no file of the gallery is taken for it); where it is in the gallery it is not retrieved
+        (unless ``search.exclude_reference`` is off). Raises InputError for an image or
         text that cannot be used, MissingStageError without an index, ModelError for a model.
         """
-        content = image if isinstance(image, bytes) else _read(Path(image))
-        name = "the image" if isinstance(image, bytes) else str(image)
-        return self.search(content, relative_caption, name)
+        if isinstance(image, str | Path):
+            return self.search(_read(Path(image)), relative_caption, str(image))
+        if isinstance(image, Image.Image):
+            image = lossless(image)
+        if not isinstance(image, bytes):
+            kind = type(image).__name__
+            raise InputError(f"The image is a {kind}: give a path, bytes or a Pillow image.")
+        return self.search(image, relative_caption)
 
     def search(
         self,
@@ -265,7 +274,7 @@ class Gallery:
     ) -> Result:
         """Do what ``query`` does, telling each step (``caption``, ``edit``, ``search``) as it
         begins; ``name`` is what errors call the image."""
-        relative_caption = relative_caption.strip()
+        relative_caption = relative_caption.strip() if isinstance(relative_caption, str) else ""
         if not relative_caption:
             raise InputError("The relative caption is empty: say what should differ.")
         _ = self._images
@@ -354,7 +363,7 @@ class Gallery:
                 )
             ),
             settings,
-            tuple(notes),
+            (*notes, *self.folder.notes),
             self,
         )
 
@@ -367,7 +376,7 @@ class Gallery:
         for path in paths:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
-        raise InputError(f"{paths[0]} is gone or was changed. Run: seize index {self.folder.root}")
+        raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
 
 
 def _read(file: Path) -> bytes:

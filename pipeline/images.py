@@ -122,6 +122,14 @@ def two_pictures() -> tuple[Image.Image, Image.Image]:
     return one, other
 
 
+def lossless(image: Image.Image) -> bytes:
+    """Return an image as a PNG file's bytes that ``open_image`` reads to the same pixels."""
+    buffer = io.BytesIO()
+    image.load()
+    _rgb(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def encoded(image: Image.Image, longest_side: int, kind: str = "jpeg", quality: int = 90) -> bytes:
     """Return an RGB image as a file's bytes, its longest side at most ``longest_side`` pixels."""
     small = image.copy()

@@ -13,6 +13,7 @@ to a query, not to an image, and are kept byte for byte.
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,7 +187,8 @@ def record_file(run: Run, stage_name: str, model: str) -> RecordFile:
         raise MissingStageError(
             f"No {stage_name}s were imported as {name!r} into {folder}"
             f"{' (there are: ' + ', '.join(known) + ')' if known else ''}. Run: seize import FILE "
-            f"--dataset {run.dataset.name} --split {run.dataset.split}"
+            f"--dataset {run.dataset.name} --split {run.dataset.split} --data-root "
+            f"{shlex.quote(str(run.dataset.root))} --cache {shlex.quote(str(run.cache))}"
         )
     return RecordFile(files[0], _head(files[0]))
 

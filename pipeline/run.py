@@ -1,8 +1,11 @@
 """What the stages of one run share: dataset, configuration, folders and the search for inputs."""
 
+import io
 import json
 import logging
 import re
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,13 +25,20 @@ from pipeline.records import Query
 
 log = logging.getLogger("seize")
 
+EVERY = 30.0
+"""Seconds between lines about progress where standard error is no terminal."""
+LINE = "{desc}: {n_fmt} of {total_fmt}{unit} in {elapsed}, {rate_fmt}, {remaining} to go"
+
 LONGEST_SLUG = 100
 """Characters of a name that enter a file's name."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One dataset split under one configuration. ``command`` repeats the user's options."""
+    """One dataset split under one configuration.
+
+    ``command`` holds the user's options that every stage takes, to recommend another stage with.
+    """
 
     dataset: Dataset
     config: Config
@@ -75,17 +85,24 @@ class Run:
     def with_llm(self, model: str, url: str) -> "Run":
         """Return the same run with another LLM behind a server."""
         llm = self.config.llm.model_copy(update={"model": model, "url": url})
-        return replace(self, config=self.config.model_copy(update={"llm": llm}))
+        command = with_option(self.command, "--llm", "llm.model", model)
+        return replace(self, config=self.config.model_copy(update={"llm": llm}), command=command)
 
     def with_verifier(self, model: str, url: str) -> "Run":
         """Return the same run with another verifier behind a server."""
         verifier = self.config.verifier.model_copy(update={"model": model, "url": url})
-        return replace(self, config=self.config.model_copy(update={"verifier": verifier}))
+        command = with_option(self.command, "--verifier", "verifier.model", model)
+        config = self.config.model_copy(update={"verifier": verifier})
+        return replace(self, config=config, command=command)
 
     def with_method(self, name: str) -> "Run":
         """Return the same run with another retrieval method."""
+        if name == self.config.search.method:
+            return self
         search = self.config.search.model_copy(update={"method": name})
-        return replace(self, config=self.config.model_copy(update={"search": search}))
+        command = with_option(self.command, "--method", "search.method", name)
+        config = self.config.model_copy(update={"search": search})
+        return replace(self, config=config, command=command)
 
     @property
     def verified(self) -> bool:
@@ -102,9 +119,12 @@ class Run:
         return self.cache / self.name / stage / f"{slug(name)}-{identity}{ending}"
 
     def missing(self, stage: str, file: Path, what: str) -> MissingStageError:
-        """Return the error that names the command which makes ``file``."""
+        """Return the error that names the command which makes ``file``.
+
+        ``stage`` may have options of its own behind its name.
+        """
         return MissingStageError(
-            f"{what} ({file} is not complete). Run: seize {stage} {self.command}"
+            f"{what} ({file} is not complete). Run: seize {stage} {self.command}".rstrip()
         )
 
 
@@ -198,9 +218,26 @@ def stage(
     log.info("%s", report.summary())
 
 
+def with_option(command: str, option: str, field: str, value: str) -> str:
+    """Return a command's options with ``option``, or --set of its ``field``, replaced or added."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word == option:
+            next(words)
+        elif word == "--set" and (setting := next(words)).partition("=")[0] != field:
+            kept += [word, setting]
+        elif word != "--set":
+            kept.append(word)
+    return shlex.join([*kept, option, value])
+
+
 def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
-    """Return a progress bar on standard error whose rate counts only what is computed now."""
-    return tqdm(
+    """Return progress on standard error whose rate counts only what is computed now.
+
+    It is a bar on a terminal; elsewhere, where a bar would fill the file, a line now and then.
+    """
+    kind: type[tqdm[Any]] = tqdm if sys.stderr.isatty() else Lines
+    return kind(
         total=total,
         initial=cached,
         unit=f" {unit}s",
@@ -210,6 +247,32 @@ def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":
         leave=False,
         disable=not log.isEnabledFor(logging.INFO),
     )
+
+
+class Lines(tqdm):  # type: ignore[type-arg]  # it has no parameters when it runs
+    """Progress in lines of the log, one in ``EVERY`` seconds at most, and a last one after them."""
+
+    def __init__(self, **options: Any) -> None:
+        self._said = time.monotonic()
+        self._lines = 0
+        options |= {"mininterval": EVERY, "maxinterval": EVERY, "bar_format": LINE}
+        super().__init__(**options, file=io.StringIO())
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, if the last one is long enough ago."""
+        if time.monotonic() - self._said >= EVERY:
+            self._say()
+
+    def close(self) -> None:
+        """Write the last line, where there were others."""
+        if not self.disable and self._lines:
+            self._say()
+        super().close()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        self._lines += 1
+        log.info("%s", self)
 
 
 def slug(name: str) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor
 from pipeline import indexes, ranking
 from pipeline.cache import FeatureFile, fingerprint
 from pipeline.config import resolve_device
-from pipeline.errors import ConfigError
 from pipeline.indexes import certified
 from pipeline.indexes.base import Index, Members
 from pipeline.ranking import Gallery, ignore
@@ -51,10 +50,7 @@ class Searcher:
         if self.scans or not inside.any():
             return ranking.top_images(score, self.images, k, inside, excluded, self.device, advance)
         if isinstance(score, RankEnds):
-            raise ConfigError(
-                f"--index {self.run.config.search.index.kind} cannot serve --method seize-rank: a "
-                "place in a ranking depends on the whole gallery. Leave --index away for it."
-            )
+            raise indexes.needs_scan(self.run.config.search.index.kind)
         gallery, chosen, index = self._open(inside)
         if excluded is not None:
             place = np.searchsorted(chosen, excluded.numpy()).clip(max=len(chosen) - 1)

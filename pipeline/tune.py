@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import methods, search, verify
+from pipeline import checks, methods, search, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
 from pipeline.config import Config, resolve_device
 from pipeline.datasets.reading import Predictions
@@ -100,11 +100,7 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     these similarities. Writes a CSV, and a picture where one or two parameters vary. Raises
     ConfigError on a split that is not for tuning.
     """
-    if run.dataset.split != "val" or not run.dataset.has_ground_truth:
-        raise ConfigError(
-            f"Weights are tuned on val, never on {run.dataset.split}: figures on a test split "
-            "would say nothing any more. Use --split val."
-        )
+    checks.tuning(run)
     metric = metric or run.dataset.headline
     if metric not in run.dataset.metrics:
         known = run.dataset.metrics

@@ -73,11 +73,19 @@ def verify(run: Run, retry_failed: bool = False) -> list[StageReport]:
     Each verdict is stored as it arrives. Raises MissingStageError where a method was not searched,
     ModelError if the verifier cannot answer.
     """
-    names = [
-        methods.verified(name)
-        for name in methods.selection(run.config.search.method, edit.asks_for_roles(run))
-    ]
-    return [_verify(run.with_method(name), retry_failed) for name in dict.fromkeys(names)]
+    return [_verify(one, retry_failed) for one in _runs(run)]
+
+
+def read_rankings(run: Run) -> None:
+    """Read what ``verify`` would reorder; raises MissingStageError where a method lacks its."""
+    for one in _runs(run):
+        search.read(one.unverified)
+
+
+def _runs(run: Run) -> list[Run]:
+    """Return a run for every method asked for, verified."""
+    names = methods.selection(run.config.search.method, edit.asks_for_roles(run))
+    return [run.with_method(name) for name in dict.fromkeys(map(methods.verified, names))]
 
 
 def _verify(run: Run, retry_failed: bool) -> StageReport:

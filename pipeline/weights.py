@@ -27,6 +27,11 @@ SHARDED = ".index.json"
 """Ends the name of the file that says which weights are in which of several files."""
 
 
+def is_path(name: str) -> bool:
+    """Whether a model's name can only be a path: the hub's are NAME or OWNER/NAME."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
 def problem(folder: Path) -> str | None:
     """Return what is wrong with a folder of transformers or open_clip; None where it is complete.
 

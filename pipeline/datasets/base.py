@@ -1,10 +1,11 @@
 """What every benchmark offers to the stages, and what their readers share."""
 
+import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.reading import Predictions, is_id_list, read_json
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, SeizeError
 from pipeline.records import Query, Ranking
 
 LONGEST_NAME = 255
@@ -124,6 +125,14 @@ class Dataset(ABC):
         """Whether validation metrics can be computed on this split."""
         return any(query.target is not None for query in self.queries)
 
+    def check_ground_truth(self) -> None:
+        """Raise InputError where there is no ground truth."""
+        if not self.has_ground_truth:
+            raise InputError(
+                f"{self.name} {self.split} has no ground truth here. Write a submission with "
+                "`seize submit` and upload it to the benchmark's evaluation server."
+            )
+
     def limit(self, count: int) -> None:
         """Keep the first ``count`` queries of each gallery, for a trial; galleries stay whole."""
         kept = [[q for q in self.queries if q.gallery == g][:count] for g in self.galleries]
@@ -196,11 +205,7 @@ class Dataset(ABC):
 
         Raises InputError as ``evaluate`` does.
         """
-        if not self.has_ground_truth:
-            raise InputError(
-                f"{self.name} {self.split} has no ground truth here. Write a submission with "
-                "`seize submit` and upload it to the benchmark's evaluation server."
-            )
+        self.check_ground_truth()
         for kind, lists in predictions.items():
             if kind not in self.kinds:
                 raise InputError(f"{self.name} has no {kind} predictions.")
@@ -262,6 +267,12 @@ class Dataset(ABC):
             return found
         kind, lists = self.check_header(content, found)
         known = {query.id: query for query in self.queries}
+        if split := self._split_of(lists, known):
+            found.errors.append(
+                f"its queries are those of {self.name} {split}, not of {self.split}: check it with "
+                f"--split {split}"
+            )
+            return found
         for name in known:
             if name not in lists:
                 found.errors.append(f"query {name} is missing")
@@ -271,6 +282,17 @@ class Dataset(ABC):
             else:
                 self._check_list(known[name], images, kind, found)
         return found
+
+    def _split_of(self, lists: Collection[str], known: Collection[str]) -> str | None:
+        """Return the other split whose queries ``lists`` are about, None where they are ours."""
+        if _alike(lists, known) > 0.5:
+            return None
+        for split in self.splits:
+            with contextlib.suppress(SeizeError):  # it may not be on this machine
+                other = type(self)(split, self.root, self.gallery, follow_links=True)
+                if split != self.split and _alike(lists, [q.id for q in other.queries]) > 0.9:
+                    return split
+        return None
 
     def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
         """Check what stands beside the lists; return their kind and the lists alone."""
@@ -389,3 +411,9 @@ class Dataset(ABC):
                         f"{link} is a link out of {own}, to {target}. If these links are yours, "
                         "allow them with --follow-links."
                     )
+
+
+def _alike(first: Collection[str], second: Collection[str]) -> float:
+    """Return how many of all names are in both, from 0 to 1."""
+    both = set(first) & set(second)
+    return len(both) / max(len(set(first) | set(second)), 1)

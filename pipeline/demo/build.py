@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import fingerprint, lock, storage_errors, write_json
-from pipeline.demo import world
+from pipeline.demo import WORLD, world
 from pipeline.demo.world import Edit, Scene
 
 CATEGORIES = {"dress": 1, "shirt": 2, "toptee": None}
@@ -40,7 +40,7 @@ def build(root: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
     The same seed and sizes give the same files. They appear all at once or not at all.
     """
     sizes = sizes or Sizes()
-    stamp = root / "world.json"
+    stamp = root / WORLD
     with lock(root.parent / root.name), storage_errors(root):
         for abandoned in root.parent.glob(f".{root.name}.*/"):  # by a process that was killed
             shutil.rmtree(abandoned)

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import datasets, search, submit
 from pipeline.cache import atomic
 from pipeline.config import Config
-from pipeline.demo import levers
+from pipeline.demo import WORLD, levers
 from pipeline.demo.build import build
 from pipeline.everything import run_stages
 from pipeline.pictures import contact_sheet
@@ -27,7 +27,7 @@ SPLITS = (
 def run_demo(folder: Path, config: Config) -> dict[str, Any]:
     """Run all stages below ``folder``; return metrics a split, and the files that were written."""
     root = folder / "data" / "demo"
-    if not (root / "world.json").exists():
+    if not (root / WORLD).exists():
         log.info("[demo] renders the world into %s", root)
         root.parent.mkdir(parents=True, exist_ok=True)
         build(root)

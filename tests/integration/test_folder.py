@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -386,7 +387,7 @@ def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
     other = result.rerank(edited_captions=edits)
     assert asked == ["three large red circles on a green background"]
     assert other.images != result.images
-    assert other.notes == ("1 of 15 edited captions are missing.",)
+    assert other.notes[0] == "1 of 15 edited captions are missing."
     assert other.rerank(edited_captions=result.edited_captions) == result
     every = methods.selection("all", with_roles=False)
     for method in every:  # with nothing to go by, the relative caption stands in
@@ -413,6 +414,54 @@ def test_missing_edits_are_told_with_their_most_common_reason(
         "Why edited captions are missing, most often: the answer was cut off while thinking.",
         f"{missing} of {len(result.edited_captions)} edited captions are missing.",
     )
+
+
+def test_a_pillow_image_is_asked_about_by_its_pixels(
+    gallery: Gallery, reference: Path, tmp_path: Path
+) -> None:
+    upright = Image.open(reference).convert("RGB")
+    png = tmp_path / "reference.png"
+    upright.save(png)
+    expected = gallery.query(png, CHANGE)
+    assert gallery.query(upright, CHANGE) == gallery.query(Image.open(png), CHANGE)
+    assert gallery.query(upright, CHANGE).images == expected.images
+    lying = upright.transpose(Image.Transpose.ROTATE_90)  # EXIF says how to turn it back
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "lying.png", exif=exif)
+    assert gallery.query(Image.open(tmp_path / "lying.png"), CHANGE).images == expected.images
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", 3, b"darker"])
+def test_a_text_that_is_none_is_said(gallery: Gallery, reference: Path, text: Any) -> None:
+    with pytest.raises(InputError, match="The relative caption is empty"):
+        gallery.query(reference, text)
+
+
+@pytest.mark.parametrize("image", [None, 3, np.zeros((2, 2, 3), np.uint8)])
+def test_an_image_that_is_none_is_said(gallery: Gallery, image: Any) -> None:
+    with pytest.raises(InputError, match="give a path, bytes or a Pillow image"):
+        gallery.query(image, CHANGE)
+
+
+def test_galleries_and_results_are_shown_in_a_line(gallery: Gallery, reference: Path) -> None:
+    result = gallery.query(reference, CHANGE)
+    assert repr(gallery) == f"<Gallery '{gallery.folder.root}' by seize>"
+    assert repr(result) == f"<Result {CHANGE!r}: 50 images, the best {result.paths[0]!r}>"
+
+
+def test_what_the_demos_models_say_of_other_images_is_noted(
+    gallery: Gallery, reference: Path, small_world: Path, tmp_path: Path
+) -> None:
+    note = "The models of the preset demo know the rendered shapes of its world alone"
+    assert gallery.query(reference, CHANGE).rerank(top_k=2).notes[-1].startswith(note)
+    asked = ("query", reference, CHANGE, "--gallery", gallery.folder.root, "--config", "demo")
+    assert note in " ".join(seize(*asked, "--cache", gallery.folder.cache).stdout.split())
+    assert folder.open_folder(small_world / "CIRCO", SETTINGS, tmp_path).notes == []
+    laptop = folder.open_folder(tmp_path, config.load("laptop"), tmp_path)
+    assert laptop.notes == []
+    models = {f"{kind}.model": "x" for kind in ("captioner", "llm", "clip")}
+    assert folder.open_folder(tmp_path, config.load("demo", models), tmp_path).notes == []
 
 
 def test_other_threads_get_the_same(gallery: Gallery, reference: Path) -> None:
@@ -452,8 +501,8 @@ def seize(*arguments: object) -> Result:
 
 
 def test_the_commands(gallery: Gallery, reference: Path, tmp_path: Path) -> None:
-    where = ("--cache", gallery.folder.cache, "--config", "demo", "--workers", 0)
-    indexed = seize("index", gallery.folder.root, *where, "--json")
+    where = ("--cache", gallery.folder.cache, "--config", "demo")
+    indexed = seize("index", gallery.folder.root, *where, "--workers", 0, "--json")
     assert indexed.exit_code == 0, indexed.stderr
     assert json.loads(indexed.stdout)[0]["computed"] == 0
     weights = ("--alpha-neg", 0.5)

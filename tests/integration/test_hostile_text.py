@@ -57,8 +57,8 @@ def photos(small_world: Path, tmp_path: Path) -> Path:
 
 
 def test_names_and_texts_are_written_out(photos: Path, tmp_path: Path) -> None:
-    options = ("--config", "demo", "--cache", str(tmp_path / "cache"), "--workers", "0")
-    shown = on_a_terminal("index", str(photos), *options)
+    options = ("--config", "demo", "--cache", str(tmp_path / "cache"))
+    shown = on_a_terminal("index", str(photos), *options, "--workers", "0")
     assert f"skipped broken{printable(NASTY)}" in shown
     assert not STEERING.search(shown.replace("\r", ""))  # the progress bar's own
     image = next(photos.glob("0*"))

@@ -252,6 +252,22 @@ def test_check_lists_every_reason(small_world: Path, tmp_path: Path) -> None:
     assert [text.split(":")[0] for text in found.warnings] == ["query 5", "query 6"]
 
 
+@pytest.mark.parametrize(("made", "checked"), [("test", "val"), ("val", "test")])
+def test_check_of_another_splits_file_says_so_in_one_line(
+    small_world: Path, tmp_path: Path, made: str, checked: str
+) -> None:
+    file = tmp_path / "s.json"
+    theirs = datasets.load("circo", made, small_world)
+    lists = {query.id: list(theirs.images)[:50] for query in theirs.queries}
+    file.write_text(json.dumps(theirs.submission("recall", lists)))
+    (error,) = datasets.load("circo", checked, small_world).check(file).errors
+    assert error == (
+        f"its queries are those of circo {made}, not of {checked}: check it with --split {made}"
+    )
+    file.write_text(json.dumps({"no-such-query": []}))
+    assert len(datasets.load("circo", checked, small_world).check(file).errors) > 6
+
+
 def test_check_knows_cirrs_rules(small_world: Path, tmp_path: Path) -> None:
     cirr = datasets.load("cirr", "val", small_world)
     content = submission(cirr, "recall_subset")

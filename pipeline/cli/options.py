@@ -2,6 +2,8 @@
 
 import errno
 import functools
+import logging
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from rich.console import Console
 
 from pipeline import config, processes, prompts
 from pipeline.printable import cell, echo
+
+log = logging.getLogger("seize")
 
 OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
@@ -53,18 +57,28 @@ SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 SHOWN = 10
 """Images that commands on one's own images show by default."""
 
-BENCHMARK_ONLY = ("--shared-concept", "--gallery", "--both-orders", "--follow-links")
-"""Overrides that mean nothing to a folder of one's own images."""
+CLIP = ("--clip", "--pretrained", "--device", "--allow-pickle")
+CAPTIONER = ("--captioner", "--captioner-url", "--captions", "--seed")
+LLM = ("--llm", "--llm-url", "--temperature", "--concurrency")
+INDEX = (*CLIP, "--workers", "--strict")
+"""Overrides that matter to the index of one's own images; the others are not offered there."""
+QUERY = (
+    *(*CAPTIONER, *LLM, "--edits-per-caption", "--prompt"),
+    *(*CLIP, "--method", "--top-k", "--keep-reference"),
+)
+"""Those that matter to a query of one's own images."""
+TRY = (*CAPTIONER, *LLM, "--device")
+"""Those that matter where a prompt is tried."""
 
 
 def override_options(
-    function: Callable[..., Any], without: Sequence[str] = ()
+    function: Callable[..., Any], chosen_options: Sequence[str] = tuple(OVERRIDES)
 ) -> Callable[..., Any]:
     """Add the options that change a configuration, and hand them on as one ``overrides`` dict.
 
-    ``without`` leaves some of ``OVERRIDES`` out.
+    ``chosen_options`` are those of ``OVERRIDES`` that the command does something with.
     """
-    chosen = {option: rest for option, rest in OVERRIDES.items() if option not in without}
+    chosen = {option: rest for option, rest in OVERRIDES.items() if option in chosen_options}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **values: Any) -> Any:
@@ -101,6 +115,17 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, prompts.parse_yaml(value, f"--set {field}: {value!r}")
 
 
+class FiniteRange(click.FloatRange):
+    """A range of floating-point numbers, without NaN, which no comparison keeps out."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """Return the number; fails for one that is NaN, infinite or out of range."""
+        number = super().convert(value, *context)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", *context)
+        return number
+
+
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path),
@@ -121,15 +146,15 @@ preset_option = click.option(
     "--config",
     "preset",
     metavar="PRESET|FILE",
-    default="paper-l14",
+    default=config.DEFAULT,
     show_default=True,
     help="preset (see `seize config list`) or YAML file",
 )
 
 
 alpha_options = (
-    click.option("--alpha-pos", type=float, help="α⁺, weight of a positive increment"),
-    click.option("--alpha-neg", type=float, help="α⁻, weight of a negative increment"),
+    click.option("--alpha-pos", type=FiniteRange(), help="α⁺, weight of a positive increment"),
+    click.option("--alpha-neg", type=FiniteRange(), help="α⁻, weight of a negative increment"),
 )
 
 
@@ -166,7 +191,7 @@ def run_options(
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery, follow_links)
         if limit is not None:
             loaded.limit(limit)
-        run = Run(loaded, settings, cache, submissions, _options_given())
+        run = Run(loaded, settings, cache, submissions, given_options(run_options))
         return function(run, **values)
 
     options = [
@@ -176,7 +201,7 @@ def run_options(
         preset_option,
         click.option(
             "--limit",
-            type=click.IntRange(1),
+            type=click.IntRange(1, 1_000_000_000),
             help="first N queries (of each category) only, for a trial",
         ),
         *alpha_options,
@@ -195,10 +220,20 @@ def run_options(
     return decorated
 
 
-def gallery_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands on one's own images and hand on configuration and cache.
+def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of indexing one's own images; hand on ``settings`` and ``cache``."""
 
-    The command is called with ``settings`` and ``cache``; its folder is an argument of its own.
+    @functools.wraps(function)
+    def wrapper(preset: str, overrides: dict[str, Any], **values: Any) -> Any:
+        return function(settings=config.load(preset, overrides), **values)
+
+    return preset_option(cache_option(override_options(wrapper, INDEX)))
+
+
+def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of querying one's own images; hand on ``settings``, ``cache``, ``given``.
+
+    ``given`` repeats the options that ``seize index`` takes too.
     """
 
     @functools.wraps(function)
@@ -213,19 +248,42 @@ def gallery_options(function: Callable[..., Any]) -> Callable[..., Any]:
         settings = config.load(preset, overrides).with_search(
             config.OWN_IMAGES, alpha_pos, alpha_neg
         )
-        return function(settings=settings, **values)
+        return function(settings=settings, given=given_options(index_options), **values)
 
-    decorated: Callable[..., Any] = override_options(wrapper, BENCHMARK_ONLY)
+    decorated: Callable[..., Any] = override_options(wrapper, QUERY)
     for option in reversed((preset_option, *alpha_options, cache_option)):
         decorated = option(decorated)
     return decorated
 
 
-def _options_given() -> str:
-    """Return the user's own options, to repeat them in the command an error recommends."""
+Options = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Adds options to a command."""
+
+
+def given_options(known: Options) -> str:
+    """Return those of the user's options that ``known`` adds, as they were given.
+
+    They belong to the command that an error recommends, which has them too.
+    """
     context = click.get_current_context()
-    arguments: list[str] = context.meta["arguments"]
-    return shlex.join(argument for argument in arguments if argument != "--json")
+    parser = context.command.make_parser(context)
+    values, _, order = parser.parse_args(list(context.meta["arguments"]))
+    repeated = {name: iter(value) for name, value in values.items() if isinstance(value, list)}
+    words: list[str] = []
+    for option in order:
+        name = option.name
+        if name not in _names(known):
+            continue
+        words.append(option.opts[0])
+        if not getattr(option, "is_flag", False):
+            words.append(str(next(repeated[name]) if name in repeated else values[name]))
+    return shlex.join(words)
+
+
+@functools.cache
+def _names(known: Options) -> set[str]:
+    decorated: Any = known(lambda: None)
+    return {option.name for option in decorated.__click_params__}
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
@@ -261,7 +319,7 @@ def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--serve-timeout",
-            type=float,
+            type=FiniteRange(min=0, min_open=True, max=config.LONGEST_WAIT),
             default=900.0,
             show_default=True,
             help="seconds until the server must be ready",

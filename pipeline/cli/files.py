@@ -1,0 +1,167 @@
+"""The commands that read and write files of others: submissions, features, captions, edits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import (
+    FiniteRange,
+    Stage,
+    cache_option,
+    data_root_option,
+    json_option,
+    run_options,
+)
+from pipeline.printable import echo
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="circo or cirr")
+@click.option("--split", required=True, help="the split the file is for")
+@data_root_option
+@json_option
+def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) -> None:
+    """Say whether FILE is what the evaluation server takes: exit code 0, or 1 with all reasons.
+
+    Example: seize check submissions/mine.json --dataset circo --split test --data-root /data
+    """
+    from pipeline import datasets
+
+    found = datasets.load(dataset, split, data_root, follow_links=True).check(file)
+    if as_json:
+        from pipeline.run import dump
+
+        echo(dump({"errors": found.errors, "warnings": found.warnings}))
+    else:
+        for warning in found.warnings:
+            echo(f"Warning: {warning}")
+        for reason in found.errors:
+            echo(f"Error: {reason}")
+        if not found.errors:
+            echo(f"{file} is a valid submission for {dataset} {split}.")
+    click.get_current_context().exit(1 if found.errors else 0)
+
+
+def _file(text: str, exists: bool = True) -> Callable[..., Any]:
+    flag, help_text = text.split(": ")
+    kind = click.Path(path_type=Path, exists=exists, dir_okay=False)
+    return click.option(flag, type=kind, required=True, help=help_text)
+
+
+@click.command()
+@_file("--composed: features of the edited captions, (queries, d)")
+@_file("--content: features of the captions, (queries, d)")
+@_file("--gallery: features of the images, (images, d)")
+@click.option(
+    "--alpha-pos", type=FiniteRange(), required=True, help="α⁺, weight of a positive increment"
+)
+@click.option(
+    "--alpha-neg", type=FiniteRange(), required=True, help="α⁻, weight of a negative increment"
+)
+@click.option("--top-k", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
+@click.option(
+    "--exclude",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="gallery rows never retrieved: .npy (queries[, m]) or JSON, one entry a query; -1: none",
+)
+@_file("--out: .npz with indices int64 and scores float32, (queries, top-k)", exists=False)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps")
+@json_option
+def rank(
+    composed: Path,
+    content: Path,
+    gallery: Path,
+    alpha_pos: float,
+    alpha_neg: float,
+    top_k: int,
+    exclude: Path | None,
+    out: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Rank features made elsewhere by SEIZE's score: no dataset, no model.
+
+    Features are float32 or float16 matrices in .npy or .safetensors files, and are normalised here.
+
+    Example: seize rank --composed a.npy --content b.npy --gallery x.npy --alpha-pos 0.13
+    --alpha-neg 2.1 --out ranking.npz
+    """
+    from pipeline.rank import rank_files
+
+    queries, images = rank_files(
+        composed, content, gallery, alpha_pos, alpha_neg, top_k, exclude, out, device
+    )
+    if as_json:
+        from pipeline.run import dump
+
+        echo(dump({"queries": queries, "images": images, "out": str(out)}))
+    else:
+        echo(f"Ranked {images:,} images for {queries:,} queries -> {out}")
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@click.option("--split", required=True, help="the split the files are for")
+@data_root_option
+@cache_option
+@click.option("--name", default="", help="put before the sets' names, to tell two imports apart")
+@json_option
+def import_(
+    files: tuple[Path, ...],
+    dataset: str,
+    split: str,
+    data_root: Path,
+    cache: Path,
+    name: str,
+    as_json: bool,
+) -> None:
+    """Take the captions and edits that SEIZE and LDRE released (JSON) into the cache.
+
+    Example: seize import test.json --dataset circo --split test --data-root /data; then: seize
+    search … --captioner imported:multi_caption_opt --llm imported:multi_gpt-3.5_opt
+    """
+    from dataclasses import asdict
+
+    from pipeline import datasets, released
+    from pipeline.run import dump
+
+    loaded = datasets.load(dataset, split, data_root, follow_links=True)  # opens no image
+    sets = released.import_files(loaded, files, cache, name and f"{name}-")
+    if as_json:
+        echo(dump([asdict(found) for found in sets]))
+        return
+    for found in sets:
+        lacking = f", {len(found.missing)} queries lack it" if found.missing else ""
+        option = "--captioner" if found.stage == "caption" else "--llm"
+        echo(
+            f"{found.texts} texts of {found.queries} queries{lacking}: use {option} "
+            f"{released.IMPORTED}{found.name}"
+        )
+
+
+@click.command(cls=Stage)
+@run_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="folder for the annotation files with the texts added",
+)
+@json_option
+def export(run: Any, out: Path, as_json: bool) -> None:
+    """Write the run's captions and edits in the JSON shape that SEIZE and LDRE released.
+
+    Example: seize export --dataset circo --split val --data-root /data --out exported
+    """
+    from pipeline import released
+    from pipeline.run import dump
+
+    files = [str(file) for file in released.export(run, out)]
+    echo(dump(files) if as_json else "\n".join(files))
+
+
+COMMANDS = (check, rank, import_, export)

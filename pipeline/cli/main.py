@@ -1,0 +1,53 @@
+"""The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
+
+import logging
+import sys
+
+import click
+
+from pipeline import __version__, processes
+from pipeline.cli import files, own, setup, stages, study
+from pipeline.cli.ending import Commands, exit_codes
+from pipeline.cli.options import log
+from pipeline.errors import ConfigError
+from pipeline.printable import Formatter
+
+SHARED = ("caption", "embed")
+"""The commands whose work several processes share."""
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exit_codes(),
+)
+@click.version_option(__version__, prog_name="seize")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.option("--quiet", is_flag=True, help="only warnings and errors on standard error")
+def main(debug: bool, quiet: bool) -> None:
+    """Training-free composed image retrieval: a reference image and a sentence saying what should
+    differ, in; the target images of a gallery, out.
+
+    \b
+    The stages, in order; each reads what the one before wrote into the cache:
+      seize caption → edit → embed → search → (verify) → evaluate / submit
+    `seize run` does them all. Try everything on a small rendered world: seize demo
+    Where something does not work: seize doctor
+    """
+    place = processes.current()
+    prefix = "" if place.main else f"[process {place.index}] "
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(f"{prefix}%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
+    command = click.get_current_context().invoked_subcommand
+    if place.count > 1 and command not in SHARED:
+        raise ConfigError(
+            f"`seize {command}` runs as one process; accelerate launch is for "
+            f"{' and '.join(SHARED)}. Run it without."
+        )
+
+
+for family in (stages, study, own, files, setup):
+    for command in family.COMMANDS:
+        main.add_command(command)

@@ -1,0 +1,154 @@
+"""The commands on a folder of one's own images."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import checks
+from pipeline.cli.options import (
+    Stage,
+    index_options,
+    json_option,
+    print_reports,
+    print_result,
+    query_options,
+)
+from pipeline.errors import InputError
+from pipeline.printable import echo
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
+@index_options
+@json_option
+def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) -> None:
+    """Embed the images of a folder tree, to be searched with `query` and `app`.
+
+    Only new and changed images are embedded; removed ones are dropped, renamed ones and copies cost
+    nothing. Hidden files and links that leave the folder are left out.
+
+    Example: seize index photos --config laptop --watch
+    """
+    checks.own_images(folder, settings)
+    from pipeline import folder as folders
+
+    opened = folders.open_folder(folder, settings, cache)
+    if watch:
+        folders.watch(opened, lambda report: print_reports([report], as_json))
+    else:
+        print_reports([folders.index(opened)], as_json)
+
+
+@click.command(cls=Stage)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("relative_caption")
+@click.option(
+    "--gallery",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="the folder to search, after `seize index`",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write an HTML page")
+@click.option("--open", "shown", is_flag=True, help="write the page and open it in the browser")
+@query_options
+@json_option
+def query(
+    image: Path,
+    relative_caption: str,
+    folder: Path,
+    out: Path | None,
+    shown: bool,
+    settings: Any,
+    given: str,
+    cache: Path,
+    as_json: bool,
+) -> None:
+    """Find the images of a folder that look like IMAGE, changed as RELATIVE_CAPTION says.
+
+    Captions and edits are kept, so the same question again calls no model; nor do other weights or
+    another method.
+
+    Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
+    """
+    checks.own_query(folder, settings)
+    if not image.exists():
+        raise InputError(f"{image} does not exist.")
+    from pipeline.gallery import Gallery
+    from pipeline.run import dump
+
+    result = Gallery(folder, settings, cache, given).query(image, relative_caption)
+    if out is None and shown:
+        out = Path("outputs/query.html")
+    if out is not None:
+        result.write_page(out)
+    if as_json:
+        echo(dump(result.as_json() | {"page": out and str(out)}))
+    else:
+        print_result(result)
+        if out is not None:
+            echo(f"  {out}")
+    if out is not None and shown:
+        click.launch(out.resolve().as_uri())
+
+
+@click.command(cls=Stage)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at")
+@click.option("--port", default=8765, show_default=True, help="0 takes any that is free")
+@click.option(
+    "--allow-host",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="a name of this machine that the page may be reached by, besides addresses and localhost",
+)
+@click.option("--max-upload", default=20, show_default=True, help="MiB of an uploaded image")
+@click.option("--max-pixels", default=50, show_default=True, help="megapixels of one")
+@click.option("--queries", default=4, show_default=True, help="queries worked on at a time")
+@click.option("--waiting", default=100, show_default=True, help="queries that may wait")
+@click.option("--open", "shown", is_flag=True, help="open the page in the browser")
+@query_options
+def app(
+    folder: Path,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    max_upload: int,
+    max_pixels: int,
+    queries: int,
+    waiting: int,
+    shown: bool,
+    settings: Any,
+    given: str,
+    cache: Path,
+) -> None:
+    """Serve a page on this machine to search a folder by image and text, turn by turn.
+
+    It is for the people of this machine: with --host 0.0.0.0 everyone on the network can see the
+    folder's images and use the models.
+
+    Example: seize app photos --config laptop --open
+    """
+    checks.own_query(folder, settings)
+    import asyncio
+
+    from pipeline import app as page
+    from pipeline.gallery import Gallery
+
+    gallery = Gallery(folder, settings, cache, given)
+    limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
+    made = page.make_app(gallery, limits, frozenset(names))
+    count = len(gallery)
+
+    def ready(address: str) -> None:
+        echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")
+        if shown:
+            click.launch(address)
+
+    asyncio.run(page.serve(made, host, port, ready))
+
+
+COMMANDS = (index, query, app)

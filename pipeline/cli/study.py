@@ -1,0 +1,263 @@
+"""The commands that compare, tune and show results."""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import checks, datasets
+from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
+from pipeline.printable import echo
+
+MOST_VALUES = 10_000
+"""Values of one parameter that a grid may have."""
+
+
+class Grid(click.ParamType[tuple[str, list[float]], str]):
+    """A parameter with the values to try: ``name=a,b,c`` or ``name=start:stop:step``."""
+
+    name = "grid"
+
+    def convert(self, value: Any, *context: Any) -> tuple[str, list[float]]:
+        """Return the parameter's name and the values; fails where they are none, or not finite."""
+        name, _, values = value.partition("=")
+        try:
+            found = _steps(*values.split(":")) if ":" in values else values.split(",")
+            numbers = [float(number) for number in found]
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+            numbers = []
+        if not (name and numbers and all(map(math.isfinite, numbers))):
+            self.fail(
+                f"{value!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step, of finite numbers "
+                f"that lead from start to stop in at most {MOST_VALUES:,} steps.",
+                *context,
+            )
+        return name, numbers
+
+
+def _steps(start: str, stop: str, step: str) -> list[float]:
+    first, last, by = float(start), float(stop), float(step)
+    count = int((last - first) / by + 1e-9)  # below 0 where the step leads away
+    if not 0 <= count < MOST_VALUES or (last - first) * by < 0:
+        raise ValueError
+    return [round(first + i * by, 10) for i in range(count + 1)]
+
+
+@click.command(cls=Stage)
+@functools.partial(run_options, defaults={"search.method": "all"})
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME=FILE[,FILE]",
+    help="another row: a ranking (cache/…/search/*.jsonl) or predictions as in a submission",
+)
+@click.option("--baseline", help="row that the others are compared with; the first by default")
+@click.option("--metric", "metrics", multiple=True, help="metrics to show; the first is compared")
+@click.option("--resamples", type=click.IntRange(100, 1_000_000), default=2000, show_default=True)
+@click.option("--mixed", is_flag=True, help="allow rows made under different protocols")
+@click.option("--out", type=click.Path(path_type=Path), help="file for the table")
+@format_option
+@json_option
+def compare(
+    run: Any,
+    others: tuple[str, ...],
+    baseline: str | None,
+    metrics: tuple[str, ...],
+    resamples: int,
+    mixed: bool,
+    out: Path | None,
+    form: Any,
+    as_json: bool,
+) -> None:
+    """Print one table of validation metrics: a row for each method's ranking (--method all).
+
+    Differences against the baseline come with 95 % intervals of the paired bootstrap.
+
+    Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
+    """
+    checks.check(run, "compare")
+    from pipeline import compare as table
+    from pipeline.cache import write_text
+    from pipeline.run import dump
+
+    rows = table.rows_of_run(run)
+    for text in others:
+        name, equals, files = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--with")
+        rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
+    protocol = table.check_protocols(rows, mixed)
+    baseline = baseline or rows[0].name
+    found = table.compare(run.dataset, rows, baseline, resamples)
+    if as_json:
+        lines = found.to_dict(orient="records")
+        echo(dump({"baseline": baseline, "protocol": protocol, "table": lines}))
+        return
+    text = table.render(run.dataset, found, protocol, baseline, metrics, form)
+    if out is None:
+        echo(text)
+    else:
+        write_text(out, text + "\n")
+
+
+@click.command(cls=Stage)
+@run_options
+@click.option(
+    "--grid",
+    "grids",
+    multiple=True,
+    type=Grid(),
+    metavar="PARAMETER=VALUES",
+    help="values to try: a,b,c or start:stop:step, e.g. negative=0:3:0.25",
+)
+@click.option("--metric", help="the metric to be best at; the benchmark's first by default")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("outputs"),
+    show_default=True,
+    help="folder for the CSV and the picture",
+)
+@json_option
+def tune(
+    run: Any,
+    grids: tuple[tuple[str, list[float]], ...],
+    metric: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Try a grid of the method's weights on val, from features on disk; print the best.
+
+    Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
+    seize-rank), drops and temperature (k, τ of ldre); of METHOD+verify accept and reject, or, with
+    an average as its fusion, weight.
+
+    Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
+    """
+    checks.check(run, "tune")
+    from pipeline import tune as tuning
+
+    name = run.config.search.method
+    grid = tuning.grid_of(run.config, dict(grids))
+    tuned = tuning.tune(run, grid, out, metric)
+    if as_json:
+        from pipeline.run import dump
+
+        files = {"csv": str(tuned.csv), "picture": tuned.picture and str(tuned.picture)}
+        found = {"best": tuned.best, "metric": tuned.metric, "value": tuned.value}
+        echo(dump(found | {"border": tuned.border, "protocol": run.protocol} | files))
+        return
+    best = ", ".join(f"{name} {value:g}" for name, value in tuned.best.items())
+    cells = len(tuned.table)
+    echo(f"{run.name}, {name}: {tuned.metric} {tuned.value:.2f} at {best} ({cells} cells)")
+    for parameter, end in tuned.border.items():
+        echo(
+            f"Warning: {parameter} {tuned.best[parameter]:g} is the {end} value tried; the best "
+            f"may lie beyond. Widen with --grid {parameter}=…"
+        )
+    for file in (tuned.csv, tuned.picture):
+        if file is not None:
+            echo(f"  {file}")
+
+
+@click.command(cls=Stage)
+@run_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="the page; outputs/report-DATASET-SPLIT.html"
+)
+@click.option("--open", "open_page", is_flag=True, help="show the page in the browser")
+@click.option(
+    "--compare",
+    "other",
+    metavar="METHOD|FILE",
+    help="another ranking beside it: a method that was searched, or cache/…/search/*.jsonl",
+)
+@click.option("--mixed", is_flag=True, help="allow rankings made under different protocols")
+@click.option(
+    "--tuned",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of `seize tune`; the newest one of this run in outputs by default",
+)
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="images a query"
+)
+@click.option(
+    "--queries", type=click.IntRange(1, 1_000_000_000), help="show only so many, evenly spread"
+)
+@click.option(
+    "--megabytes",
+    type=FiniteRange(min=0, min_open=True, max=1_000_000),
+    default=20,
+    show_default=True,
+    help="what the file may weigh; thumbnails are as large as that allows",
+)
+@json_option
+def report(
+    run: Any, out: Path | None, open_page: bool, other: str | None, as_json: bool, **options: Any
+) -> None:
+    """Write one HTML file to look at: metrics, tuning, provenance, and every query with its images.
+
+    It needs nothing else and asks nothing of the network, so it can be given away.
+
+    Example: seize report --dataset circo --split val --data-root /data --compare mean-ensemble
+    """
+    from pipeline import report as page
+
+    out = out or Path("outputs") / f"report-{run.name}.html"
+    written = page.report(run, out, page.Options(other=other, **options))
+    if as_json:
+        from dataclasses import asdict
+
+        from pipeline.run import dump
+
+        echo(dump(asdict(written) | {"file": str(written.file)}))
+    else:
+        size = written.bytes / page.MEGABYTE
+        echo(
+            f"{run.name}: {written.queries} queries, {written.images} images, {size:.1f} MB"
+            f" -> {written.file}"
+        )
+    if open_page:
+        click.launch(out.resolve().as_uri())
+
+
+@click.command("table")
+@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@click.option("--backbone", "backbones", multiple=True, help="B/32, L/14 or G/14; all by default")
+@click.option(
+    "--mine",
+    multiple=True,
+    metavar="NAME[@BACKBONE]=FILE",
+    help="your own row: JSON from `seize evaluate --json`, or of what the server answered",
+)
+@format_option
+@json_option
+def table_(
+    dataset: str, backbones: tuple[str, ...], mine: tuple[str, ...], form: Any, as_json: bool
+) -> None:
+    """Show published figures with their sources beside one's own.
+
+    Example: seize table --dataset circo --backbone L/14 --mine "mine@L/14=server.json"
+    """
+    datasets.find(dataset)
+    from pipeline import published
+    from pipeline.run import dump
+
+    own = {}
+    for text in mine:
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--mine")
+        own[name] = Path(file)
+    frame, found = published.table(dataset, backbones, own)
+    if as_json:
+        lines = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+        echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
+    else:
+        echo(published.render(dataset, frame, found, form))
+
+
+COMMANDS = (compare, tune, report, table_)
