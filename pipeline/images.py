@@ -61,6 +61,7 @@ def open_image(
     *,
     at_least: int | None = None,
     max_pixels: int | None = None,
+    limited_by: str = "runtime.max_pixels",
 ) -> Image.Image:
     """Return the image as RGB, upright by its EXIF orientation, transparency on white.
 
@@ -68,7 +69,7 @@ def open_image(
     With ``at_least``, a JPEG may come at a half, quarter or eighth of its size, each side still
     that many pixels: it is decoded several times as fast. Raises InputError naming the file if it
     is missing, empty, truncated, no image, or has more than ``max_pixels`` (``MAX_PIXELS`` by
-    default).
+    default), which ``limited_by`` sets.
     """
     content = read_image(file) if content is None else content
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -81,7 +82,7 @@ def open_image(
                 if opened.width * opened.height > limit:
                     raise InputError(
                         f"{file} has {opened.width} x {opened.height} pixels, more than the "
-                        f"{limit:,} allowed (runtime.max_pixels)."
+                        f"{limit:,} allowed ({limited_by})."
                     )
                 if at_least is not None:
                     opened.draft(None, (at_least, at_least))
@@ -89,6 +90,11 @@ def open_image(
                 return _rgb(opened)
     except InputError:
         raise
+    except Image.DecompressionBombError:  # above Pillow's own limit, whatever ours is
+        most = min(limit, MAX_PIXELS)
+        raise InputError(
+            f"{file} has more pixels than the {most:,} allowed ({limited_by})."
+        ) from None
     except UnidentifiedImageError:
         raise InputError(f"{file} is not an image that can be read.") from None
     except Exception as error:  # whatever a decoder makes of bytes from elsewhere
