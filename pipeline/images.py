@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -90,10 +91,11 @@ def open_image(
                 return _rgb(opened)
     except InputError:
         raise
-    except Image.DecompressionBombError:  # above Pillow's own limit, whatever ours is
-        most = min(limit, MAX_PIXELS)
+    except Image.DecompressionBombError as error:  # above Pillow's own limit, whatever ours is
+        count, most = re.search(r"\d+", str(error)), min(limit, MAX_PIXELS)
+        size = f"{int(count[0]):,} pixels, " if count else ""
         raise InputError(
-            f"{file} has more pixels than the {most:,} allowed ({limited_by})."
+            f"{file} has {size}more than the {most:,} allowed ({limited_by})."
         ) from None
     except UnidentifiedImageError:
         raise InputError(f"{file} is not an image that can be read.") from None

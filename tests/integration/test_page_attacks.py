@@ -410,7 +410,7 @@ def test_names_of_uploads_steer_nothing_and_give_no_folder_away(served: Served) 
 def test_too_many_pixels_are_said_with_the_option_of_this_command(
     served: Served, tmp_path: Path
 ) -> None:
-    for side, said in ((8_000, "8000 x 8000 pixels"), (20_000, "more pixels")):
+    for side, said in ((8_000, "8000 x 8000 pixels"), (20_000, "400,000,000 pixels")):
         Image.new("1", (side, side)).save(tmp_path / "large.png")
         content = (tmp_path / "large.png").read_bytes()
         _, lines = served.query(image=content, relative_caption="x")
