@@ -111,7 +111,8 @@ def _is_of(run: Run, file: Path) -> bool:
 
 def _read(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file)
+        # A fingerprint may look like a number (2357462e0301), and is none.
+        table = pd.read_csv(file, dtype={"run": str})
     except FileNotFoundError:
         raise InputError(f"{file} does not exist.") from None
     except (OSError, ValueError) as error:
