@@ -11,6 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from pipeline import search
 from pipeline.errors import InputError
+from pipeline.methods import GRIDS
 from pipeline.run import Run
 from pipeline.tune import LABELS, identity
 
@@ -98,6 +99,12 @@ def newest_tuning(run: Run, folder: Path) -> Path | None:
     stem = f"tune-{run.name}-{run.config.search.method}-{'[0-9a-f]' * 12}.csv"
     files = sorted(folder.glob(stem), key=lambda file: file.stat().st_mtime, reverse=True)
     return next((file for file in files if _is_of(run, file)), None)
+
+
+def can_be_tuned(run: Run) -> bool:
+    """Return whether `seize tune` would take this run: its method has weights, its split is val."""
+    tunable = run.verified or run.config.search.method in GRIDS
+    return tunable and run.dataset.split == "val" and run.dataset.has_ground_truth
 
 
 def _is_of(run: Run, file: Path) -> bool:
