@@ -260,12 +260,12 @@ class App:
 
         job = self.models.submit(work)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
 
         async def send(content: dict[str, Any]) -> None:
             await response.write(dump(content) + b"\n")
 
         try:
+            await response.prepare(request)
             ahead = self.models.pending - self.models.threads
             if ahead > 0:
                 await send({"step": "wait", "ahead": ahead})

@@ -277,15 +277,17 @@ def test_new_texts_never_stand_before_settings_and_images(served: Served) -> Non
     known = json.dumps(good(served)).encode()
     assert served.request("/rank", "POST", known)[0] == 200
     statuses: list[int] = []
-    senders = [threading.Thread(target=send, args=(number,)) for number in range(3)]
-    with Watch(served):
+    senders = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    slowest, began = 0.0, time.monotonic()
+    with Watch(served) as others:
         for sender in senders:
             sender.start()
         while any(sender.is_alive() for sender in senders):
             start = time.monotonic()
             assert served.request("/rank", "POST", known)[0] == 200, "a slider's ranking"
-            assert time.monotonic() - start < SOON
-    assert statuses == [200] * 3
+            slowest = max(slowest, time.monotonic() - start)
+    assert statuses == [200] * 4
+    assert max(slowest, others.slowest) < (time.monotonic() - began) / 4, "nobody waits for them"
 
 
 @pytest.mark.parametrize(
