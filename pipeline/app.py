@@ -7,31 +7,40 @@ sessions; what was computed is in the cache.
 """
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
-import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 import torch
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
+from pipeline import bodies
+from pipeline.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
+from pipeline.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.errors import InputError, SeizeError
-from pipeline.gallery import Gallery, Result
+from pipeline.gallery import LONGEST_TEXT, Gallery, Result
 from pipeline.images import encoded, endings, open_image
 from pipeline.methods import GRIDS, METHODS, NEED_ROLES
 from pipeline.page import THUMBNAIL, WEB
 from pipeline.printable import printable, printable_all
-from pipeline.prompts import first_problem
+from pipeline.visitors import (
+    BusyError,
+    add_headers,
+    answer,
+    dump,
+    for_visitors,
+    guard,
+    is_private,
+    refusal,
+)
 
 log = logging.getLogger("seize")
 
@@ -43,33 +52,20 @@ FILES = {
 }
 """The page's own files; nothing else is served from disk but images of the index."""
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-
 SIZES = {"small": THUMBNAIL, "large": 1280}
 """Pixels of the longest side of an image as it is served."""
 LISTED = 48
 """Gallery images that one request lists."""
-LONGEST_TEXT = 1_000
-"""Characters of a caption."""
-MOST_TEXTS = 512
-"""Captions of one query."""
+MOST_IMAGES = 240
+"""Images that one ranking shows."""
 IMAGES_HELD = 64 << 20
 """Bytes of small images held in memory."""
-FORM_BYTES = 1 << 16
-"""Bytes that a request may have beside the image."""
+
+CONNECTIONS = web.AppKey("connections", Connections)
+"""The connections that an application has."""
 
 T = TypeVar("T")
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -91,10 +87,10 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    method: str | None = None
+    method: Annotated[str, StringConstraints(max_length=64)] | None = None
     alpha_pos: FiniteFloat | None = None
     alpha_neg: FiniteFloat | None = None
-    top_k: int = Field(default=24, ge=1, le=240)
+    top_k: int = Field(default=24, ge=1, le=MOST_IMAGES)
 
 
 class Question(Choices):
@@ -108,12 +104,8 @@ class Texts(Question):
     """A ranking by texts that were made before, or edited by hand."""
 
     reference: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    captions: list[Text] = Field(max_length=MOST_TEXTS)
-    edited_captions: list[Text | None] = Field(max_length=MOST_TEXTS)
-
-
-class BusyError(SeizeError):
-    """More is asked at a time than may wait."""
+    captions: list[Text] = Field(max_length=bodies.MOST_ITEMS)
+    edited_captions: list[Text | None] = Field(max_length=bodies.MOST_ITEMS)
 
 
 class Workers:
@@ -155,7 +147,12 @@ class App:
         self.gallery = gallery
         self.limits = limits
         self.models = Workers(limits.queries, limits.waiting)
-        self.quick = Workers(2, 4 * limits.waiting)  # rankings and images never wait for models
+        # None of these waits for a model, nor the first two for texts:
+        backlog = BESIDE_QUERIES + 4 * limits.waiting
+        self.light = Workers(1, backlog)  # what is in memory
+        self.quick = Workers(2, backlog)  # images, and rankings by texts that are known
+        self.texts = Workers(1, limits.waiting)  # rankings by new texts, which CLIP has to read
+        self.bodies = Bodies()
         self._images: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     def routes(self) -> list[web.RouteDef]:
@@ -174,15 +171,16 @@ class App:
         """Answer what the page has to know before the first query."""
         config = self.gallery.config
         known = {name: _weights(self.gallery, name) for name in METHODS if name not in NEED_ROLES}
-        return _json(
+        return answer(
             {
                 "name": printable(self.gallery.folder.root.name),
-                "images": await self.quick.submit(lambda: len(self.gallery)),
+                "images": await self.light.submit(lambda: len(self.gallery)),
                 "method": config.search.method,
                 "methods": known,
                 "endings": sorted(endings()),
                 "max_upload": self.limits.upload,
                 "longest_text": LONGEST_TEXT,
+                "most_images": MOST_IMAGES,
             }
         )
 
@@ -202,7 +200,7 @@ class App:
             ]
             return {"total": len(images), "images": images[start : start + LISTED]}
 
-        return _json(await self.quick.submit(chosen))
+        return answer(await self.light.submit(chosen))
 
     async def image(self, request: web.Request) -> web.Response:
         """Answer an image of the index, drawn anew as JPEG, if its file is still what was indexed.
@@ -215,7 +213,7 @@ class App:
             try:
                 body = await self.quick.submit(lambda: self._small(content_hash, size))
             except InputError as error:
-                return _json({"error": str(error)}, status=404)
+                return refusal(for_visitors(error), 404)
             self._hold((content_hash, size), body)
         caching = {"Cache-Control": "private, max-age=31536000, immutable"}
         return web.Response(body=body, content_type="image/jpeg", headers=caching)
@@ -234,12 +232,16 @@ class App:
 
     async def query(self, request: web.Request) -> web.StreamResponse:
         """Answer a query (a form) line by line: its steps as JSON objects, then result or error."""
-        form = await request.post()
-        upload = form.get("image")
-        fields = {name: value for name, value in form.items() if name != "image"}
-        question = _parse(Question, fields)
+        with self.bodies.hold(request, self.limits.upload + FORM_BYTES):
+            async with self.bodies.arriving():
+                form = await bodies.read_form(request, self.limits.upload)
+            return await self._search(request, form)
+
+    async def _search(self, request: web.Request, form: Form) -> web.StreamResponse:
+        question = _asked(bodies.parse(Question, form.fields))
         gallery = _chosen(self.gallery, question)
-        if not isinstance(upload, web.FileField) and question.reference is None:
+        upload = form.image
+        if upload is None and question.reference is None:
             raise InputError("Choose a reference image: upload one or pick one of the gallery.")
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[str]()
 
@@ -247,21 +249,23 @@ class App:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         def work() -> Result:
-            if isinstance(upload, web.FileField):
-                name, content = upload.filename, upload.file.read()
+            if upload is not None:
+                name, content = upload.name, upload.content
             else:
                 name, content = "the image", self.gallery.content(question.reference or "")
             pixels = self.limits.pixels
-            return gallery.search(content, question.relative_caption, name, tell, pixels)
+            return gallery.search(
+                content, question.relative_caption, name, tell, pixels, "--max-pixels"
+            )
 
         job = self.models.submit(work)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
 
         async def send(content: dict[str, Any]) -> None:
-            await response.write(_dump(content) + b"\n")
+            await response.write(dump(content) + b"\n")
 
         try:
+            await response.prepare(request)
             ahead = self.models.pending - self.models.threads
             if ahead > 0:
                 await send({"step": "wait", "ahead": ahead})
@@ -269,7 +273,9 @@ class App:
                 await send({"step": step})
             await send({"result": _result(await job)})
         except SeizeError as error:
-            await send({"error": str(error)})
+            await send({"error": for_visitors(error)})
+        except ConnectionError:  # the user has gone
+            raise
         except Exception:
             log.exception("A query failed")
             await send({"error": "The query failed; the server's log says why."})
@@ -279,17 +285,19 @@ class App:
 
     async def rank(self, request: web.Request) -> web.Response:
         """Answer a ranking by given texts (JSON): sliders, another method, edits by hand."""
-        try:
-            asked = _parse(Texts, await request.json())
-        except ValueError:
-            raise InputError("The request must be JSON.") from None
+        with self.bodies.hold(request, JSON_BYTES):
+            async with self.bodies.arriving():
+                body = await bodies.read(request, JSON_BYTES)
+            asked = _asked(await self.light.submit(lambda: bodies.parse_json(Texts, body)))
         gallery = _chosen(self.gallery, asked)
-        ranked = await self.quick.submit(
+        texts = [asked.relative_caption, *asked.captions, *asked.edited_captions]
+        workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
+        ranked = await workers.submit(
             lambda: gallery.rank(
                 asked.reference, asked.relative_caption, asked.captions, asked.edited_captions
             )
         )
-        return _json(_result(ranked))
+        return answer(_result(ranked))
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:
         """Load the models while the first user reads the page; end the threads with the server."""
@@ -299,8 +307,8 @@ class App:
         preload.add_done_callback(_said)
         yield
         preload.cancel()
-        self.models.close()
-        self.quick.close()
+        for workers in (self.models, self.light, self.quick, self.texts):
+            workers.close()
 
 
 def _said(preload: "asyncio.Future[None]") -> None:
@@ -347,25 +355,26 @@ def _result(result: Result) -> dict[str, Any]:
     del content["gallery"]  # a path of this machine
     for field in ("images", "notes"):  # other texts are edited on the page and come back
         content[field] = printable_all(content[field])
+    content["notes"] = [_note(note) for note in content["notes"]]
     return content
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def _note(text: str) -> str:
+    """Return what a visitor may read of a note, which may hold an error's text."""
+    if not is_private(text):
+        return text
+    log.warning("%s", text)
+    return "A model failed on a part of this; the server's log says why."
 
 
-def _parse(kind: type[Model], content: Any) -> Model:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise InputError(first_problem(error)) from None
+Asked = TypeVar("Asked", bound=Question)
 
 
-def _dump(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=_dump(content), content_type="application/json", status=status)
+def _asked(question: Asked) -> Asked:
+    """Return the question; raises InputError where it asks nothing."""
+    if not question.relative_caption.strip():
+        raise InputError("The relative caption is empty: say what should differ.")
+    return question
 
 
 async def _file(name: str, kind: str, request: web.Request) -> web.Response:
@@ -376,65 +385,26 @@ async def _file(name: str, kind: str, request: web.Request) -> web.Response:
     )
 
 
-def _guard(names: frozenset[str]) -> Any:
-    """Return the middleware that turns away other sites' requests and answers errors as JSON.
-
-    A page elsewhere can reach a server on this machine by pointing a name of its own at it (DNS
-    rebinding), so Host must be an address, localhost or one of ``names``.
-    """
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not _is_own(request.headers.get("Host", ""), names):
-            return _json({"error": "This name is not served here; see --allow-host."}, status=403)
-        origin = request.headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers["Host"]
-        asked_by = request.headers.get("Sec-Fetch-Site", "none")
-        if foreign or (request.path != "/" and asked_by not in ("none", "same-origin")):
-            return _json({"error": "Requests of other sites are not answered."}, status=403)
-        try:
-            return await handler(request)
-        except BusyError as error:
-            return _json({"error": str(error)}, status=503)
-        except SeizeError as error:
-            return _json({"error": str(error)}, status=400)
-        except web.HTTPRequestEntityTooLarge:
-            return _json({"error": "The image is larger than this server takes."}, status=413)
-        except web.HTTPException as error:
-            return _json({"error": error.reason}, status=error.status)
-        except Exception:
-            log.exception("%s failed", request.path)
-            return _json({"error": "The request failed; the server's log says why."}, status=500)
-
-    return guard
-
-
-def _is_own(host: str, names: frozenset[str]) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(name)
-        return True
-    return name == "localhost" or name in names
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
-
-
 def make_app(
     gallery: Gallery, limits: Limits | None = None, names: frozenset[str] = frozenset()
 ) -> web.Application:
     """Return the page on ``gallery``; ``names`` are host names it may be asked by."""
     limits = limits or Limits()
-    app = web.Application(middlewares=[_guard(names)], client_max_size=limits.upload + FORM_BYTES)
+    app = web.Application(middlewares=[working, guard(names)])
+    app[CONNECTIONS] = Connections(2 * (limits.queries + limits.waiting + BESIDE_QUERIES))
     page = App(gallery, limits)
     app.add_routes(page.routes())
-    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(page.life)
     return app
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens at ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def serve(app: web.Application, host: str, port: int, ready: Callable[[str], Any]) -> None:
@@ -443,7 +413,7 @@ async def serve(app: web.Application, host: str, port: int, ready: Callable[[str
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = Site(runner, host, port, app[CONNECTIONS])
         try:
             await site.start()
         except OSError as error:

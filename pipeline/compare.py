@@ -1,28 +1,28 @@
 """One table of validation metrics, a ranking a row, with paired bootstrap intervals."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
-from pipeline import edit, methods, search
+from pipeline import edit, methods, search, tables
 from pipeline.cache import RecordFile, read_header
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.metrics import interval, resample
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
 from pipeline.evaluate import predictions_of_files
+from pipeline.printable import one_line
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.tables import MISSING, Format, percent, words
 
-Format = Literal["text", "csv", "markdown", "latex"]
-FORMATS: tuple[Format, ...] = ("text", "csv", "markdown", "latex")
-STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+UNKNOWN = "unknown"
+"""What is shown of a setting that a ranking does not tell; it differs from every setting."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,12 @@ def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
     """Return the protocol's fields with the rows' values; raises ConfigError where they differ."""
     known = [row.protocol or {} for row in rows]
     fields = list(dict.fromkeys(field for protocol in known for field in protocol))
-    values = {field: [protocol.get(field, "unknown") for protocol in known] for field in fields}
-    differing = [field for field, found in values.items() if any(v != found[0] for v in found)]
+    values = {field: [protocol.get(field, UNKNOWN) for protocol in known] for field in fields}
+    differing = [
+        field
+        for field, found in values.items()
+        if any(field not in protocol for protocol in known) or any(v != found[0] for v in found)
+    ]
     if differing and not mixed:
         told = "; ".join(
             f"{field}: "
@@ -116,7 +120,7 @@ def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
         )
         raise ConfigError(
             f"These rankings were not made under one protocol, so their figures cannot be "
-            f"compared: {told}. To see them in one table all the same, add --mixed."
+            f"compared: {one_line(told)}. To see them in one table all the same, add --mixed."
         )
     return values
 
@@ -188,9 +192,11 @@ def render(
     """Return the table as text: wide for people, one line a row and metric (tidy) for CSV."""
     names = list(dict.fromkeys(found["method"]))
     if form == "csv":
+        made = found
         for field, values in protocol.items():
-            found = found.assign(**{field: found["method"].map(dict(zip(names, values)))})  # noqa: B905
-        return found.to_csv(index=False)
+            of = dict(zip(names, values, strict=True))
+            made = made.assign(**{_column(field, found.columns): found["method"].map(of)})
+        return tables.csv(made)
     columns = shown(dataset, metrics, found)
     main = metrics[0] if metrics else dataset.headline
     wide = found.pivot(index="method", columns="metric", values="value")
@@ -199,29 +205,39 @@ def render(
     lines = []
     for number, name in enumerate(names):
         line: dict[str, Any] = {"method": name}
-        line |= {field: values[number] for field, values in differing.items()}
-        line |= {metric: format(float(wide[metric][name]), ".2f") for metric in columns}
-        line[f"{main} against {baseline}"] = (
-            "" if name == baseline else difference(cells.loc[(name, main)])
-        )
-        lines.append(line)
-    table = tabulate(
-        lines, headers="keys", tablefmt=STYLES[form], disable_numparse=True, stralign="left"
-    )
+        own = {metric: percent(wide[metric][name]) for metric in columns}
+        against = MISSING
+        if name == baseline:
+            against = ""
+        elif (name, main) in cells.index:
+            against = difference(cells.loc[(name, main)])
+        own[f"{main} against {baseline}"] = against
+        told = {_column(f, ["method", *own]): values[number] for f, values in differing.items()}
+        lines.append(line | told | own)
+    table = tables.render(lines, form)
     same = {field: values[0] for field, values in protocol.items() if field not in differing}
-    note = _note(dataset, same)
+    note = _note(dataset, same, form)
     return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
 
 
+def _column(field: str, taken: Iterable[str]) -> str:
+    """Return the name of a setting's column, which other columns do not have."""
+    return f"protocol.{field}" if field in set(taken) else field
+
+
 def difference(cell: Any) -> str:
-    """Return a cell's difference against the baseline, with its interval."""
+    """Return a cell's difference against the baseline, with its interval, where there is one."""
     low, high = cell["difference_low"], cell["difference_high"]
+    if pd.isna(cell["difference"]):
+        return MISSING
     return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _note(dataset: Dataset, protocol: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{field} {json.dumps(value)}" for field, value in protocol.items())
+def _note(dataset: Dataset, protocol: Mapping[str, Any], form: Format) -> str:
+    said = ", ".join(
+        words(f"{field} {json.dumps(value)}", form) for field, value in protocol.items()
+    )
     return (
         f"{dataset.name} {dataset.split}, {len(dataset.queries)} queries, percent; "
-        f"in brackets 95 % intervals of the paired bootstrap. Protocol: {said or 'unknown'}."
+        f"in brackets 95 % intervals of the paired bootstrap. Protocol: {said or UNKNOWN}."
     )

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,6 +40,8 @@ from pipeline.scoring import Ends
 
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
+LONGEST_TEXT = 1_000
+"""Characters of a relative caption, and of a caption that is edited by hand."""
 REMEMBERED = 20_000
 """Features of texts and reference images held in memory (60 MB at 768 dimensions)."""
 
@@ -271,16 +273,24 @@ class Gallery:
         name: str = "the image",
         tell: Callable[[str], Any] = lambda step: None,
         max_pixels: int | None = None,
+        limited_by: str = "runtime.max_pixels",
     ) -> Result:
         """Do what ``query`` does, telling each step (``caption``, ``edit``, ``search``) as it
-        begins; ``name`` is what errors call the image."""
+        begins; ``name`` is what errors call the image, ``limited_by`` what sets ``max_pixels``."""
         relative_caption = relative_caption.strip() if isinstance(relative_caption, str) else ""
         if not relative_caption:
             raise InputError("The relative caption is empty: say what should differ.")
+        if len(relative_caption) > LONGEST_TEXT:
+            raise InputError(
+                f"The relative caption has {len(relative_caption):,} characters, more than the "
+                f"{LONGEST_TEXT:,} allowed: say it in fewer words."
+            )
         _ = self._images
         reference = hash_of(content)
         limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
-        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=limit))
+        picture = functools.cache(
+            lambda: open_image(Path(name), content, max_pixels=limit, limited_by=limited_by)
+        )
         tell("caption")
         captions = self._shared.caption(reference, picture)
         notes = []
@@ -366,6 +376,10 @@ class Gallery:
             (*notes, *self.folder.notes),
             self,
         )
+
+    def knows(self, texts: Iterable[str]) -> bool:
+        """Return whether the features of all texts are in memory: no model is needed for them."""
+        return self._shared.knows(texts)
 
     def content(self, content_hash: str) -> bytes:
         """Return the bytes of an indexed image; raises InputError where there is none of that hash,
@@ -518,6 +532,11 @@ class _Shared:
             raise InputError("The reference image is not known here (any more). Query with it.")
         return torch.from_numpy(found[name])
 
+    def knows(self, texts: Iterable[str]) -> bool:
+        """Return whether the features of all texts are in memory."""
+        with self._features_lock:
+            return all(f"text:{text}" in self._features for text in texts)
+
     def embed_image(self, reference: str, picture: Callable[[], Image.Image]) -> None:
         """Embed a reference image."""
 
@@ -534,7 +553,11 @@ class _Shared:
         def encode(names: Sequence[str]) -> Vector:
             model = embed.load_clip(self.config)
             own = [name.removeprefix("text:") for name in names]
-            return embed.finite(model.encode_texts(own), own, "text")
+            size = self.config.runtime.embed_batch
+            batches = [own[start : start + size] for start in range(0, len(own), size)]
+            return np.concatenate(
+                [embed.finite(model.encode_texts(batch), batch, "text") for batch in batches]
+            )
 
         names = [f"text:{text}" for text in texts]
         found = self._embedded(list(dict.fromkeys(names)), encode, keep)

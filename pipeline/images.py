@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -62,6 +63,7 @@ def open_image(
     at_least: int | None = None,
     max_pixels: int | None = None,
     as_stored: bool = False,
+    limited_by: str = "runtime.max_pixels",
 ) -> Image.Image:
     """Return the image as RGB, upright by its EXIF orientation, transparency on white.
 
@@ -71,7 +73,7 @@ def open_image(
     With ``at_least``, a JPEG may come at a half, quarter or eighth of its size, each side still
     that many pixels: it is decoded several times as fast. Raises InputError naming the file if it
     is missing, empty, truncated, no image, or has more than ``max_pixels`` (``MAX_PIXELS`` by
-    default).
+    default), which ``limited_by`` sets.
     """
     content = read_image(file) if content is None else content
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -84,7 +86,7 @@ def open_image(
                 if opened.width * opened.height > limit:
                     raise InputError(
                         f"{file} has {opened.width} x {opened.height} pixels, more than the "
-                        f"{limit:,} allowed (runtime.max_pixels)."
+                        f"{limit:,} allowed ({limited_by})."
                     )
                 if at_least is not None:
                     opened.draft(None, (at_least, at_least))
@@ -92,6 +94,12 @@ def open_image(
                 return opened.copy() if as_stored else _rgb(opened)
     except InputError:
         raise
+    except Image.DecompressionBombError as error:  # above Pillow's own limit, whatever ours is
+        count, most = re.search(r"\d+", str(error)), min(limit, MAX_PIXELS)
+        size = f"{int(count[0]):,} pixels, " if count else ""
+        raise InputError(
+            f"{file} has {size}more than the {most:,} allowed ({limited_by})."
+        ) from None
     except UnidentifiedImageError:
         raise InputError(f"{file} is not an image that can be read.") from None
     except Exception as error:  # whatever a decoder makes of bytes from elsewhere

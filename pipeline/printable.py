@@ -22,6 +22,9 @@ STEERING = re.compile(
     "]"
 )
 
+PATH = re.compile(r"((?:[a-z][a-z-]+:)?)(?:~[^/\\]*|\.{1,2}|[A-Za-z]:)?[/\\].*?([^/\\]*)[/\\]*")
+"""A path on one line that says where on a machine something is; its groups are kind and name."""
+
 
 def printable(text: str) -> str:
     r"""Return ``text`` with steering characters written out, as in ``\x1b``; newlines stay."""
@@ -47,6 +50,33 @@ def printable_all(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [printable_all(value) for value in content]
     return content
+
+
+def without_folders(content: Any, folder_key: str = "source") -> Any:
+    """Return JSON-able data whose texts that are paths have their last part alone.
+
+    A path is absolute, begins with ``~`` or a dot, may follow a kind (``local-dir:``), or stands
+    under ``folder_key``. Others (``a/b``) may be a model's name, and stay.
+    """
+    if isinstance(content, str):
+        found = PATH.fullmatch(content)
+        return found[1] + found[2] if found else content
+    if isinstance(content, dict):
+        return {
+            key: _last_parts(value) if key == folder_key else without_folders(value, folder_key)
+            for key, value in content.items()
+        }
+    if isinstance(content, list | tuple):
+        return [without_folders(value, folder_key) for value in content]
+    return content
+
+
+def _last_parts(content: Any) -> Any:
+    if isinstance(content, str):
+        return re.split(r"[/\\]", content.rstrip("/\\"))[-1]
+    if isinstance(content, list | tuple):
+        return [_last_parts(value) for value in content]
+    return without_folders(content)
 
 
 def for_page(value: Any) -> Any:

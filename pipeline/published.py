@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from tabulate import tabulate
 
-from pipeline.compare import STYLES, Format
+from pipeline import tables
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.prompts import first_problem, read_yaml
+from pipeline.tables import Format, words
 
 FILE = Path(__file__).resolve().parent / "published.yaml"
 
@@ -99,7 +99,7 @@ def _read(file: Path, metrics: Sequence[str]) -> dict[str, float | None]:
 def render(dataset: str, frame: pd.DataFrame, published: Published, form: Format) -> str:
     """Return the table as text with its sources and the notes that tell what figures depend on."""
     if form == "csv":
-        return str(frame.to_csv(index=False)).rstrip()
+        return tables.csv(frame).rstrip()
     metrics = published.datasets[dataset].metrics
     filled = frame.assign(
         **{
@@ -107,15 +107,10 @@ def render(dataset: str, frame: pd.DataFrame, published: Published, form: Format
             for metric in metrics
         }
     )
-    text = tabulate(
-        filled.to_dict(orient="records"),
-        headers="keys",
-        tablefmt=STYLES[form],
-        disable_numparse=True,
-    )
+    text = tables.render(filled.to_dict(orient="records"), form)  # type: ignore[arg-type]
     split = published.datasets[dataset].split
     notes = [f"{dataset} {split}, percent. Sources:"]
     notes += [f"{name}: {source}" for name, source in published.sources.items()]
     notes += [f"Note: {note}" for note in published.notes]
     start = "% " if form == "latex" else ""
-    return text + "\n\n" + "\n".join(start + note for note in notes)
+    return text + "\n\n" + "\n".join(start + words(note, form) for note in notes)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 import re
 import shlex
 import sys
@@ -285,5 +286,16 @@ def slug(name: str) -> str:
 
 
 def dump(content: Any) -> str:
-    """Return ``content`` as one line of JSON for standard output."""
-    return json_safe(json.dumps(content, ensure_ascii=False))
+    """Return ``content`` as one line of JSON for standard output; what is no number is null."""
+    return json_safe(json.dumps(_finite(content), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    """Return data with None for each float that JSON has no word for."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

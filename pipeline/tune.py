@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline import checks, methods, search, verify
+from pipeline import checks, methods, search, tables, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
 from pipeline.config import Config, resolve_device
 from pipeline.datasets.reading import Predictions
@@ -117,7 +117,7 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     csv = folder / f"{stem}.csv"
     told = {f"protocol.{field}": value for field, value in run.protocol.items()}
     told["run"] = identity(run, grid)
-    write_text(csv, table.assign(**told).to_csv(index=False))
+    write_text(csv, tables.csv(table.assign(**told)))
     picture = _draw(run, table, grid, metric, best, folder / f"{stem}.png")
     value = float(table[metric].to_numpy()[place])
     return Tuned(table, metric, best, value, border(best, grid), csv, picture)

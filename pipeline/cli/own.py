@@ -97,7 +97,13 @@ def query(
 @click.command(cls=Stage)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at")
-@click.option("--port", default=8765, show_default=True, help="0 takes any that is free")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="0 takes any that is free",
+)
 @click.option(
     "--allow-host",
     "names",
@@ -105,10 +111,34 @@ def query(
     metavar="NAME",
     help="a name of this machine that the page may be reached by, besides addresses and localhost",
 )
-@click.option("--max-upload", default=20, show_default=True, help="MiB of an uploaded image")
-@click.option("--max-pixels", default=50, show_default=True, help="megapixels of one")
-@click.option("--queries", default=4, show_default=True, help="queries worked on at a time")
-@click.option("--waiting", default=100, show_default=True, help="queries that may wait")
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1, 1024),
+    default=20,
+    show_default=True,
+    help="MiB of an uploaded image",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1, 178),
+    default=50,
+    show_default=True,
+    help="megapixels of one",
+)
+@click.option(
+    "--queries",
+    type=click.IntRange(1, 256),
+    default=4,
+    show_default=True,
+    help="queries worked on at a time",
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(0, 10_000),
+    default=100,
+    show_default=True,
+    help="queries that may wait",
+)
 @click.option("--open", "shown", is_flag=True, help="open the page in the browser")
 @query_options
 def app(
@@ -142,6 +172,13 @@ def app(
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
     made = page.make_app(gallery, limits, frozenset(names))
     count = len(gallery)
+    if not page.is_loopback(host):
+        echo(
+            f"Warning: whoever can reach port {port} of {host or 'this machine'} can see the "
+            f"{count:,} images of {folder}, search in them and keep its models busy; there is no "
+            "password. For this machine alone leave --host out.",
+            err=True,
+        )
 
     def ready(address: str) -> None:
         echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")

@@ -133,7 +133,7 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
         return
     print_metrics(result["metrics"], False)
     echo("\nSEIZE, with the best lever without further calls, and verified. In percent, with the")
-    echo("difference against SEIZE and its 95 % interval; calls and ms by benchmark):\n")
+    echo("difference against SEIZE and its 95 % interval; calls and ms by benchmark:\n")
     echo(tabulate(result["levers"], headers="keys", disable_numparse=True))
     echo("\nSubmission files:")
     for file in result["submissions"]:

@@ -16,8 +16,8 @@ from pipeline import __version__, caption, compare, edit, embed
 from pipeline.cache import FeatureFile, read_header, write_text
 from pipeline.errors import ConfigError, SeizeError
 from pipeline.pictures import Thumbnails, spread, thumbnails
-from pipeline.printable import for_page, printable_all
-from pipeline.report.charts import Line, heat_map, lines, newest_tuning
+from pipeline.printable import for_page, printable_all, without_folders
+from pipeline.report.charts import Line, can_be_tuned, heat_map, lines, newest_tuning
 from pipeline.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.run import Run, log
 
@@ -156,8 +156,9 @@ def _figures(run: Run, sides: Sequence[Side], options: Options) -> dict[str, Any
     return {
         "metrics": whole,
         "parts": parts,
-        "protocol": protocol,
+        "protocol": without_folders(protocol),
         "heat": tuned and heat_map(run, tuned),
+        "untuned": tuned is None and can_be_tuned(run),
         "tuned_file": tuned and tuned.name,
     }
 
@@ -202,7 +203,7 @@ def _provenance(
             found[name] = {"file": "gone"}
         else:
             found[name] = {"file": file.name, **header}
-    return found
+    return {name: without_folders(header) for name, header in found.items()}
 
 
 @cache

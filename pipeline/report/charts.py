@@ -11,6 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from pipeline import search
 from pipeline.errors import InputError
+from pipeline.methods import GRIDS
 from pipeline.run import Run
 from pipeline.tune import LABELS, identity
 
@@ -100,6 +101,12 @@ def newest_tuning(run: Run, folder: Path) -> Path | None:
     return next((file for file in files if _is_of(run, file)), None)
 
 
+def can_be_tuned(run: Run) -> bool:
+    """Return whether `seize tune` would take this run: its method has weights, its split is val."""
+    tunable = run.verified or run.config.search.method in GRIDS
+    return tunable and run.dataset.split == "val" and run.dataset.has_ground_truth
+
+
 def _is_of(run: Run, file: Path) -> bool:
     try:
         table = _read(file)
@@ -111,7 +118,8 @@ def _is_of(run: Run, file: Path) -> bool:
 
 def _read(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file)
+        # A fingerprint may look like a number (2357462e0301), and is none.
+        table = pd.read_csv(file, dtype={"run": str})
     except FileNotFoundError:
         raise InputError(f"{file} does not exist.") from None
     except (OSError, ValueError) as error:

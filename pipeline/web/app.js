@@ -123,6 +123,13 @@ at("name").addEventListener("input", () => list());
 at("picker-more").addEventListener("click", () => list(true));
 at("picker-close").addEventListener("click", () => at("picker").close());
 at("viewer-close").addEventListener("click", () => at("viewer").close());
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", ({ target, clientX, clientY }) => {
+    const { left, right, top, bottom } = dialog.getBoundingClientRect();
+    const outside = clientX < left || clientX > right || clientY < top || clientY > bottom;
+    if (target === dialog && outside) dialog.close(); // the backdrop
+  });
+}
 
 // --- asking --------------------------------------------------------------------------------------
 
@@ -220,9 +227,10 @@ at("text").addEventListener("keydown", (event) => {
 let ranking = false;
 
 // One request at a time; a turn that changed meanwhile is asked for right after, older states never.
+// Returns whether this call's request was answered.
 async function rank(said = "Ranked again.") {
   turn().stale = true;
-  if (ranking) return;
+  if (ranking) return false;
   ranking = true;
   try {
     while (turn().stale) {
@@ -246,8 +254,10 @@ async function rank(said = "Ranked again.") {
       if (now === turn()) showImages();
     }
     say(said);
+    return true;
   } catch (error) {
     say(lost(error), true);
+    return false;
   } finally {
     ranking = false;
   }
@@ -297,10 +307,13 @@ for (const name of ["alpha-pos", "alpha-neg"]) {
   });
 }
 at("more").addEventListener("click", async () => {
-  const shown = turn().shown.images.length;
-  turn().count = Math.min(turn().count + PAGE, 240);
-  await rank("More images shown.");
-  at("images").children[shown]?.querySelector("button").focus();
+  const now = turn();
+  const before = now.shown.images.length;
+  now.count = Math.min(now.count + PAGE, state.settings.most_images);
+  if (!(await rank())) return;
+  const added = now.shown.images.length - before;
+  say(added > 0 ? `${added} more images shown.` : "All images are shown.");
+  at("images").children[before]?.querySelector("button").focus();
 });
 at("restore").addEventListener("click", () => {
   const { captions, edited_captions: edited } = turn().asked;
@@ -371,7 +384,7 @@ function showImages() {
       return element("li", {}, view, numbers, use);
     }),
   );
-  at("more").hidden = images.length < turn().count || turn().count >= 240;
+  at("more").hidden = images.length < turn().count || turn().count >= state.settings.most_images;
 }
 
 function enlarge({ hash, path }) {
@@ -433,6 +446,7 @@ async function start() {
   const { name, images, methods, method, endings } = state.settings;
   document.title = `${name} · seize`;
   at("gallery-name").textContent = `${name}, ${images.toLocaleString("en")} images`;
+  at("text").maxLength = state.settings.longest_text;
   at("file").accept = ["image/*", ...endings].join(",");
   at("method").replaceChildren(
     ...Object.keys(methods).map((each) => element("option", { value: each, textContent: each })),

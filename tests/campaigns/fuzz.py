@@ -45,7 +45,8 @@ from pipeline import (
     tune,
     verify,
 )
-from pipeline.app import Texts, _parse
+from pipeline.app import Texts
+from pipeline.bodies import parse_json
 from pipeline.cache import FeatureFile, RecordFile, read_header, write_features
 from pipeline.clip import width
 from pipeline.datasets.reading import read_json
@@ -385,11 +386,7 @@ def _texts(root: Path, dataset: datasets.Dataset) -> Iterator[Reader]:
             prompt.fields(text)
 
     def request(file: Path) -> None:
-        try:
-            content = json.loads(file.read_bytes())
-        except (ValueError, RecursionError):  # aiohttp's own, answered with an InputError
-            return
-        _parse(Texts, content)
+        parse_json(Texts, file.read_bytes())
 
     def configured(file: Path) -> None:
         """Load a configuration and do what comes before any model is loaded."""

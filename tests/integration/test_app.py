@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from pipeline.app import HEADERS
 from pipeline.folder import hash_of
 from pipeline.gallery import Result
+from pipeline.visitors import HEADERS
 from tests.app_server import Served, images_loaded
 from tests.browser import watch
 from tests.conftest import PROJECT
@@ -374,13 +374,15 @@ def test_other_sites_get_no_answer(served: Served, headers: dict[str, str], stat
     [
         ({"relative_caption": "x"}, 400, "Choose a reference image"),
         ({"relative_caption": "x", "reference": "../secret.txt"}, 400, "reference"),
-        ({"relative_caption": "x" * 2000, "image": b"x"}, 400, "relative_caption"),
+        ({"relative_caption": "x" * 2000, "image": b"x"}, 400, "has 2,000 characters, more than"),
         ({"relative_caption": "x", "image": b"x", "alpha_neg": "nan"}, 400, "alpha_neg"),
         ({"relative_caption": "x", "image": b"x", "method": "seise"}, 400, "Did you mean 'seize'"),
         ({"relative_caption": "x", "image": b"x", "top_k": "9999"}, 400, "top_k"),
         ({"relative_caption": "x", "image": b"x", "cache": "/"}, 400, "cache"),
         ({"relative_caption": "x", "image": b"x" * (3 << 20)}, 413, "larger"),
-        ({"relative_caption": " ", "image": b"x"}, 200, "The relative caption is empty"),
+        ({"relative_caption": "x", "method": "m" * 60_000}, 400, "method has 60,000 characters"),
+        ({"relative_caption": "x", "more": "y" * 70_000}, 413, "larger"),
+        ({"relative_caption": " ", "image": b"x"}, 400, "The relative caption is empty"),
         ({"relative_caption": "x", "image": b"%!PS-Adobe-3.0 EPSF-3.0"}, 200, "not an image"),
     ],
 )

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,3 +202,72 @@ def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -
     assert "(5 cells)" in result.stdout
     result = seize("tune", *given, "--grid", "negative=1:x")
     assert result.exit_code == 2
+
+
+def test_a_colleagues_settings_are_words_and_hide_from_nobody(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run()
+    run_stages(run)
+    given = [*run.command.split(), "--cache", str(run.cache), "--workers", "0"]
+    (own,) = submit.files(run).values()
+    theirs = tmp_path / "theirs.json"
+    theirs.write_bytes(own.read_bytes())
+    nasty = "x\n\\input{/etc/passwd}\\write18{id}\n%\x1b[31m<b>"
+    fields = {
+        nasty: "unknown",  # what is shown of a setting that nobody tells
+        "=cmd|'/c calc'!A0": '=HYPERLINK("http://evil")',
+        "method": "another",
+        "mAP@5": "99.99",
+    }
+    content = {"search": {"protocol": {**run.protocol, **fields}}}
+    theirs.with_suffix(".config.json").write_text(json.dumps(content))
+    options = (*given, "--method", "seize", "--with", f"@t={theirs}")
+    refused = seize("compare", *options)
+    assert refused.exit_code == 2
+    assert "not made under one protocol" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    one_field = {"search": {"protocol": {**run.protocol, "more": "unknown"}}}
+    theirs.with_suffix(".config.json").write_text(json.dumps(one_field))
+    assert seize("compare", *options).exit_code == 2, "an unknown setting is no equal setting"
+    theirs.with_suffix(".config.json").write_text(json.dumps(content))
+    for form in ("text", "markdown", "latex", "csv"):
+        out = tmp_path / form
+        done = seize("compare", *options, "--mixed", "--format", form, "--out", str(out))
+        assert done.exit_code == 0, done.output
+        text = out.read_text()
+        assert "\x1b" not in text
+        assert form not in ("markdown",) or "<b>" not in text
+        for line in text.splitlines() if form == "latex" else ():
+            assert line.startswith("% ") or "\\input" not in line
+    table = pd.read_csv(tmp_path / "csv")
+    assert table["method"].unique().tolist() == ["seize", "'@t"]
+    assert table["protocol.method"].dropna().unique().tolist() == ["unknown", "another"]
+    assert "'=cmd|'/c calc'!A0" in table
+    assert set(table["'=cmd|'/c calc'!A0"]) == {"unknown", '\'=HYPERLINK("http://evil")'}
+
+
+def test_a_row_that_lacks_a_metric_is_null_in_json_and_a_dash_for_people(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run("cirr")
+    run_stages(run)
+    given = [*run.command.split(), "--cache", str(run.cache), "--workers", "0", "--mixed"]
+    whole = next(file for kind, file in submit.files(run).items() if "subset" not in kind)
+    mine = tmp_path / "mine.json"
+    mine.write_bytes(whole.read_bytes())
+    options = (*given, "--method", "seize", "--with", f"mine={mine}", "--baseline", "mine")
+
+    def never(constant: str) -> Any:
+        raise AssertionError(f"{constant} is no JSON")
+
+    done = seize("compare", *options, "--json")
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout, parse_constant=never)
+    lacking = [line for line in content["table"] if line["difference"] is None]
+    assert {line["metric"] for line in lacking} >= {"recall_subset@1"}
+    for metric in ("recall@1", "recall_subset@1"):
+        shown = seize("compare", *options, "--metric", metric)
+        assert shown.exit_code == 0, shown.output
+        assert "nan" not in shown.stdout
+        assert ("–" in shown.stdout) == (metric == "recall_subset@1")

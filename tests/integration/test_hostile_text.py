@@ -106,6 +106,8 @@ def test_the_page_of_a_query_runs_nothing(photos: Path, tmp_path: Path, page: Pa
     page.goto((tmp_path / "page.html").as_uri())
     assert not STEERING.search(page.content())
     assert printable(texts[0]) in page.locator("td").all_text_contents()
+    assert photos.name in page.content()
+    assert str(photos.parent) not in page.content(), "a page may be given away"
     assert page.evaluate("window.broken") is None
     assert page.locator("img[src=x], script").count() == 0
     assert seen.errors == []

@@ -4,18 +4,20 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page
 
-from pipeline import caption, config, datasets, edit, embed, report, search, tune
+from pipeline import caption, config, datasets, edit, embed, released, report, search, tune
 from pipeline.cache import write_records
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
 from pipeline.printable import STEERING, printable
+from pipeline.report import charts
 from pipeline.run import Run
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
@@ -454,6 +456,7 @@ def test_the_newest_tuning_of_this_very_run_is_shown(
     assert "Shown at steps from the caption" in page.locator(".figures").inner_text()
     page, _ = show(runs["circo-test"], outputs=folder)
     assert page.locator(".heat").count() == 0
+    assert "No tuning" not in page.locator(".figures").inner_text(), "a test split has none"
     bad = tmp_path / "bad.csv"
     for content, message in [
         ("a,b\n1,2\n", "not a table of `seize tune`"),
@@ -485,3 +488,43 @@ def test_the_command_writes_the_page_and_tells_its_size(
     result = seize("report", *given, "--method", "text")
     assert result.exit_code == 4
     assert "Run: seize search" in result.stderr
+
+
+def test_a_fingerprint_that_looks_like_a_number_is_one_of_this_run(
+    show: Callable[..., tuple[Page, Seen]],
+    runs: dict[str, Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, folder = runs["circo-val"], tmp_path / "outputs"
+    for number in ("2357462e0301", "000000000012", "123456789012", "00000e000000"):
+        for module in (tune, charts):
+            monkeypatch.setattr(module, "identity", lambda *_, number=number: number)
+        tuned = tune.tune(run, {"positive": [0.0], "negative": [0.5, 1.0]}, folder)
+        assert charts.newest_tuning(run, folder) == tuned.csv
+    page, _ = show(run, outputs=folder)
+    assert page.locator(".heat g").count() == 2
+    monkeypatch.setattr(charts, "identity", lambda *_: "2357462e0302")
+    page, _ = show(run, outputs=folder)
+    assert page.locator(".heat").count() == 0
+    assert "No tuning of this run was found" in page.locator(".figures").inner_text()
+
+
+def test_the_page_names_no_folder_of_the_texts_that_were_imported(
+    show: Callable[..., tuple[Page, Seen]], runs: dict[str, Run], tmp_path: Path
+) -> None:
+    run = runs["cirr-val"]
+    secret = tmp_path / "secret-project"
+    files = released.export(run, secret)
+    cache = tmp_path / "cache"
+    shutil.copytree(run.cache, cache)
+    one, two = released.import_files(run.dataset, files, cache, "mine-")
+    captioner = run.config.captioner.model_copy(update={"model": f"imported:{one.name}"})
+    llm = run.config.llm.model_copy(update={"model": f"imported:{two.name}"})
+    config = run.config.model_copy(update={"captioner": captioner, "llm": llm})
+    other = replace(run, config=config, cache=cache)
+    run_stages(other)
+    page, _ = show(other)
+    assert "secret-project" not in page.content()
+    assert str(tmp_path) not in page.content()
+    assert files[0].name in (page.locator("main").text_content() or "")

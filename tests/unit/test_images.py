@@ -104,7 +104,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     )
     (tmp_path / "bomb.png").write_bytes(bomb)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"bomb\.png.*3600000000 pixels"):
+    with pytest.raises(InputError, match=r"bomb\.png has 3,600,000,000 pixels, more than"):
         open_image(tmp_path / "bomb.png")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
 

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import pipeline
-from pipeline.printable import STEERING, Formatter, cell, json_safe, one_line, printable
+from pipeline.printable import (
+    STEERING,
+    Formatter,
+    cell,
+    json_safe,
+    one_line,
+    printable,
+    without_folders,
+)
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe\r[red]x[/red]\x00\x7f\u2028\ud800"
 
@@ -74,3 +82,34 @@ def test_everything_is_printed_through_one_door() -> None:
             assert not re.search(r"^\s*print\(", text, re.M), (
                 f"{file} prints: use pipeline.printable.echo"
             )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/secret project/val.json", "val.json"),
+        ("local-dir:/home/me/secret/clip/", "local-dir:clip"),
+        ("transformers:~/secret/llm", "transformers:llm"),
+        ("../secret/x.yaml", "x.yaml"),
+        ("./x.yaml", "x.yaml"),
+        ("~me/secret/x", "x"),
+        ("C:\\Users\\me\\x.json", "x.json"),
+        ("\\\\server\\share\\x.json", "x.json"),
+        ("Salesforce/blip2-opt-6.7b-coco", "Salesforce/blip2-opt-6.7b-coco"),
+        ("hf-hub:timm/ViT-B-16-SigLIP", "hf-hub:timm/ViT-B-16-SigLIP"),
+        ("transformers:Qwen/Qwen2.5-7B", "transformers:Qwen/Qwen2.5-7B"),
+        ("red and/or blue", "red and/or blue"),
+        ("A prompt.\n/of lines/", "A prompt.\n/of lines/"),
+    ],
+)
+def test_no_folder_is_named(text: str, shown: str) -> None:
+    content = {"a": [text], "b": {"c": text}, "d": 1}
+    assert without_folders(content) == {"a": [shown], "b": {"c": shown}, "d": 1}
+
+
+def test_a_source_is_a_file_wherever_it_lies() -> None:
+    content = {"source": ["secret/val.json", "/x/y.json"], "header": {"source": "secret/a.json"}}
+    assert without_folders(content) == {
+        "source": ["val.json", "y.json"],
+        "header": {"source": "a.json"},
+    }

@@ -27,7 +27,8 @@ and thumbnails are there."""
 GROWTH = 64 * MIB
 """What the server may grow by after that, its memory of texts and images included."""
 THREADS = 8
-"""That the server may start for its work, and keep: four for models, two for rankings, spare."""
+"""That the server may start for its work, and keep: four for models, two for images and rankings,
+one for new texts, one for the rest."""
 LEAVING = 0.1
 """Share of the queries whose user goes away before the answer."""
 UPLOADS = 0.25

@@ -1,0 +1,147 @@
+"""What the page shows and hides, seen in a real Chromium: no control is there that does nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.app_server import Served
+from tests.browser import watch
+
+IMAGES = 250
+"""More than one ranking shows."""
+MODELS = 120_000
+"""Milliseconds that a query may take here, models and all."""
+PHONE = {"width": 390, "height": 844}
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("controls") / "photos"
+    root.mkdir()
+    for number in range(IMAGES):
+        Image.new("RGB", (24, 24), (number, 255 - number, 100)).save(root / f"{number:03}.png")
+    running = Served(root, root.parent / "cache")
+    yield running
+    assert running.stop() == 130
+
+
+def nothing_hidden_is_seen(page: Page) -> bool:
+    return bool(
+        page.evaluate(
+            "[...document.querySelectorAll('[hidden]')].every(one => !one.getClientRects().length)"
+        )
+    )
+
+
+def test_a_fresh_page_offers_what_it_can_do_and_no_more(served: Served, page: Page) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    assert page.locator("[hidden]").count() >= 4
+    assert nothing_hidden_is_seen(page)
+    for name in ("#more", "#reference", "#turns-box", "#texts-box"):
+        expect(page.locator(name)).to_be_hidden()
+    # A style for all elements of a kind shows none that is hidden.
+    page.evaluate("for (const one of document.querySelectorAll('main *')) one.hidden = true")
+    assert nothing_hidden_is_seen(page)
+    assert seen.errors == []
+
+
+def test_more_is_offered_as_long_as_there_is_more(served: Served, page: Page) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    page.locator("#candidates button").first.click()
+    page.get_by_label("What should differ").fill("is blue")
+    page.get_by_role("button", name="Search").click()
+    status = page.get_by_role("status").first
+    expect(status).to_have_text("24 images found.", timeout=MODELS)
+    more = page.locator("#more")
+    for count in range(48, 241, 24):
+        expect(more).to_be_visible()
+        more.click()
+        expect(status).to_have_text("24 more images shown.")
+        expect(page.locator("#images li")).to_have_count(count)
+    expect(more).to_be_hidden()
+    assert nothing_hidden_is_seen(page)
+    assert seen.errors == []
+
+
+def test_the_picker_offers_more_only_where_there_is_more(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    expect(page.locator("#picker-count")).to_have_text(f"48 of {IMAGES} images")
+    expect(page.locator("#picker-more")).to_be_visible()
+    page.get_by_label("File names that contain").fill("00")
+    expect(page.locator("#picker-count")).to_have_text("12 of 12 images")
+    expect(page.locator("#picker-more")).to_be_hidden()
+    assert nothing_hidden_is_seen(page)
+
+
+@pytest.mark.parametrize("scrolled", [False, True])
+def test_on_a_phone_the_picker_is_closed_without_scrolling(
+    served: Served, page: Page, scrolled: bool
+) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    expect(page.locator("#candidates button")).to_have_count(48)
+    picker = page.get_by_role("dialog", name="Pick a reference image")
+    assert picker.evaluate("one => one.scrollHeight > 2 * one.clientHeight"), "it is long"
+    if scrolled:
+        picker.evaluate("one => one.scrollTo(0, one.scrollHeight)")
+    close = picker.get_by_role("button", name="Close")
+    box = close.bounding_box()
+    assert box is not None
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= PHONE["height"]
+    assert min(box["width"], box["height"]) >= 40, "a finger must be able to hit it"
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    on_top = page.evaluate("([x, y]) => document.elementFromPoint(x, y).id", [x, y])
+    assert on_top == "picker-close", "nothing covers it"
+    page.mouse.click(x, y)
+    expect(picker).to_be_hidden()
+
+
+def test_a_tap_beside_a_dialog_closes_it_and_one_inside_does_not(
+    served: Served, page: Page
+) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    picker = page.get_by_role("dialog", name="Pick a reference image")
+    expect(page.locator("#candidates button")).to_have_count(48)
+    box = picker.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 4, box["y"] + box["height"] / 2)  # its own margin
+    expect(picker).to_be_visible()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] / 2)
+    expect(picker).to_be_hidden()
+
+
+def test_a_text_is_never_longer_than_is_taken(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    text = page.get_by_label("What should differ")
+    assert text.get_attribute("maxlength") == "1000"
+    text.focus()
+    page.keyboard.insert_text("x" * 1500)
+    assert len(text.input_value()) == 1000
+    reference = next(iter(served.gallery.paths))
+    status, lines = served.query(relative_caption="x" * 1001, reference=reference)
+    assert status == 400
+    assert "has 1,001 characters, more than the 1,000 allowed" in lines[0]["error"]
+
+
+def test_the_command_refuses_a_text_that_the_page_refuses(served: Served, tmp_path: Path) -> None:
+    from tests.integration.test_cli import seize
+
+    picture = str(next(served.root.iterdir()))
+    options = ("--gallery", str(served.root), "--config", "demo", "--cache", str(served.cache))
+    done = seize("query", picture, "x" * 1001, *options)
+    assert done.exit_code == 3
+    assert "1,001 characters, more than the 1,000 allowed: say it in fewer words" in done.stderr

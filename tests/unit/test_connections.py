@@ -1,0 +1,138 @@
+"""The page's bounds on connections, on a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from pipeline import connections
+from pipeline.connections import Connections, Site, working
+
+ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(most: int, handler: Handler) -> AsyncIterator[Callable[..., Awaitable[Streams]]]:
+    """Serve ``handler``; yield a function that connects and sends, from an address of one's own."""
+    app = web.Application(middlewares=[working])
+    app.add_routes([web.get("/", handler)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await Site(runner, "127.0.0.1", 0, Connections(most)).start()
+        port = runner.addresses[0][1]
+
+        async def connect(sent: bytes, address: str = "127.0.0.1") -> Streams:
+            opened = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            opened[1].write(sent)
+            return opened
+
+        yield connect
+    finally:
+        await runner.cleanup()
+
+
+async def is_closed(streams: Streams, seconds: float = 0.3) -> bool:
+    try:
+        return await asyncio.wait_for(streams[0].read(1), seconds) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def asked(streams: Streams) -> bool:
+    streams[1].write(ASK)
+    return (await asyncio.wait_for(streams[0].readline(), 10)).startswith(b"HTTP/1.1 200")
+
+
+def test_who_waits_longest_makes_room_and_who_asks_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "GRACE", 0.05)
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await gate.wait()
+        return web.Response()
+
+    async def check() -> None:
+        async with serving(8, slow) as connect:
+            busy = await connect(ASK)
+            await asyncio.sleep(0.1)
+            half = []
+            for _ in range(12):
+                half.append(await connect(b"GET / HT"))
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
+            half.append(await connect(b"GET / HT"))
+            found = [await is_closed(one) for one in half]
+            assert found == [True] * 10 + [False] * 3, "four of one address, one of them at work"
+            other = await connect(ASK, "127.0.0.2")
+            gate.set()
+            for one in (busy, other):
+                assert (await one[0].readline()).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(check())
+
+
+def test_never_are_there_more_than_twice_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "GRACE", 60.0)
+
+    async def check() -> None:
+        async with serving(4, hello) as connect:
+            opened = []
+            for number in range(12):
+                opened.append(await connect(b"GET / HT", f"127.0.0.{2 + number % 3}"))
+                await asyncio.sleep(0.01)
+            found = [await is_closed(one) for one in opened]
+            assert found == [False] * 8 + [True] * 4
+
+    asyncio.run(check())
+
+
+def test_no_whole_request_and_no_reading_end_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE", 0.5)
+    monkeypatch.setattr(connections, "STALLED", 0.5)
+    ended = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(1 << 20))
+        finally:
+            ended.set()
+
+    async def check() -> None:
+        async with serving(8, endless) as connect:
+            drip = await connect(b"GET / HTTP/1.1\r\nX: ")
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                drip[1].write(b"x")
+            assert await is_closed(drip)
+            reader, _ = await connect(ASK)
+            await reader.readline()  # and nothing more
+            await asyncio.wait_for(ended.wait(), 20)
+
+    asyncio.run(check())
+
+
+def test_many_requests_on_one_connection_are_answered() -> None:
+    async def check() -> None:
+        async with serving(2, hello) as connect:
+            streams = await connect(b"")
+            for _ in range(50):
+                assert await asked(streams)
+                await streams[0].readuntil(b"hello")
+
+    asyncio.run(check())
