@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -168,8 +169,10 @@ def embed(run: Any, as_json: bool) -> None:
     Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
     """
     from pipeline.embed import embed as stage
+    from pipeline.inputs import make_clues
 
-    print_reports(stage(run), as_json)
+    reports = stage(run)
+    print_reports([*reports, *make_clues(run)], as_json)
 
 
 @main.command(cls=Stage)
@@ -332,9 +335,9 @@ def compare(
 def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_json: bool) -> None:
     """Try a grid of the method's weights on val, from features on disk; print the best.
 
-    Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
-    seize-rank), drops and temperature (k, τ of ldre); of METHOD+verify accept and reject, or, with
-    an average as its fusion, weight.
+    Parameters are the method's weights, as `search` of the configuration calls them: positive and
+    negative (α⁺, α⁻) of seize and seize-rank, drops and temperature (k, τ) of ldre, and so on; of
+    METHOD+verify accept and reject, or, with an average as its fusion, weight.
 
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """
@@ -363,18 +366,31 @@ def tune(run: Any, grids: tuple[str, ...], metric: str | None, out: Path, as_jso
             echo(f"  {file}")
 
 
+LONGEST_GRID = 10_000
+"""Values of one parameter, at most."""
+
+
 def _grid(text: str) -> tuple[str, list[float]]:
     name, _, values = text.partition("=")
+    refusal = click.BadParameter(
+        f"{text!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step", param_hint="--grid"
+    )
     try:
-        if ":" in values:
-            start, stop, step = map(float, values.split(":"))
-            count = int((stop - start) / step + 1e-9)
-            return name, [round(start + i * step, 10) for i in range(count + 1)]
-        return name, [float(value) for value in values.split(",")]
-    except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(
-            f"{text!r} is not PARAMETER=a,b,c or PARAMETER=start:stop:step", param_hint="--grid"
-        ) from None
+        if ":" not in values:
+            return name, _finite([float(value) for value in values.split(",")])
+        start, stop, step = _finite([float(value) for value in values.split(":")])
+        count = int((stop - start) / step + 1e-9)
+        if not 0 <= count < LONGEST_GRID:
+            raise refusal
+        return name, [round(start + i * step, 10) for i in range(count + 1)]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise refusal from None
+
+
+def _finite(values: list[float]) -> list[float]:
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a value is not finite")
+    return values
 
 
 @main.command(cls=Stage)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pipeline.methods import selection
 
 from pipeline import compare, search, submit, tune
 from pipeline.errors import ConfigError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
-from pipeline.methods import selection
 from pipeline.run import Run
 from tests.integration.test_cli import seize
 
