@@ -28,9 +28,10 @@ from pipeline.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.errors import InputError, SeizeError
 from pipeline.gallery import LONGEST_TEXT, Gallery, Result
 from pipeline.images import encoded, endings, open_image
-from pipeline.methods import GRIDS, METHODS, NEED_ROLES
 from pipeline.page import THUMBNAIL, WEB
 from pipeline.printable import printable, printable_all
+from pipeline.prompts import ROLES
+from pipeline.retrieval import methods
 from pipeline.visitors import (
     BusyError,
     add_headers,
@@ -170,7 +171,10 @@ class App:
     async def settings(self, request: web.Request) -> web.Response:
         """Answer what the page has to know before the first query."""
         config = self.gallery.config
-        known = {name: _weights(self.gallery, name) for name in METHODS if name not in NEED_ROLES}
+        known = {
+            name: _weights(self.gallery, name)
+            for name in methods.selection("all", dict.fromkeys(ROLES, "edits with roles"))
+        }
         return answer(
             {
                 "name": printable(self.gallery.folder.root.name),
@@ -339,14 +343,13 @@ def _chosen(gallery: Gallery, choices: Choices) -> Gallery:
 
 def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
     """Return a method's α⁺ and α⁻ and how far their sliders go; None where it has none."""
-    grid = GRIDS.get(method, {})
-    if "rank_positive" in grid:
-        reach = {"max_pos": 1e-5, "max_neg": 1e-5, "step": 1e-7}
-    elif "positive" in grid:
-        reach = {"max_pos": 1.0, "max_neg": 3.0, "step": 0.01}
-    else:
-        return None
     weights = gallery.with_search(method=method).increment
+    if weights is None:
+        return None
+    if weights.name == "rank_increment":
+        reach = {"max_pos": 1e-5, "max_neg": 1e-5, "step": 1e-7}
+    else:
+        reach = {"max_pos": 1.0, "max_neg": 3.0, "step": 0.01}
     return {"alpha_pos": weights.positive, "alpha_neg": weights.negative} | reach
 
 

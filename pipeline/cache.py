@@ -561,6 +561,11 @@ class FeatureFile:
                 "again, `seize embed` or `seize index`: it computes what is damaged."
             ) from None
 
+    @functools.cached_property
+    def row(self) -> dict[str, int]:
+        """The row of every item by its name."""
+        return {name: i for i, name in enumerate(self.names)}
+
     def _tensor(self, name: str) -> NDArray[Any]:
         tensor: NDArray[Any] = self._handle.get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor

@@ -33,8 +33,10 @@ def check(run: "Run", *stages: str) -> None:
 
 def stages_of(run: "Run") -> tuple[str, ...]:
     """Return the stages that ``seize run`` goes through, besides evaluate."""
+    from pipeline import texts
+
     verify = ("verify",) if run.verified else ()
-    return ("caption", "edit", "embed", "search", *verify, "submit", "run")
+    return (*texts.stages(run), "embed", "search", *verify, "submit", "run")
 
 
 def ground_truth(run: "Run") -> None:
@@ -149,26 +151,28 @@ def model_files(role: str, name: str, option: str) -> None:
 
 def one_method(run: "Run") -> None:
     """Raise ConfigError for a list of methods, where one is needed."""
-    from pipeline import methods
+    from pipeline.retrieval import methods
 
     methods.find(methods.base(run.config.search.method))
 
 
 def method(run: "Run") -> None:
     """Check the methods' names, that the prompt asks for what they need, and their weights."""
-    from pipeline import edit, methods, search
+    from pipeline import texts
+    from pipeline.retrieval import methods
 
-    for name in methods.selection(run.config.search.method, edit.asks_for_roles(run)):
-        search.parameters(run.with_method(name))
+    for name in texts.selection(run):
+        methods.settings(run.config, name, run.dataset.name)
 
 
 def index(run: "Run") -> None:
     """Check the index's kind, and that it can serve the methods."""
-    from pipeline import edit, indexes, methods
+    from pipeline import indexes, texts
+    from pipeline.retrieval import methods
 
     kind = run.config.search.index.kind
     indexes.check(kind)
-    names = methods.selection(run.config.search.method, edit.asks_for_roles(run))
+    names = texts.selection(run)
     if kind != "scan" and "seize-rank" in map(methods.base, names):
         raise indexes.needs_scan(kind)
 

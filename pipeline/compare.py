@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import edit, methods, search, tables
+from pipeline import search, tables, texts
 from pipeline.cache import RecordFile, read_header
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.metrics import interval, resample
@@ -38,7 +38,7 @@ class Row:
 def rows_of_run(run: Run) -> list[Row]:
     """Return a row for each of the run's methods; MissingStageError names those not searched."""
     found, missing = [], []
-    for name in methods.selection(run.config.search.method, edit.asks_for_roles(run)):
+    for name in texts.selection(run):
         one = run.with_method(name)
         try:
             lists = run.dataset.predictions(search.read(one))

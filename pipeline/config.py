@@ -23,7 +23,7 @@ DEFAULT = "paper-l14"
 """The preset where none is named."""
 
 OWN_IMAGES = "folder"
-"""The name under which α⁺, α⁻ and SDR's weights are set for a folder of one's own images."""
+"""The name under which weights are set for a folder of one's own images."""
 
 LARGEST_SEED = 2**32 - 1
 
@@ -104,52 +104,6 @@ class ClipConfig(_Section):
     precision: Precision = "auto"
 
 
-class Increment(_Section):
-    """Weights of the semantic editing increment where it is positive and where it is negative."""
-
-    positive: float
-    negative: float
-
-
-class RankIncrement(_Section):
-    """Weights of a place risen or lost, for the rank variant of the increment."""
-
-    positive: float = 5e-7
-    negative: float = 5e-7
-
-
-class Sdr(_Section):
-    """SDR-CIR's weights: of the reference image (α), and of the surplus taken off (β)."""
-
-    anchor: float
-    debias: float
-
-
-class Roles(_Section):
-    """Weights of a structured answer's parts beside the edited captions' one."""
-
-    desired: float = 0.2
-    preserve: float = 0.2
-    forbidden: float = 0.2
-
-
-class Pdv(_Section):
-    """PDV's weight of the text side (β), and its steps along the edit's direction (α_I, α_T)."""
-
-    blend: float = 0.75
-    image: float = 1.4
-    text: float = 1.4
-
-
-SDR = {
-    "circo": Sdr(anchor=0.15, debias=0.35),
-    "cirr": Sdr(anchor=0.05, debias=0.5),
-    "fashioniq": Sdr(anchor=0.2, debias=0.4),
-    OWN_IMAGES: Sdr(anchor=0.15, debias=0.35),
-}
-"""As published (arXiv 2602.04451); a folder of one's own takes CIRCO's."""
-
-
 class IndexConfig(_Section):
     """Where the search takes its candidates from. An approximate index may change the ranking."""
 
@@ -168,22 +122,34 @@ VERIFIED = "+verify"
 
 
 class SearchConfig(_Section):
-    """How gallery images are scored."""
+    """How gallery images are scored.
+
+    Whatever else stands here are sections with the weights of methods, as the methods declare them
+    (``retrieval/methods``): ``search.increment.positive`` for every dataset,
+    ``search.increment.circo.positive`` for one. ``retrieval.methods.check`` checks them.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     method: str = "seize"
-    increment: dict[str, Increment] = Field(description="α⁺ and α⁻ by dataset")
-    rank_increment: RankIncrement = RankIncrement()
-    sdr: dict[str, Sdr] = Field(default=SDR, description="weights of sdr and seize+image")
-    pdv: Pdv = Pdv()
-    roles: Roles = Roles()
     normalise_texts: bool = Field(
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
     exclude_reference: bool = Field(default=True, description="never retrieve the reference image")
-    drops: int = Field(default=5, ge=1, description="LDRE's k")
-    temperature: float = Field(default=0.04, gt=0, description="LDRE's τ")
     top_k: int = Field(default=50, ge=1, le=1_000_000)
     index: IndexConfig = IndexConfig()
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sections of weights that are set, as they were given."""
+        return dict(self.model_extra or {})
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return what is set in a section, {} for nothing; ConfigError where it is no section."""
+        given = self.sections.get(name)
+        if given is not None and not isinstance(given, dict):
+            raise ConfigError(f"search.{name} must hold weights as `name: value`.")
+        return dict(given or {})
 
 
 class VerifierConfig(_Section):
@@ -331,59 +297,26 @@ class Config(_Section):
     captioner: CaptionerConfig
     llm: LlmConfig
     clip: ClipConfig
-    search: SearchConfig
+    search: SearchConfig = SearchConfig()
     verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
-    def increment_for(self, dataset: str) -> Increment:
-        """Return α⁺ and α⁻ of ``dataset``; raises ConfigError where none are set."""
-        try:
-            return self.search.increment[dataset]
-        except KeyError:
-            raise ConfigError(
-                f"The configuration has no α⁺ and α⁻ for {dataset}. Give --alpha-pos and "
-                "--alpha-neg, or set search.increment."
-            ) from None
+    def with_search(self, **changes: Any) -> "Config":
+        """Return a copy whose ``search`` section has ``changes``; None changes nothing.
 
-    def increment_in_use(self, dataset: str) -> Increment | RankIncrement:
-        """Return α⁺ and α⁻ of the method in use: of places risen for the rank variant."""
-        by_rank = self.search.method == "seize-rank"
-        return self.search.rank_increment if by_rank else self.increment_for(dataset)
-
-    def with_search(
-        self,
-        dataset: str,
-        alpha_pos: float | None = None,
-        alpha_neg: float | None = None,
-        **changes: Any,
-    ) -> "Config":
-        """Return a copy whose ``search`` section has ``changes`` and, for ``dataset``, α⁺ and α⁻.
-
-        The weights are those of the method in use: of similarity, or of places for the rank
-        variant. None changes nothing. Raises ConfigError naming the field that is wrong.
+        Raises ConfigError naming the field that is wrong.
         """
         search = self.search.model_dump()
         search |= {name: value for name, value in changes.items() if value is not None}
-        alphas = {"positive": alpha_pos, "negative": alpha_neg}
-        given = {name: alpha for name, alpha in alphas.items() if alpha is not None}
-        if given and search["method"] == "seize-rank":
-            search["rank_increment"] |= given
-        elif given:
-            search["increment"].setdefault(dataset, {}).update(given)
         try:
             return self.model_copy(update={"search": SearchConfig.model_validate(search)})
         except ValidationError as error:
             raise ConfigError(f"search.{first_problem(error)}") from None
 
-    def sdr_for(self, dataset: str) -> Sdr:
-        """Return SDR-CIR's weights for ``dataset``; raises ConfigError where none are set."""
-        try:
-            return self.search.sdr[dataset]
-        except KeyError:
-            raise ConfigError(
-                f"The configuration has no search.sdr for {dataset}. Set its anchor and debias."
-            ) from None
+    def with_section(self, name: str, weights: dict[str, Any]) -> "Config":
+        """Return a copy whose section ``search.NAME`` of weights is ``weights``."""
+        return self.with_search(**{name: weights})
 
 
 def presets() -> list[str]:

@@ -150,13 +150,15 @@ def _installation(_: Patient | None) -> Iterator[Finding]:
 
 
 def _configuration(patient: Patient) -> Iterator[Finding]:
-    from pipeline import config, edit, indexes, methods, prompts
+    from pipeline import config, datasets, edit, indexes, prompts
+    from pipeline.retrieval import methods
     from pipeline.verifiers import prompts as questions
 
     patient.config = config.load(patient.preset, patient.overrides)
     method = patient.config.search.method
     edit.check(patient.config)
-    methods.selection(method, with_roles=True)
+    methods.selection(method, {})
+    methods.check(patient.config, tuple(datasets.known()))
     indexes.check(patient.config.search.index.kind)
     needs = f" It needs: {patient.config.needs.strip()}" if patient.config.needs else ""
     yield Finding("configuration", patient.preset, "ok", f"can be used.{needs}")

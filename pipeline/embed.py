@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import caption, edit
+from pipeline import caption, edit, texts
 from pipeline.cache import Features, fingerprint, lock
 from pipeline.config import Config
 from pipeline.decode import Read, decode
@@ -27,6 +26,10 @@ from pipeline.shards import Encoded, Shard, Stored, folder_of, merge
 
 if TYPE_CHECKING:
     from pipeline.clip import Clip
+
+
+TEXTS = "texts"
+"""The folder of the cache that holds the features of texts, one file an encoder."""
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -63,48 +66,23 @@ def image_file(run: Run) -> Path:
     return run.cache / run.dataset.gallery_name / "images" / name
 
 
-def text_file(run: Run, texts: Sequence[str]) -> Path:
-    """Where the features of exactly these texts are."""
-    identity = fingerprint(header(run) | {"texts": list(texts)})
-    return run.file("texts", run.config.clip.model, identity, ".safetensors")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The texts of a run, by query, as the stages before made them."""
-
-    relative: dict[str, tuple[str, ...]]
-    captions: dict[str, list[str]]
-    edits: dict[str, list[str | None]]
-    """None where the LLM failed."""
-    roles: dict[str, dict[str, list[str]]]
-
-    @classmethod
-    def read(cls, run: Run) -> "Texts":
-        """Read them; raises MissingStageError if captioning or editing is not complete."""
-        relative = {query.id: run.relative_captions(query) for query in run.queries}
-        return cls(relative, caption.read(run), edit.read(run), edit.read_roles(run))
-
-    @property
-    def distinct(self) -> list[str]:
-        """Every text once, kind by kind in query order."""
-        described = (self.captions.get(query, []) for query in self.relative)
-        edited = ([t for t in self.edits[query] if t is not None] for query in self.relative)
-        roles = (said for query in self.relative for said in self.roles[query].values())
-        groups = itertools.chain(self.relative.values(), described, edited, roles)
-        return list(dict.fromkeys(itertools.chain.from_iterable(groups)))
+def text_file(run: Run) -> Path:
+    """Where the features of all texts are that this encoder has embedded, whatever the dataset."""
+    content = header(run) | {"stage": "embed texts"}
+    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
+    return run.cache / TEXTS / name
 
 
 def embed(run: Run) -> list[StageReport]:
-    """Embed the gallery's images, then all texts once captions and edits exist."""
+    """Embed the gallery's images, then the texts that the run's methods need, once they exist."""
     reports = [_embed_images(run)]
     try:
-        wanted = Texts.read(run).distinct
+        wanted = texts.embedded(run)
     except MissingStageError as error:
         if current().main:
             log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
-    return [*reports, _embed_texts(run, wanted)]
+    return [*reports, _embed_texts(run, wanted)] if wanted else reports
 
 
 def _embed_images(run: Run) -> StageReport:
@@ -225,8 +203,9 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
-    file = text_file(run, wanted)
-    reads = [caption.record_file(run).file, edit.record_file(run).file]
+    file = text_file(run)
+    files = {"caption": caption.record_file, "edit": edit.record_file}
+    reads = [files[name](run).file for name in files if name in texts.stages(run)]
     config, told = settle(run.config, file, image_file(run))
     with stage("embed", run, reads, file, "texts") as report:
 
@@ -241,7 +220,8 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
                 yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"} | told
-        encode_missing(file, wanted, encode, kind, run.config.runtime.shard, report, "text")
+        size = run.config.runtime.shard
+        encode_missing(file, wanted, encode, kind, size, report, "text", grows=True)
     return report
 
 
@@ -253,8 +233,11 @@ def encode_missing(
     size: int,
     report: StageReport,
     unit: str,
+    grows: bool = False,
 ) -> None:
     """Bring ``file`` to hold the features of ``names`` and no others, in their order.
+
+    One that ``grows`` keeps what it has, and gets the rest behind it.
 
     What it lacks is encoded by way of shards of about ``size`` features, so that a stopped run
     resumes. Processes launched together encode a share each; the main one merges the shards. Items
@@ -279,5 +262,7 @@ def encode_missing(
         if processes.main:
             with report.step("merge"):
                 alone = processes.count == 1 and not todo
-                merge(file, names, kind, stored if alone else None)
+                before = stored if alone else Stored(file)
+                kept = list(dict.fromkeys([*before.places, *names])) if grows else names
+                merge(file, kept, kind, before)
     report.collect(processes)

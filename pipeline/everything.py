@@ -2,11 +2,12 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from pipeline import captioners, checks
+from pipeline import captioners, checks, texts
 from pipeline.caption import caption
 from pipeline.edit import edit
 from pipeline.embed import embed
 from pipeline.evaluate import evaluate
+from pipeline.inputs import make_clues
 from pipeline.run import Run, StageReport
 from pipeline.search import search
 from pipeline.submit import submit
@@ -16,20 +17,23 @@ from pipeline.verify import verify
 def run_stages(
     run: Run, model: str | None = None, serving: AbstractContextManager[str] | None = None
 ) -> tuple[list[StageReport], dict[str, float] | None]:
-    """Run every stage; return their reports, and metrics where the ground truth is known.
+    """Run every stage that the method needs; return their reports, and metrics where known.
 
     With ``model``, ``serving`` serves it during the edit stage and yields the server's URL. What
     any stage would refuse is refused before the first.
     """
     checks.check(run if model is None else run.with_llm(model, ""), *checks.stages_of(run))
-    reports = [caption(run)]
-    if model is not None:
-        captioners.unload()  # the server may need its memory
-    with serving or nullcontext("") as url:
+    needed, reports = texts.stages(run), []
+    if "caption" in needed:
+        reports.append(caption(run))
+    if "edit" in needed:
         if model is not None:
-            run = run.with_llm(model, url)
-        reports.append(edit(run))
-    reports += [*embed(run), *search(run.unverified)]
+            captioners.unload()  # the server may need its memory
+        with serving or nullcontext("") as url:
+            if model is not None:
+                run = run.with_llm(model, url)
+            reports.append(edit(run))
+    reports += [*embed(run), *make_clues(run), *search(run.unverified)]
     if run.verified:
         reports += verify(run)
     reports.append(submit(run))

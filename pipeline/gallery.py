@@ -8,10 +8,10 @@ import contextlib
 import functools
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline import caption, captioners, checks, edit, embed, folder, llms, methods, search
+from pipeline import caption, captioners, checks, datasets, edit, embed, folder, llms, prompts
 from pipeline.cache import (
     FeatureFile,
     RecordFile,
@@ -27,14 +27,16 @@ from pipeline.cache import (
     write_features,
     write_text,
 )
-from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, SearchConfig
+from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.edit import Pair
 from pipeline.errors import InputError
 from pipeline.folder import Folder, hash_of
 from pipeline.images import lossless, open_image
-from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
 from pipeline.records import CaptionRecord, typed
+from pipeline.retrieval import methods
+from pipeline.retrieval.clues import Clue, Clues, Texts
+from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.run import StageReport, log, slug
 from pipeline.scoring import Ends
 
@@ -97,8 +99,8 @@ class Result:
         return [image.path for image in self.images]
 
     @property
-    def increment(self) -> Increment | RankIncrement:
-        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
+    def increment(self) -> Increment | RankIncrement | None:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant; None without one."""
         return self.gallery.increment
 
     def rerank(
@@ -165,6 +167,11 @@ class _Images:
         if places != list(range(len(features))):
             features = features[places]
         self.gallery = UnitGallery(features)
+        self._stored, self._places = stored, places
+
+    def raw(self, row: int) -> Tensor:
+        """Return an image's feature (d) as CLIP gives it, not normalised."""
+        return torch.from_numpy(self._stored.take(np.array([self._places[row]])))[0].float()
 
 
 def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
@@ -183,7 +190,8 @@ class Gallery:
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
         checks.own_query(root, config)
-        methods.check_one(config.search.method)
+        check_method(config.search.method)
+        methods.check(config, tuple(datasets.known()))
         self.config = config
         self.folder = folder.open_folder(root, config, cache, command)
         self._shared = _Shared(config, cache / QUERIES, self.folder.feature_file)
@@ -225,24 +233,31 @@ class Gallery:
     ) -> "Gallery":
         """Return this gallery with other search settings, sharing all it has loaded."""
         if method is not None:
-            methods.check_one(method)
+            check_method(method)
         changed = self.config.model_copy(update={"search": settings or self.config.search})
         other = object.__new__(Gallery)
         other.folder, other._shared = self.folder, self._shared
-        other.config = changed.with_search(
-            OWN_IMAGES,
-            alpha_pos,
-            alpha_neg,
+        changed = changed.with_search(
             method=method,
             top_k=top_k,
             exclude_reference=None if keep_reference is None else not keep_reference,
         )
+        other.config = methods.with_increment(changed, OWN_IMAGES, alpha_pos, alpha_neg)
         return other
 
     @property
-    def increment(self) -> Increment | RankIncrement:
-        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant."""
-        return self.config.increment_in_use(OWN_IMAGES)
+    def increment(self) -> Increment | RankIncrement | None:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant; None without one."""
+        kind = methods.increment_of(self.config.search.method)
+        if kind is None:
+            return None
+        found = methods.section(self.config, kind, OWN_IMAGES)
+        return cast("Increment | RankIncrement", found)
+
+    @property
+    def needs(self) -> set[str]:
+        """The kinds of texts that the method in use ranks by."""
+        return methods.reads(self.config.search.method)
 
     def preload(self) -> None:
         """Load the index and the models of this process now, not at the first query."""
@@ -291,16 +306,21 @@ class Gallery:
         picture = functools.cache(
             lambda: open_image(Path(name), content, max_pixels=limit, limited_by=limited_by)
         )
-        tell("caption")
-        captions = self._shared.caption(reference, picture)
-        notes = []
-        if isinstance(captions, captioners.Failure):
-            notes.append(f"The image has no captions ({captions.reason}).")
-            captions = []
-        tell("edit")
-        edits = self._shared.edit(captions, relative_caption)
-        if reason := self._shared.why_missing(captions, relative_caption):
-            notes.append(f"Why edited captions are missing, most often: {reason}.")
+        notes: list[str] = []
+        captions: list[str] = []
+        edits: list[str | None] = []
+        if self.needs & {"captions", "edits"}:
+            tell("caption")
+            described = self._shared.caption(reference, picture)
+            if isinstance(described, captioners.Failure):
+                notes.append(f"The image has no captions ({described.reason}).")
+            else:
+                captions = described
+        if "edits" in self.needs:
+            tell("edit")
+            edits = self._shared.edit(captions, relative_caption)
+            if reason := self._shared.why_missing(captions, relative_caption):
+                notes.append(f"Why edited captions are missing, most often: {reason}.")
         tell("search")
         if reference not in self._images.row:
             self._shared.embed_image(reference, picture)
@@ -333,30 +353,25 @@ class Gallery:
             notes.append("No caption could be edited; the relative caption alone is used.")
         elif None in edits:
             notes.append(f"{edits.count(None)} of {len(edits)} edited captions are missing.")
+        if not count and self.needs & {"captions", "edits"}:
+            notes.append(
+                "There are no captions of the image: the relative caption stands for them. Ask "
+                "again to have it described."
+            )
         images, settings = self._images, self.config.search
         row = images.row.get(reference)
-        width = images.gallery.shape[1]
-        embedded = QueryEmbeddings.of(
-            lambda texts: self._shared.embed_texts(texts) if texts else torch.empty(0, width),
-            captions,
-            edits,
-            [relative_caption],
-            self._shared.image(reference) if row is None else images.gallery.features[row],
-        )
-
-        def drops(differences: list[Tensor], k: int) -> list[Tensor]:
-            found = (top_images(Ends(d, d), images.gallery, k)[0] for d in differences)
-            return [best.clamp(min=0) for best in found]
-
-        features = methods.gather([embedded], drops, settings.normalise_texts)
-        score = methods.find(settings.method)(
-            features, search.parameters_of(self.config, OWN_IMAGES)
-        )
+        made = {"captions": captions, "edits": edits, "relative_captions": [relative_caption]}
+        clues = Clues(_OneQuery(self._shared, images, settings.normalise_texts, reference, made))
+        score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
         excluded = torch.tensor([[row if row is not None and settings.exclude_reference else -1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
         kept = rows[0][torch.isfinite(best[0])]
         near = images.gallery.features[kept]
-        after, before = near @ features.composed[0], near @ features.content[0]
+        if captions or edits:
+            after = near @ clues.vectors("composed")[0]
+            before = near @ clues.vectors("content")[0]
+        else:  # nothing was edited: what the method itself compares with
+            after = before = best[0][torch.isfinite(best[0])]
         return Result(
             reference,
             relative_caption,
@@ -391,6 +406,61 @@ class Gallery:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
         raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
+
+
+class _OneQuery:
+    """One query as what clues are made from: texts that are there, and CLIP for those not embedded.
+
+    See ``retrieval.clues.Source``.
+    """
+
+    count = 1
+
+    def __init__(
+        self,
+        shared: "_Shared",
+        images: _Images,
+        normalise_texts: bool,
+        reference: str,
+        texts: Mapping[str, Sequence[str | None]],
+    ) -> None:
+        self._shared = shared
+        self._images = images
+        self.normalise_texts = normalise_texts
+        self._reference = reference
+        self._texts = texts
+
+    def texts(self, kind: str) -> Texts:
+        """Return the query's texts of a kind."""
+        return [self._texts.get(kind, ())]
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Return raw embeddings (texts, d)."""
+        if not texts:
+            return torch.empty(0, self._images.gallery.shape[1])
+        return self._shared.embed_texts(texts)
+
+    def references(self) -> Tensor:
+        """Return the reference image's raw feature (1, d)."""
+        row = self._images.row.get(self._reference)
+        found = self._shared.image(self._reference) if row is None else self._images.raw(row)
+        return found[None]
+
+    def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
+        """Return the k largest drops over the gallery."""
+        found = (top_images(Ends(d, d), self._images.gallery, k)[0] for d in differences)
+        return [best.clamp(min=0) for best in found]
+
+    def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
+        """Return a clue that a model makes, made now."""
+        return make()
+
+
+def check_method(name: str) -> None:
+    """Raise ConfigError unless ``name`` is one method that can rank a folder of one's own."""
+    methods.find(name)
+    why = "edits with roles, which are made for benchmarks only."
+    methods.selection(name, dict.fromkeys(prompts.ROLES, why))
 
 
 def _read(file: Path) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline import caption, clip, edit, embed, prompts, released, verify
+from pipeline import caption, clip, edit, embed, prompts, released, texts, verify
 from pipeline.errors import MissingStageError
 from pipeline.run import Run
 from pipeline.shards import Stored
@@ -41,10 +41,11 @@ class Line:
 
 def plan(run: Run) -> list[Line]:
     """Return what every stage has to do; loads no model and asks no server."""
-    captions = _captions(run)
+    captions, needed = _captions(run), texts.stages(run)
     width = clip.width(run.config.clip)
-    edits, texts = _edits(run, captions), _texts(run, width)
-    lines = [*_captioning(run, captions), *edits, *_gallery(run, width), *texts, *_search(run)]
+    lines = _captioning(run, captions) if "caption" in needed else []
+    lines += _edits(run, captions) if "edit" in needed else []
+    lines += [*_gallery(run, width), *_texts(run, width), *_search(run)]
     return [*lines, *_verdicts(run)] if run.verified else lines
 
 
@@ -123,8 +124,9 @@ def _gallery(run: Run, width: int | None) -> list[Line]:
 
 def _texts(run: Run, width: int | None) -> list[Line]:
     """Count the texts: exact once captions and edits exist, before all different."""
+    needed = texts.stages(run)
     try:
-        texts = embed.Texts.read(run).distinct
+        wanted = texts.embedded(run)
     except MissingStageError:
         samples = run.config.captioner.samples
         edits = sum(
@@ -132,10 +134,13 @@ def _texts(run: Run, width: int | None) -> list[Line]:
             for query in run.queries
         )
         relative = {text for query in run.queries for text in run.relative_captions(query)}
-        total = len(relative) + len(run.references) * samples + edits
+        total = len(relative) + len(run.references) * samples
+        total += edits if "edit" in needed else 0
         return _features("text", total, 0, width, "at most")
-    stored = Stored(embed.text_file(run, texts)).places
-    return _features("text", len(texts), sum(text in stored for text in texts), width)
+    if not wanted:
+        return []
+    stored = Stored(embed.text_file(run)).places
+    return _features("text", len(wanted), sum(text in stored for text in wanted), width)
 
 
 def _features(

@@ -126,6 +126,8 @@ class Query:
     aspects: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
     shared_concept: str | None = None
+    excluded: tuple[str, ...] = ()
+    """Further images that are never retrieved for it."""
 
     @property
     def relevant(self) -> tuple[str, ...]:

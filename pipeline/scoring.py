@@ -1,14 +1,22 @@
-"""The formulas, as pure functions of tensors. Everything else about search is in ``search.py``."""
+"""The formulas, as pure functions of tensors. Everything else about search is in ``search.py``.
+
+torch is imported where it computes: methods, which are built on this, are known without it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def normalise(features: Tensor) -> Tensor:
     """Return rows of ``features`` (n, d) at length 1; zero rows stay zero."""
+    import torch
+
     return torch.nn.functional.normalize(features, dim=-1)
 
 
@@ -38,7 +46,7 @@ class Ends:
         """How many queries there are."""
         return self.positive.shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Ends":
+    def map(self, function: Callable[[Tensor], Tensor]) -> Ends:
         """Return the ends with ``function`` applied to both; one vector stays one vector."""
         positive = function(self.positive)
         shared = self.negative is self.positive
@@ -46,6 +54,8 @@ class Ends:
 
     def scores(self, gallery: Tensor) -> Tensor:
         """Return scores (queries, images) of normalised ``gallery`` features (images, d)."""
+        import torch
+
         positive = self.positive @ gallery.T
         if self.positive is self.negative:
             return positive
@@ -71,7 +81,7 @@ class RankEnds:
         """How many queries there are."""
         return self.composed.shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "RankEnds":
+    def map(self, function: Callable[[Tensor], Tensor]) -> RankEnds:
         """Return the same score with ``function`` applied to both features."""
         content, composed = function(self.content), function(self.composed)
         return RankEnds(content, composed, self.positive, self.negative)
@@ -93,6 +103,8 @@ Score = Ends | RankEnds
 
 def _places(similarity: Tensor) -> Tensor:
     """Return each image's place (queries, images) in its query's ranking, 0 for the best."""
+    import torch
+
     order = similarity.sort(dim=1, descending=True, stable=True).indices
     places = torch.arange(similarity.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
@@ -127,6 +139,8 @@ def top_k(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Equal scores are ordered by row, at the cut too, so that the result does not depend on blocks.
     ``rows`` must rise. Returns scores (queries, k) and rows int64 (queries, k).
     """
+    import torch
+
     k = min(k, scores.shape[1])
     best = torch.topk(scores, k, dim=1)
     order = best.indices.sort(dim=1).values

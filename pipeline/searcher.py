@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import indexes, ranking
@@ -12,6 +11,7 @@ from pipeline.cache import FeatureFile, fingerprint
 from pipeline.config import resolve_device
 from pipeline.indexes import certified
 from pipeline.indexes.base import Index, Members
+from pipeline.parts import Part
 from pipeline.ranking import Gallery, ignore
 from pipeline.run import Run
 from pipeline.scoring import RankEnds, Score
@@ -31,7 +31,7 @@ class Searcher:
         self.images = images
         self.device = resolve_device(run.config.runtime.device)
         self.visited = self.scanned = 0
-        self._opened: dict[bytes, tuple[Gallery, NDArray[np.int64], Index]] = {}
+        self._opened: dict[bytes, tuple[Gallery, Index]] = {}
 
     @property
     def scans(self) -> bool:
@@ -41,17 +41,24 @@ class Searcher:
     def best(
         self,
         score: Score,
-        inside: NDArray[np.bool_],
+        part: Part,
         k: int,
-        excluded: Tensor | None = None,
+        excluding: bool = True,
         advance: Callable[[int], Any] = ignore,
     ) -> tuple[Tensor, Tensor]:
-        """Return each query's best images and their rows, as ``ranking.top_images`` does."""
-        if self.scans or not inside.any():
-            return ranking.top_images(score, self.images, k, inside, excluded, self.device, advance)
+        """Return each query's best images of the part and their rows, as ``ranking.top_images``.
+
+        ``excluding`` leaves out what the part's queries never retrieve.
+        """
+        excluded = part.excluded if excluding else None
+        if self.scans or not len(part.chosen):
+            return ranking.top_images(
+                score, part.gallery, k, part.inside, excluded, self.device, advance
+            )
         if isinstance(score, RankEnds):
             raise indexes.needs_scan(self.run.config.search.index.kind)
-        gallery, chosen, index = self._open(inside)
+        gallery, index = self._open(part)
+        chosen = np.arange(len(part.chosen)) if part.inside is None else part.chosen
         if excluded is not None:
             place = np.searchsorted(chosen, excluded.numpy()).clip(max=len(chosen) - 1)
             here = chosen[place] == excluded.numpy()
@@ -63,23 +70,23 @@ class Searcher:
         self.scanned += found.scanned
         return found.scores, found.rows.new_tensor(chosen[found.rows.numpy()])
 
-    def _open(self, inside: NDArray[np.bool_]) -> tuple[Gallery, NDArray[np.int64], Index]:
-        """Return the gallery of the rows ``inside``, those rows, and its index, built if need be.
+    def _open(self, part: Part) -> tuple[Gallery, Index]:
+        """Return the gallery of the part's images and its index, built if need be.
 
         The index's file carries a fingerprint of the features, the names and how it was built.
         """
-        key = np.packbits(inside).tobytes()
+        key = part.chosen.tobytes()
         if key not in self._opened:
-            chosen = np.flatnonzero(inside)
             settings = self.run.config.search.index
             content = {
                 "features": self.images.file.name,
-                "names": [self.images.names[row] for row in chosen],
+                "names": [self.images.names[row] for row in part.chosen],
                 "settings": settings.model_dump(exclude={"breadth", "probes"}),
             }
             folder = self.images.file.parent.parent / "indexes"
             file = folder / f"{settings.kind}-{fingerprint(content)}"
-            gallery = self.images if inside.all() else Members(self.images, chosen)
+            whole = len(part.chosen) == len(self.images.names)
+            gallery: Gallery = self.images if whole else Members(self.images, part.chosen)
             index = indexes.KINDS[settings.kind](gallery, settings, file, self.run.config.runtime)
-            self._opened[key] = gallery, chosen, index
+            self._opened[key] = gallery, index
         return self._opened[key]

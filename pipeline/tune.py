@@ -2,45 +2,33 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline import checks, methods, search, tables, verify
+from pipeline import checks, search, tables, verify
 from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
-from pipeline.config import Config, resolve_device
+from pipeline.config import Config, VerifierConfig, resolve_device
 from pipeline.datasets.reading import Predictions
 from pipeline.errors import ConfigError, nearest
 from pipeline.fusion import Kind
-from pipeline.methods import GRIDS, Parameters
+from pipeline.inputs import Inputs
+from pipeline.parts import Part, parts
+from pipeline.prompts import first_problem
 from pipeline.ranking import Best, blocks, scores_of, top_images, without
 from pipeline.records import Ranking
+from pipeline.retrieval import methods
+from pipeline.retrieval.methods.base import METHODS, Grid, Section
 from pipeline.run import Run, log, progress
 from pipeline.scoring import Ends, Score
 
-Grid = Mapping[str, Sequence[float]]
-"""Names of ``Parameters`` to the values that are tried."""
-
-LABELS = {
-    "positive": "α⁺",
-    "negative": "α⁻",
-    "rank_positive": "α⁺ a place",
-    "rank_negative": "α⁻ a place",
-    "drops": "k",
-    "temperature": "τ",
-    "anchor": "weight of the reference image",
-    "debias": "weight of the surplus",
-    "pdv_blend": "weight of the text side",
-    "pdv_image": "steps from the image",
-    "pdv_text": "steps from the caption",
-    "desired": "weight of the desired",
-    "preserve": "weight of the preserved",
-    "forbidden": "weight of the forbidden",
+VERIFIED_LABELS = {
     "accept": "probability from which an image is accepted",
     "reject": "probability below which it is rejected",
     "weight": "weight of the probability",
@@ -76,21 +64,54 @@ class Tuned:
 def grid_of(config: Config, given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Return the grid to search: the method's own, with ``given`` values in place of its.
 
-    That of a verified method is its fusion's. Raises ConfigError for a method without parameters,
-    or a parameter it does not have.
+    That of a verified method is its fusion's. Raises ConfigError for a method without weights, a
+    weight it does not have, or a value that the weight cannot have.
     """
-    method = config.search.method
-    methods.find(methods.base(method))
-    verified = method != methods.base(method)
-    grids = {method: VERIFIED_GRIDS[config.verifier.fusion]} if verified else GRIDS
-    if method not in grids:
-        known = ", ".join(sorted(GRIDS))
-        raise ConfigError(f"{method} has nothing to tune. Methods that have: {known}.")
-    own = grids[method]
-    for name in given:
-        if name not in own:
-            raise ConfigError(f"{method} has no parameter {name!r}.{nearest(name, own)}")
-    return {name: sorted(set(given.get(name, values))) for name, values in own.items()}
+    name = config.search.method
+    if name == methods.base(name):
+        method = methods.find(name)
+        own = method.tuned
+        tunable = dict.fromkeys(own) | method.weights
+        if not own:
+            known = ", ".join(sorted(one for one, found in METHODS.items() if found.tuned))
+            raise ConfigError(f"{name} has nothing to tune. Methods that have: {known}.")
+    else:
+        methods.find(methods.base(name))
+        own = VERIFIED_GRIDS[config.verifier.fusion]
+        tunable = dict.fromkeys(own)
+    for weight, values in given.items():
+        if weight not in tunable:
+            raise ConfigError(f"{name} has no parameter {weight!r}.{nearest(weight, tunable)}")
+        if not values:
+            raise ConfigError(f"--grid {weight}: there is no value to try.")
+        for value in values:
+            _check(config, name, weight, value)
+    return {weight: sorted(set(values)) for weight, values in (own | dict(given)).items()}
+
+
+def _check(config: Config, name: str, weight: str, value: float) -> None:
+    """Raise ConfigError where a weight cannot have a value, whatever the others are."""
+    try:
+        if name == methods.base(name):
+            kind = methods.find(name).weights[weight]
+            methods.validated(kind, {weight: value})
+        else:
+            unordered = {"accept": 1.0, "reject": 0.0} | {weight: value}
+            VerifierConfig.model_validate(config.verifier.model_dump() | unordered)
+    except (ConfigError, ValidationError) as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"--grid {weight}: {value:g} cannot be tried: {why}") from None
+
+
+def cells_of(config: Config, grid: Grid) -> list[dict[str, float]]:
+    """Return the combinations of a grid's values that can be: accept is never below reject."""
+    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    verifier = config.verifier.model_dump()
+    return [
+        cell
+        for cell in cells
+        if "accept" not in cell or cell["accept"] >= cell.get("reject", verifier["reject"])
+    ]
 
 
 def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned:
@@ -105,7 +126,7 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     if metric not in run.dataset.metrics:
         known = run.dataset.metrics
         raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
-    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    cells = cells_of(run.config, grid)
     ranked = _verified(run, cells) if run.verified else _searched(run, grid, cells)
     table = pd.DataFrame(
         [cell | run.dataset.evaluate(found) for cell, found in zip(cells, ranked, strict=True)]
@@ -127,14 +148,14 @@ def _searched(
     run: Run, grid: Grid, cells: Sequence[Mapping[str, float]]
 ) -> list[dict[str, Predictions]]:
     """Return the predictions of every cell of a method's weights."""
-    inputs = search.Inputs(run)
+    inputs = Inputs(run)
+    method = methods.find(run.config.search.method)
+    base = methods.settings(run.config, method.name, run.dataset.name)
+    if "drops" in grid:
+        inputs.clues.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
+    scores = [methods.scored(method, inputs.clues, _with(base, cell)) for cell in cells]
     for item, reason in inputs.failed.items():
         log.warning("[tune %s] %s: %s", run.name, item, reason)
-    if "drops" in grid:
-        inputs.features.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
-    base = search.parameters(run)
-    method = methods.find(run.config.search.method)
-    scores = [method(inputs.features, _with(base, cell)) for cell in cells]
     return rank_all(run, scores, inputs.images)
 
 
@@ -153,15 +174,39 @@ def identity(run: Run, parameters: Iterable[str]) -> str:
     """Return a fingerprint of all that shapes a ranking but ``parameters``, which were varied."""
     header = search.header(run)
     varied = set(parameters)
-    for part in ("parameters", "verifier"):
-        if part in header:
-            header[part] = {k: v for k, v in header[part].items() if k not in varied}
+    if "verifier" in header:
+        header["verifier"] = {k: v for k, v in header["verifier"].items() if k not in varied}
+    if not run.verified:
+        kept = {
+            section: {name: value for name, value in weights.items() if name not in varied}
+            for section, weights in header["settings"].items()
+        }
+        header["settings"] = kept
     return fingerprint(header)
 
 
-def _with(base: Parameters, cell: Mapping[str, float]) -> Parameters:
-    typed = {name: int(value) if name == "drops" else value for name, value in cell.items()}
-    return replace(base, **typed)  # type: ignore[arg-type]
+def _with(base: Sequence[Section], cell: Mapping[str, float]) -> tuple[Section, ...]:
+    """Return the sections with a cell's values; raises ConfigError where one cannot be."""
+    found = []
+    for one in base:
+        own = {name: value for name, value in cell.items() if name in type(one).model_fields}
+        found.append(methods.validated(type(one), one.model_dump() | own))
+    return tuple(found)
+
+
+def label(run: Run, weight: str) -> str:
+    """Return what a weight is called in the picture."""
+    if run.verified:
+        return VERIFIED_LABELS[weight]
+    return methods.find(run.config.search.method).weights[weight].label(weight)
+
+
+def weights_of(run: Run) -> dict[str, float]:
+    """Return the run's own value of everything that can be tuned of its method."""
+    if run.verified:
+        return {name: getattr(run.config.verifier, name) for name in VERIFIED_LABELS}
+    found = methods.settings(run.config, run.config.search.method, run.dataset.name)
+    return {name: value for one in found for name, value in one.model_dump().items()}
 
 
 def border(best: Mapping[str, float], grid: Grid) -> dict[str, str]:
@@ -179,19 +224,19 @@ def rank_all(
     """Return the predictions of every score, as ``search.rank`` would one by one."""
     found: list[dict[str, Ranking]] = [{} for _ in scores]
     device = resolve_device(run.config.runtime.device)
-    parts = search.parts(run, images)
-    chunks = sum(-(-len(part.places) // QUERIES) for part in parts)
-    with progress(chunks * images.shape[0], 0, "image", f"{len(scores)} cells") as bar:
-        for part in parts:
+    found_parts = parts(run, images)
+    total = sum(-(-len(p.places) // QUERIES) * p.gallery.shape[0] for p in found_parts)
+    with progress(total, 0, "image", f"{len(scores)} cells") as bar:
+        for part in found_parts:
             for start in range(0, len(part.places), QUERIES):
                 chosen = part.slice(start, start + QUERIES)
                 own = [score.map(itemgetter(chosen.places)) for score in scores]
                 if all(isinstance(score, Ends) for score in own):
-                    ranked = _one_pass(run, own, images, chosen, device, bar)  # type: ignore[arg-type]
+                    ranked = _one_pass(run, own, chosen, device, bar)  # type: ignore[arg-type]
                 else:
-                    ranked = [_alone(run, score, images, chosen, device) for score in own]
+                    ranked = [_alone(run, score, chosen, device) for score in own]
                 for rankings, (best, groups) in zip(found, ranked, strict=True):
-                    made = search.rankings_of(run, chosen, best[0], best[1], groups, images)
+                    made = search.rankings_of(run, chosen, best[0], best[1], groups)
                     rankings |= {ranking.query: ranking for ranking in made}
     return [run.dataset.predictions([r[query.id] for query in run.queries]) for r in found]
 
@@ -200,16 +245,14 @@ Ranked = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Best scores and rows (queries, k), and for each query the scores of its group."""
 
 
-def _alone(run: Run, score: Score, images: FeatureFile, part: search.Part, device: str) -> Ranked:
+def _alone(run: Run, score: Score, part: Part, device: str) -> Ranked:
     k = run.config.search.top_k
-    best = top_images(score, images, k, part.inside, part.excluded, device)
+    best = top_images(score, part.gallery, k, part.inside, part.excluded, device)
     asked = any(part.groups)
-    return best, scores_of(score, images, part.groups, part.inside, device) if asked else []
+    return best, scores_of(score, part.gallery, part.groups, part.inside, device) if asked else []
 
 
-def _one_pass(
-    run: Run, scores: Sequence[Ends], images: FeatureFile, part: search.Part, device: str, bar: Any
-) -> list[Ranked]:
+def _one_pass(run: Run, scores: Sequence[Ends], part: Part, device: str, bar: Any) -> list[Ranked]:
     vectors: dict[bytes, Tensor] = {}
 
     def known(vector: Tensor) -> bytes:
@@ -223,7 +266,9 @@ def _one_pass(
     of_groups = [torch.zeros(queries, width) for _ in scores]
     padded = [group + [-1] * (width - len(group)) for group in part.groups]
     members = torch.tensor(padded, dtype=torch.long).reshape(queries, width)
-    for rows, features in blocks(images, part.inside, device, bar.update, queries * len(vectors)):
+    for rows, features in blocks(
+        part.gallery, part.inside, device, bar.update, queries * len(vectors)
+    ):
         similarity = {key: vector @ features.T for key, vector in vectors.items()}
         column = torch.searchsorted(rows, members).clamp(max=len(rows) - 1)
         here = rows[column] == members
@@ -262,7 +307,7 @@ def _draw(
     if len(varying) == 1:
         (name,) = varying
         axes.plot(table[name], table[metric], marker="o")
-        axes.set(xlabel=LABELS[name], ylabel=f"{metric} (%)", title=title)
+        axes.set(xlabel=label(run, name), ylabel=f"{metric} (%)", title=title)
         axes.axvline(best[name], linestyle=":")
     else:
         down, across = varying
@@ -270,7 +315,7 @@ def _draw(
         shown = axes.imshow(wide.to_numpy(), origin="lower", aspect="auto", cmap="viridis")
         axes.set_xticks(range(len(wide.columns)), [f"{value:g}" for value in wide.columns])
         axes.set_yticks(range(len(wide.index)), [f"{value:g}" for value in wide.index])
-        axes.set(xlabel=LABELS[across], ylabel=LABELS[down], title=title)
+        axes.set(xlabel=label(run, across), ylabel=label(run, down), title=title)
         x, y = grid[across].index(best[across]), grid[down].index(best[down])
         axes.plot(x, y, marker="s", markersize=14, markerfacecolor="none", color="red")
         figure.colorbar(shown, ax=axes)

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import edit, fusion, methods, search, verifiers
+from pipeline import edit, fusion, search, texts, verifiers
 from pipeline.cache import RecordFile, fingerprint, read_header, write_records
 from pipeline.config import VerifierConfig
 from pipeline.errors import InputError
 from pipeline.fusion import fuse, scaled, walk
+from pipeline.inputs import Inputs
 from pipeline.prompts import first_problem
 from pipeline.records import Ranking, VerdictRecord, typed
+from pipeline.retrieval import methods
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.verifiers import Question, prompts
 from pipeline.verifiers.prompts import VerifyPrompt
@@ -84,8 +86,8 @@ def read_rankings(run: Run) -> None:
 
 def _runs(run: Run) -> list[Run]:
     """Return a run for every method asked for, verified."""
-    names = methods.selection(run.config.search.method, edit.asks_for_roles(run))
-    return [run.with_method(name) for name in dict.fromkeys(map(methods.verified, names))]
+    names = map(methods.verified, texts.selection(run))
+    return [run.with_method(name) for name in dict.fromkeys(names)]
 
 
 def _verify(run: Run, retry_failed: bool) -> StageReport:
@@ -137,12 +139,13 @@ def _captions(run: Run, prompt: VerifyPrompt) -> list[tuple[str, ...]]:
     if "edited_caption" not in prompt.variables:
         return [("",) for _ in run.queries]
     edits = edit.read(run)
-    features = search.Inputs(run).features
+    clues = Inputs(run).clues
     chosen = []
-    for i, query in enumerate(run.queries):
-        texts = [text for text in edits[query.id] if text is not None]
-        order = (features.edits[i] @ features.composed[i]).argsort(descending=True, stable=True)
-        distinct = dict.fromkeys(texts[place] for place in order.tolist())
+    pairs = zip(clues.lists("edits"), clues.vectors("composed"), strict=True)
+    for query, (features, composed) in zip(run.queries, pairs, strict=True):
+        made = [text for text in edits[query.id] if text is not None]
+        order = (features @ composed).argsort(descending=True, stable=True)
+        distinct = dict.fromkeys(made[place] for place in order.tolist())
         first = itertools.islice(distinct, run.config.verifier.captions)
         chosen.append(tuple(first) or run.relative_captions(query)[:1])
     return chosen

@@ -185,12 +185,15 @@ def run_options(
 
         overrides = (defaults or {}) | overrides
         settings = config.load(preset, overrides)
-        settings = settings.with_search(dataset, alpha_pos, alpha_neg)
         split = split or datasets.find(dataset).splits[0]
         follow_links = settings.runtime.follow_links
         loaded = datasets.load(dataset, split, data_root, settings.dataset.gallery, follow_links)
         if limit is not None:
             loaded.limit(limit)
+        from pipeline.retrieval import methods
+
+        settings = methods.with_increment(settings, dataset, alpha_pos, alpha_neg)
+        methods.check(settings, tuple(datasets.known()))
         run = Run(loaded, settings, cache, submissions, given_options(run_options))
         return function(run, **values)
 
@@ -245,9 +248,11 @@ def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **values: Any,
     ) -> Any:
         overrides = {"search.top_k": SHOWN} | overrides
-        settings = config.load(preset, overrides).with_search(
-            config.OWN_IMAGES, alpha_pos, alpha_neg
-        )
+        settings = config.load(preset, overrides)
+        if alpha_pos is not None or alpha_neg is not None:
+            from pipeline.retrieval import methods
+
+            settings = methods.with_increment(settings, config.OWN_IMAGES, alpha_pos, alpha_neg)
         return function(settings=settings, given=given_options(index_options), **values)
 
     decorated: Callable[..., Any] = override_options(wrapper, QUERY)
@@ -377,7 +382,9 @@ def print_result(result: Any) -> None:
     for caption, edited in pairs:
         texts.add_row(cell(caption), cell(edited if edited is not None else "none"))
     alpha = result.increment
-    method = f"{result.settings.method}, α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
+    method = result.settings.method
+    if alpha is not None:
+        method += f", α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
     title = f"{len(result.images)} of {len(result.gallery):,} images by {method}"
     images = Table(title=cell(title))
     for column in ("", "score", "similarity", "increment"):

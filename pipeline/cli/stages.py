@@ -85,8 +85,10 @@ def embed(run: Any, as_json: bool) -> None:
     """
     checks.check(run, "embed")
     from pipeline.embed import embed as stage
+    from pipeline.inputs import make_clues
 
-    print_reports(stage(run), as_json)
+    reports = stage(run)
+    print_reports([*reports, *make_clues(run)], as_json)
 
 
 @click.command(cls=Stage)

@@ -131,9 +131,9 @@ def tune(
 ) -> None:
     """Try a grid of the method's weights on val, from features on disk; print the best.
 
-    Parameters: positive and negative (α⁺, α⁻ of seize), rank_positive and rank_negative (of
-    seize-rank), drops and temperature (k, τ of ldre); of METHOD+verify accept and reject, or, with
-    an average as its fusion, weight.
+    Parameters are the method's weights, as `search` of the configuration calls them: positive and
+    negative (α⁺, α⁻) of seize and seize-rank, drops and temperature (k, τ) of ldre, and so on; of
+    METHOD+verify accept and reject, or, with an average as its fusion, weight.
 
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from pipeline import search
 from pipeline.errors import InputError
-from pipeline.methods import GRIDS
+from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.tune import LABELS, identity
+from pipeline.tune import identity, label, weights_of
 
 DARK = 0.55
 """Luminance below which a cell of the map is labelled in white."""
@@ -103,20 +102,20 @@ def newest_tuning(run: Run, folder: Path) -> Path | None:
 
 def can_be_tuned(run: Run) -> bool:
     """Return whether `seize tune` would take this run: its method has weights, its split is val."""
-    tunable = run.verified or run.config.search.method in GRIDS
+    tunable = run.verified or bool(methods.find(run.config.search.method).tuned)
     return tunable and run.dataset.split == "val" and run.dataset.has_ground_truth
 
 
 def _is_of(run: Run, file: Path) -> bool:
     try:
-        table = _read(file)
+        table = _read(run, file)
     except InputError:
         return False
-    of = identity(run, _parameters(table))
+    of = identity(run, _parameters(run, table))
     return "run" in table and bool((table["run"] == of).all())
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(run: Run, file: Path) -> pd.DataFrame:
     try:
         # A fingerprint may look like a number (2357462e0301), and is none.
         table = pd.read_csv(file, dtype={"run": str})
@@ -124,7 +123,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} does not exist.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as CSV: {error}") from None
-    names = _parameters(table)
+    names = _parameters(run, table)
     if table.empty or not names or not all(map(is_numeric_dtype, (table[n] for n in names))):
         raise InputError(f"{file} is not a table of `seize tune`: give a CSV that it wrote.")
     if not np.isfinite(table[names].to_numpy(float)).all():
@@ -132,8 +131,9 @@ def _read(file: Path) -> pd.DataFrame:
     return table
 
 
-def _parameters(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name in LABELS]
+def _parameters(run: Run, table: pd.DataFrame) -> list[str]:
+    known = weights_of(run)
+    return [str(name) for name in table if name in known]
 
 
 def heat_map(run: Run, file: Path) -> HeatMap:
@@ -141,14 +141,14 @@ def heat_map(run: Run, file: Path) -> HeatMap:
 
     Where more than two parameters vary, the first two are shown, at the best of the others.
     """
-    table = _read(file)
+    table = _read(run, file)
     metric = run.dataset.headline
     if metric not in table or not is_numeric_dtype(table[metric]):
         raise InputError(
             f"{file} has no figures of {metric}; it is not about {run.dataset.name}: give a CSV "
             "that `seize tune` wrote for it."
         )
-    names = _parameters(table)
+    names = _parameters(run, table)
     best_row = table.iloc[int(table[metric].to_numpy().argmax())]
     varying = [name for name in names if table[name].nunique() > 1] or names[:1]
     *down, across = varying[:2]
@@ -156,7 +156,7 @@ def heat_map(run: Run, file: Path) -> HeatMap:
     for name, value in fixed.items():
         table = table[table[name] == value]
     values = {name: sorted(table[name].unique()) for name in varying[:2]}
-    own = vars(search.parameters(run))
+    own = weights_of(run)
     cells = []
     for record in table.to_dict(orient="records"):
         fill, ink = _colours(float(record[metric]), table[metric])
@@ -173,14 +173,14 @@ def heat_map(run: Run, file: Path) -> HeatMap:
         )
     return HeatMap(
         metric=metric,
-        across=LABELS[across],
+        across=label(run, across),
         columns=_labels(values[across]),
-        down=LABELS[down[0]] if down else None,
+        down=label(run, down[0]) if down else None,
         rows=_labels(values[down[0]]) if down else [""],
         cells=cells,
-        best={LABELS[name]: float(best_row[name]) for name in names},
+        best={label(run, name): float(best_row[name]) for name in names},
         best_value=float(best_row[metric]),
-        fixed={LABELS[name]: value for name, value in fixed.items()},
+        fixed={label(run, name): value for name, value in fixed.items()},
     )
 
 

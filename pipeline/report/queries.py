@@ -7,13 +7,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline import caption, edit, methods, search
+from pipeline import caption, edit, search
 from pipeline.cache import read_header
 from pipeline.compare import read_ranking
 from pipeline.config import resolve_device
 from pipeline.errors import InputError, MissingStageError
+from pipeline.inputs import Inputs
+from pipeline.parts import parts
 from pipeline.ranking import places_of, scores_of
 from pipeline.records import Query, Ranking
+from pipeline.retrieval import methods
 from pipeline.run import Run, log
 from pipeline.scoring import Ends
 
@@ -85,13 +88,14 @@ class Similarity:
 
 
 def similarities(
-    run: Run, inputs: search.Inputs, asked: Mapping[str, Iterable[str]]
+    run: Run, inputs: Inputs, asked: Mapping[str, Iterable[str]]
 ) -> dict[str, dict[str, Similarity]]:
     """Return, by query id, the similarities of the ``asked`` images that have a feature."""
     device = resolve_device(run.config.runtime.device)
-    row = {name: number for number, name in enumerate(inputs.images.names)}
+    content_of, composed_of = inputs.clues.vectors("content"), inputs.clues.vectors("composed")
     found: dict[str, dict[str, Similarity]] = {}
-    for part in search.parts(run, inputs.images):
+    for part in parts(run, inputs.images):
+        row = part.row
         names = [
             [name for name in dict.fromkeys(asked.get(run.queries[i].id, ())) if name in row]
             for i in part.places
@@ -99,12 +103,11 @@ def similarities(
         rows = [[row[name] for name in some] for some in names]
         width = max(map(len, rows), default=0)
         padded = torch.tensor([some + [-1] * (width - len(some)) for some in rows])
-        content = inputs.features.content[part.places]
-        composed = inputs.features.composed[part.places]
-        before = scores_of(Ends(content, content), inputs.images, rows, device=device)
-        after = scores_of(Ends(composed, composed), inputs.images, rows, device=device)
+        content, composed = content_of[part.places], composed_of[part.places]
+        before = scores_of(Ends(content, content), part.gallery, rows, device=device)
+        after = scores_of(Ends(composed, composed), part.gallery, rows, device=device)
         places = places_of(
-            composed, inputs.images, padded.long(), part.inside, part.excluded, device
+            composed, part.gallery, padded.long(), part.inside, part.excluded, device
         )
         for number, place in enumerate(part.places):
             found[run.queries[place].id] = {
@@ -145,12 +148,10 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
     lacking: list[str] = []
     captions = _attempt(run, "captions", lambda: caption.read(run), lacking) or {}
     edits = _attempt(run, "edited captions", lambda: edit.read(run), lacking) or {}
-    inputs = _attempt(run, "features", lambda: search.Inputs(run), lacking)
     measured = [side for side in sides if _shares_features(side, sides[0])]
-    found: dict[str, dict[str, Similarity]] = {}
-    if inputs is not None:
-        asked = {query.id: _images(query, measured, top) for query in shown}
-        found = similarities(run, inputs, asked)
+    asked = {query.id: _images(query, measured, top) for query in shown}
+    measurable = _attempt(run, "features", lambda: similarities(run, Inputs(run), asked), lacking)
+    found = measurable or {}
     metrics, values = _metrics(run, sides)
     numbers = _Numbers()
     entries = []
@@ -174,7 +175,7 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
                 | {n: {**one, "images": numbers(one["images"])} for n, one in lists.items()}
             )
         entries.append(entry)
-    return Contents(entries, list(numbers), metrics, lacking, inputs is not None)
+    return Contents(entries, list(numbers), metrics, lacking, measurable is not None)
 
 
 Found = TypeVar("Found")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline import config, datasets, search
+from pipeline import config, datasets
+from pipeline.inputs import Inputs
 from pipeline.run import Run
 from pipeline.scoring import normalise
 
@@ -19,12 +20,12 @@ def main() -> None:
     for name in ("circo", "cirr", "fashioniq"):
         dataset = datasets.load(name, "val", Path("data/demo"))
         run = Run(dataset, config.load("demo"), Path("cache"), Path("submissions"))
-        inputs = search.Inputs(run)
-        features = inputs.features
+        inputs = Inputs(run)
+        content, composed = (inputs.clues.vectors(name) for name in ("content", "composed"))
         row = {image: i for i, image in enumerate(inputs.images.names)}
         gallery = normalise(torch.from_numpy(inputs.images.all()).float())
-        change = (features.composed - features.content) @ gallery.T
-        best = (features.composed @ gallery.T).topk(11, dim=1).indices
+        change = (composed - content) @ gallery.T
+        best = (composed @ gallery.T).topk(11, dim=1).indices
         targets, rivals = [], []
         for i, query in enumerate(run.queries):
             target, own = row[query.target or ""], {row[query.reference], row[query.target or ""]}

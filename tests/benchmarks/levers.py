@@ -11,10 +11,12 @@ import click
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline import config, datasets, methods, search, verify
+from pipeline import config, datasets, search, verify
 from pipeline.demo import levers
 from pipeline.everything import run_stages
+from pipeline.prompts import ROLES
 from pipeline.records import Ranking
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from tests import documents
 
@@ -75,7 +77,7 @@ def main(folder: Path, write: bool) -> None:
         made[name].append(f"{title}:\n\n{text}\n")
         click.echo(f"\n{title}\n\n{text}")
 
-    every = methods.selection("all", with_roles=False)
+    every = [name for name in methods.names() if not methods.reads(name) & set(ROLES)]
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
             {},

@@ -24,7 +24,7 @@ from PIL import Image
 from pipeline import clip, config
 from pipeline.cache import write_features, write_records
 from pipeline.gallery import Gallery
-from pipeline.methods import METHODS
+from pipeline.retrieval.methods import METHODS
 from tests.benchmarks.search import data
 
 

@@ -15,13 +15,14 @@ from pipeline import compare, search, submit, tune
 from pipeline.errors import ConfigError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
-from pipeline.methods import selection
+from pipeline.prompts import ROLES
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]
 
-EVERY = selection("all", with_roles=False)
+EVERY = [name for name in methods.names() if not methods.reads(name) & set(ROLES)]
 
 
 @pytest.fixture(params=["circo", "cirr", "fashioniq"])
@@ -125,7 +126,7 @@ def test_a_missing_ranking_names_the_methods_to_search(make_run: MakeRun) -> Non
         ("circo", "seize", {"positive": [0.0, 0.13, 3.0], "negative": [-1.0, 0.0, 2.1]}),
         ("cirr", "seize", {"positive": [0.0, 0.22], "negative": [0.0, 1.0]}),
         ("fashioniq", "ldre", {"drops": [1, 4, 9], "temperature": [0.02, 0.5]}),
-        ("cirr", "seize-rank", {"rank_positive": [0.0, 1e-3], "rank_negative": [5e-7]}),
+        ("cirr", "seize-rank", {"positive": [0.0, 1e-3], "negative": [5e-7]}),
     ],
 )
 def test_every_cell_is_what_search_and_evaluate_give(
@@ -141,14 +142,8 @@ def test_every_cell_is_what_search_and_evaluate_give(
     run = make_run(dataset, search__method=method)
     run_stages(run)
     tuned = tune.tune(run, grid, tmp_path / "out")
-    places = {
-        "positive": f"search__increment__{dataset}__positive",
-        "negative": f"search__increment__{dataset}__negative",
-        "rank_positive": "search__rank_increment__positive",
-        "rank_negative": "search__rank_increment__negative",
-        "drops": "search__drops",
-        "temperature": "search__temperature",
-    }
+    sections = methods.find(method).weights
+    places = {name: f"search__{sections[name].name}__{dataset}__{name}" for name in grid}
     assert len(tuned.table) == np.prod([len(values) for values in grid.values()])
     for cell in tuned.table.to_dict(orient="records"):
         fields = {places[name]: cell[name] for name in grid}

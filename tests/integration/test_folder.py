@@ -21,16 +21,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline
-from pipeline import clip, config, folder, llms, methods
+from pipeline import clip, config, folder, llms
 from pipeline.cli import main
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.folder import Folder, hash_of
 from pipeline.gallery import Gallery
 from pipeline.llms import Answer, Request
+from pipeline.prompts import ROLES
+from pipeline.retrieval import methods
 from tests.conftest import PROJECT
 
 SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
 CHANGE = "has a dark background"
+EVERY = [name for name in methods.names() if not methods.reads(name) & set(ROLES)]
 
 
 @pytest.fixture
@@ -352,14 +355,21 @@ def test_asking_again_calls_no_model_in_another_process_too(
     assert again.query(reference, CHANGE) == gallery.query(reference, CHANGE)
 
 
-@pytest.mark.parametrize("method", methods.selection("all", with_roles=False))
+@pytest.mark.parametrize("method", EVERY)
 def test_other_methods_and_weights_rank_again_without_a_model(
     gallery: Gallery, reference: Path, method: str, no_models: None
 ) -> None:
     result = gallery.query(reference, CHANGE)
-    other = result.rerank(method=method, alpha_pos=0.0, alpha_neg=0.0, top_k=5)
+    if methods.increment_of(method) is None:
+        with pytest.raises(ConfigError, match="has no increment"):
+            result.rerank(method=method, alpha_pos=0.0)
+        other = result.rerank(method=method, top_k=5)
+        assert other.increment is None
+    else:
+        other = result.rerank(method=method, alpha_pos=0.0, alpha_neg=0.0, top_k=5)
+        assert other.increment is not None
+        assert (other.increment.positive, other.increment.negative) == (0, 0)
     assert other.settings.method == method
-    assert (other.increment.positive, other.increment.negative) == (0, 0)
     assert len(other.images) == 5
     scores = [image.score for image in other.images]
     assert scores == sorted(scores, reverse=True)
@@ -389,8 +399,7 @@ def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
     assert other.images != result.images
     assert other.notes[0] == "1 of 15 edited captions are missing."
     assert other.rerank(edited_captions=result.edited_captions) == result
-    every = methods.selection("all", with_roles=False)
-    for method in every:  # with nothing to go by, the relative caption stands in
+    for method in EVERY:  # with nothing to go by, the relative caption stands in
         bare = result.rerank(captions=[], edited_captions=[], method=method)
         assert len(bare.images) == 50
     with pytest.raises(InputError, match="do not match"):

@@ -18,6 +18,7 @@ from pipeline.cache import FeatureFile
 from pipeline.errors import InputError, MissingStageError
 from pipeline.evaluate import evaluate, evaluate_files
 from pipeline.everything import run_stages
+from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
 from tests.conftest import PROJECT
 
@@ -68,7 +69,7 @@ def test_search_equals_a_full_scan_written_from_the_formula(
     texts = FeatureFile(embed.text_file(run, embed.Texts.read(run).distinct))
     row = dict(zip(texts.names, texts.all().astype(np.float64), strict=True))
     captions, edits = caption.read(run), edit.read(run)
-    alpha = run.config.increment_for("circo")
+    alpha = Increment(**Increment.by_dataset["circo"])
     for query, retrieved in zip(run.queries, search.read(run), strict=True):
         described, edited = captions[query.id], edits[query.id]
         content = np.mean([row[text] for text in described], axis=0)
@@ -294,7 +295,7 @@ def test_the_sidecar_tells_how_a_submission_was_made(make_run: MakeRun) -> None:
     assert all(len(set(images)) == 50 for images in predictions.values())
     sidecar = json.loads(file.with_suffix(".config.json").read_text())
     assert sidecar["config"]["captioner"]["samples"] == 15
-    assert sidecar["search"]["parameters"]["negative"] == 2.1
+    assert sidecar["search"]["settings"]["increment"]["negative"] == 2.1
     assert sidecar["complete"] is True
 
 

@@ -18,6 +18,7 @@ from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
 from pipeline.printable import STEERING, printable
 from pipeline.report import charts
+from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
@@ -85,7 +86,7 @@ def test_every_query_is_shown_with_its_images_and_figures(
     page, _ = show(run)
     rankings = {ranking.query: ranking for ranking in search.read(run)}
     by_absolute = {r.query: r for r in search.read(run.with_method("mean-ensemble"))}
-    weights = run.config.increment_for(run.dataset.name)
+    weights = Increment(**Increment.by_dataset[run.dataset.name])
     assert ids(page) == [f"query {query.id}" for query in run.queries]
     moved = 0
     for query in run.queries[:4]:

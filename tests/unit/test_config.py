@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from pipeline import config
+from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.retrieval import methods
+
+
+def increment(settings: Config, dataset: str) -> dict[str, float]:
+    (found,) = methods.settings(settings, "seize", dataset)
+    return found.model_dump()
 
 
 @pytest.mark.parametrize("name", config.presets())
@@ -14,8 +21,7 @@ def test_every_preset_loads_and_says_what_it_needs(name: str) -> None:
     preset = config.load(name)
     assert preset.description
     assert preset.needs
-    for dataset in ("circo", "cirr", "fashioniq"):
-        preset.increment_for(dataset)
+    methods.check(preset, ("circo", "cirr", "fashioniq"))
 
 
 def test_paper_presets_are_as_released() -> None:
@@ -31,9 +37,8 @@ def test_paper_presets_are_as_released() -> None:
         assert preset.captioner.model == "Salesforce/blip2-opt-6.7b-coco"
         assert preset.captioner.samples == 15
         assert preset.llm.prompt == "seize"
-        circo, cirr = preset.increment_for("circo"), preset.increment_for("cirr")
-        assert (circo.positive, circo.negative) == (0.13, 2.1)
-        assert (cirr.positive, cirr.negative) == (0.22, 1.0)
+        assert increment(preset, "circo") == {"positive": 0.13, "negative": 2.1}
+        assert increment(preset, "cirr") == {"positive": 0.22, "negative": 1.0}
 
 
 def test_a_misspelt_preset_gets_the_nearest_name() -> None:
@@ -47,8 +52,8 @@ def test_a_file_may_start_from_a_preset(tmp_path: Path) -> None:
     mine = config.load(str(file), {"search.increment.circo.positive": 0.5})
     assert mine.captioner.samples == 3
     assert mine.clip.model == "ViT-B-32"
-    assert mine.increment_for("circo").positive == 0.5
-    assert mine.increment_for("circo").negative == 2.1
+    assert increment(mine, "circo") == {"positive": 0.5, "negative": 2.1}
+    assert increment(mine, "cirr") == {"positive": 0.22, "negative": 1.0}
 
 
 @pytest.mark.parametrize(

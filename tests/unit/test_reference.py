@@ -4,7 +4,7 @@ The reference starts from raw embeddings and shares no code with the pipeline. R
 ties aside: the image at each place must have the score that the reference has at that place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,40 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import methods, ranking
-from pipeline.methods import METHODS, Parameters, QueryEmbeddings
+from pipeline import ranking
 from pipeline.prompts import ROLES
 from pipeline.ranking import top_images
-from pipeline.scoring import Ends
+from pipeline.retrieval import methods
+from pipeline.retrieval.clues import Clue, Clues, Texts
+from pipeline.scoring import Ends, RankEnds, Score
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Every weight of every method."""
+
+    positive: float = 0
+    negative: float = 0
+    rank_positive: float = 0
+    rank_negative: float = 0
+    drops: int = 5
+    temperature: float = 0.04
+    anchor: float = 0
+    debias: float = 0
+    pdv_blend: float = 0
+    pdv_image: float = 0
+    pdv_text: float = 0
+    desired: float = 0
+    preserve: float = 0
+    forbidden: float = 0
+
+    def of(self, section: str, field: str) -> float:
+        """The weight that a section's field stands for."""
+        prefixes = {"rank_increment": "rank_", "pdv": "pdv_"}
+        value: float = getattr(self, prefixes.get(section, "") + field)
+        return value
 
 
 @dataclass
@@ -123,6 +150,8 @@ def reference_scores(name: str, case: Case, query: int) -> Array:
         return x @ unit(relative)
     if name == "image+text":
         return x @ unit(unit(image) + unit(relative))
+    if name == "sum":
+        return x @ unit(image + relative)
     raise AssertionError(f"write the reference of {name} here")
 
 
@@ -166,29 +195,63 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(queries, gallery, parameters)
 
 
-def embeddings(case: Case) -> list[QueryEmbeddings]:
-    width = case.gallery.shape[1]
-    made = []
-    for captions, edits, relative, image, roles in case.queries:
-        done = [i for i, edit in enumerate(edits) if edit is not None]
-        rows = np.array([edits[i] for i in done]).reshape(len(done), width)
-        made.append(
-            QueryEmbeddings(
-                torch.from_numpy(captions).float(),
-                torch.from_numpy(rows).float(),
-                done,
-                torch.from_numpy(relative).float()[None],
-                torch.from_numpy(image).float(),
-                {role: torch.from_numpy(rows).float() for role, rows in roles.items()},
-            )
+class Vectors:
+    """Queries whose texts are names of given embeddings; see ``retrieval.clues.Source``."""
+
+    normalise_texts = False
+
+    def __init__(self, case: Case) -> None:
+        self.gallery = ArrayGallery(case.gallery.astype(np.float32))
+        self.width = case.gallery.shape[1]
+        self.count = len(case.queries)
+        self.known: dict[str, Array] = {}
+        self.said: dict[str, list[list[str | None]]] = {}
+        for captions, edits, relative, image, roles in case.queries:
+            self._say("captions", list(captions))
+            self._say("edits", edits)
+            self._say("relative_captions", [relative])
+            self._say("images", [image])
+            for role in ROLES:
+                self._say(role, list(roles.get(role, ())))
+
+    def _say(self, kind: str, vectors: Sequence[Array | None]) -> None:
+        names: list[str | None] = []
+        for vector in vectors:
+            name = None if vector is None else f"text {len(self.known)}"
+            if name is not None and vector is not None:
+                self.known[name] = vector
+            names.append(name)
+        self.said.setdefault(kind, []).append(names)
+
+    def texts(self, kind: str) -> Texts:
+        return self.said[kind]
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        rows = np.array([self.known[text] for text in texts]).reshape(len(texts), self.width)
+        return torch.from_numpy(rows).float()
+
+    def references(self) -> torch.Tensor:
+        return torch.cat(
+            [self.embed([str(name) for name in names]) for names in self.said["images"]]
         )
-    return made
+
+    def drops(self, differences: list[torch.Tensor], k: int) -> list[torch.Tensor]:
+        return [
+            top_images(Ends(rows, rows), self.gallery, k)[0].clamp(min=0) for rows in differences
+        ]
+
+    def computed(self, clue: Clue, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return make()
 
 
-def drops(gallery: ArrayGallery) -> Callable[[list[torch.Tensor], int], list[torch.Tensor]]:
-    return lambda differences, k: [
-        top_images(Ends(rows, rows), gallery, k)[0].clamp(min=0) for rows in differences
-    ]
+def scored(name: str, case: Case) -> Score:
+    """What a method makes of a case, at its parameters."""
+    method = methods.find(name)
+    weights = tuple(
+        kind(**{field: case.parameters.of(kind.name, field) for field in kind.model_fields})
+        for kind in method.sections
+    )
+    return methods.scored(method, Clues(Vectors(case)), weights)
 
 
 def total_weight(name: str, parameters: Parameters) -> float:
@@ -201,7 +264,7 @@ def total_weight(name: str, parameters: Parameters) -> float:
     return 1
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", methods.names())
 @given(case=cases(), k=st.integers(1, 50), block=st.integers(1, 50))
 @settings(deadline=None, max_examples=150)
 def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) -> None:
@@ -211,8 +274,7 @@ def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) ->
         patch.setattr(ranking, "MERGED", 3)
         patch.setattr(ranking, "QUERIES", 2)
         patch.setattr(ranking, "WHOLE", 8 * len(case.gallery) * 2)  # two queries at a time
-        features = methods.gather(embeddings(case), drops(gallery))
-        score = METHODS[name](features, case.parameters)
+        score = scored(name, case)
         values, rows = top_images(score, gallery, k)
     assert rows.shape == (len(case.queries), min(k, len(case.gallery)))
     tolerance = 2e-5 * total_weight(name, case.parameters)
@@ -228,12 +290,12 @@ def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) ->
 
 def test_rank_variant_moves_images_by_the_places_they_rise() -> None:
     gallery = ArrayGallery(np.eye(3, dtype=np.float32))
-    content = torch.tensor([[0.9, 0.3, 0.1]])  # ranks 0, 1, 2
-    composed = torch.tensor([[0.1, 0.3, 0.9]])  # ranks 2, 1, 0
-    captions = QueryEmbeddings(content, composed, [0], content, content[0])
-    features = methods.gather([captions], drops(gallery))
-    parameters = Parameters(0, 0, 0.5, 0.25, 5, 0.04, 0, 0, 0, 0, 0, 0, 0, 0)
-    values, rows = top_images(methods.seize_rank(features, parameters), gallery, 3)
+    content = np.array([[0.9, 0.3, 0.1]])  # ranks 0, 1, 2
+    composed = np.array([0.1, 0.3, 0.9])  # ranks 2, 1, 0
+    query = (content, [composed], content[0], content[0], dict[str, Array]())
+    parameters = Parameters(rank_positive=0.5, rank_negative=0.25)
+    score = scored("seize-rank", Case([query], np.eye(3), parameters))
+    values, rows = top_images(score, gallery, 3)
     length = float(np.linalg.norm([0.1, 0.3, 0.9]))
     assert rows.tolist() == [[2, 1, 0]]
     expected = [0.9 / length + 0.5 * 2, 0.3 / length, 0.1 / length - 0.25 * 2]
@@ -242,11 +304,10 @@ def test_rank_variant_moves_images_by_the_places_they_rise() -> None:
 
 def test_ldre_weighs_most_the_edit_that_took_most_away() -> None:
     gallery = ArrayGallery(np.eye(3, dtype=np.float32))
-    captions = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    edits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # the first changed nothing
-    query = QueryEmbeddings(captions, edits, [0, 1], captions[:1], captions[0])
-    features = methods.gather([query], drops(gallery))
-    score = methods.ldre(features, Parameters(0, 0, 0, 0, 5, 0.04, 0, 0, 0, 0, 0, 0, 0, 0))
+    captions = np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    edits: list[Array | None] = [captions[0], np.array([0.0, 0.0, 1.0])]  # one changed nothing
+    query = (captions, edits, captions[0], captions[0], dict[str, Array]())
+    score = scored("ldre", Case([query], np.eye(3), Parameters()))
     _, rows = top_images(score, gallery, 1)
     assert rows.item() == 2
 
@@ -255,7 +316,7 @@ def test_excluded_rows_are_never_retrieved_by_either_kind_of_score() -> None:
     gallery = ArrayGallery(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))
     vectors = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     excluded = torch.tensor([[3, 4], [-1, 8]])
-    rank_score = methods.RankEnds(vectors, vectors.flip(0), 1e-6, 1e-6)
+    rank_score = RankEnds(vectors, vectors.flip(0), 1e-6, 1e-6)
     for score in (Ends(vectors, vectors), rank_score):
         values, rows = top_images(score, gallery, 9, excluded=excluded)
         assert set(rows[0, :7].tolist()) == set(range(9)) - {3, 4}

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from pipeline import caption, edit, methods
+from pipeline import caption, edit
 from pipeline.embed import embed
 from pipeline.evaluate import evaluate
 from pipeline.prompts import ROLES
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.search import search
 from tests.vllm.conftest import MODEL
@@ -22,7 +23,7 @@ def test_answers_follow_the_schema_and_are_searched_by_role(make_run: MakeRun, s
     assert all(set(said) == set(ROLES) for said in roles.values())
     assert sum(len(texts) for said in roles.values() for texts in said.values()) > 20
     embed(run)
-    names = methods.selection("all", with_roles=True)
+    names = methods.names()
     search(run.with_method("all"))
     assert {"roles", "seize+roles"} <= set(names)
     assert 0 <= evaluate(run.with_method("roles"))["mAP@5"] <= 100

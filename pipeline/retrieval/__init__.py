@@ -1,0 +1,1 @@
+"""Retrieval: from what is known about queries to rankings of the gallery."""

@@ -1,0 +1,181 @@
+"""Retrieval methods: one file a family, each a function from clues to the ends of its score.
+
+A package of one's own adds some through entry points in the group ``seize.methods``, each naming a
+module that registers them with ``method``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline import plugins
+from pipeline.config import OWN_IMAGES, VERIFIED, Config
+from pipeline.errors import ConfigError, nearest
+from pipeline.prompts import first_problem
+from pipeline.retrieval.clues import Clue, Clues, closure
+from pipeline.retrieval.methods.base import METHODS, Method, Section
+from pipeline.scoring import Score
+
+GROUP = "seize.methods"
+
+plugins.load(__name__, GROUP)
+
+ORDER = ("seize", "seize-rank", "mean-ensemble", "ldre", "cirevl", "image", "text", "image+text")
+"""What comes first where all methods are listed; the others follow as they are registered."""
+
+
+def names() -> list[str]:
+    """Return every method's name."""
+    return [name for name in ORDER if name in METHODS] + [n for n in METHODS if n not in ORDER]
+
+
+def find(name: str) -> Method:
+    """Return the method of that name; raises ConfigError with the nearest one."""
+    if name == "all" or "," in name:
+        raise ConfigError(f"--method {name}: only search and compare take several methods.")
+    if name.endswith(VERIFIED):
+        raise ConfigError(f"{name} is made by the verify stage, from the ranking by {base(name)}.")
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise ConfigError(f"There is no method {name!r}.{nearest(name, METHODS)}") from None
+
+
+def base(name: str) -> str:
+    """Return a method's name without the mark of the verify stage."""
+    return name.removesuffix(VERIFIED)
+
+
+def verified(name: str) -> str:
+    """Return a method's name with the mark of the verify stage."""
+    return base(name) + VERIFIED
+
+
+def clues_of(name: str) -> dict[str, Clue]:
+    """Return all clues that a method needs, those that others are made from first."""
+    return closure(find(base(name)).needs)
+
+
+def reads(name: str) -> set[str]:
+    """Return the kinds of texts that a method's clues are made from."""
+    return {kind for one in clues_of(name).values() for kind in one.reads}
+
+
+def selection(chosen: str, lacking: Mapping[str, str]) -> list[str]:
+    """Return the methods of a comma-separated list, or every one that can be for ``all``.
+
+    ``lacking`` maps kinds of texts that there are none of to what would make them. Names may end in
+    ``+verify``; raises ConfigError for unknown ones, and for one that needs what is lacking.
+    """
+    possible = [name for name in names() if not reads(name) & lacking.keys()]
+    wanted = possible if chosen == "all" else [name.strip() for name in chosen.split(",")]
+    for name in wanted:
+        missing = reads(name) & lacking.keys()
+        if missing:
+            raise ConfigError(f"The method {name} needs {lacking[min(missing)]}")
+    return list(dict.fromkeys(wanted))
+
+
+def settings(config: Config, name: str, dataset: str) -> tuple[Section, ...]:
+    """Return the weights of a method's sections for a dataset; raises ConfigError naming a field.
+
+    What the configuration says for the dataset counts before what it says for all, and that before
+    the defaults of the section.
+    """
+    return tuple(section(config, kind, dataset) for kind in find(base(name)).sections)
+
+
+def section(config: Config, kind: type[Section], dataset: str) -> Section:
+    """Return one section's weights for a dataset; raises ConfigError naming the field."""
+    given = config.search.section(kind.name)
+    general = {field: value for field, value in given.items() if field in kind.model_fields}
+    values = dict(kind.by_dataset.get(dataset, {})) | general | dict(given.get(dataset) or {})
+    return validated(kind, values)
+
+
+def validated(kind: type[Section], values: Mapping[str, Any]) -> Section:
+    """Return ``values`` as a section; raises ConfigError naming the field that is wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"search.{kind.name}.{first_problem(error)}") from None
+
+
+def check(config: Config, datasets: tuple[str, ...]) -> None:
+    """Raise ConfigError for a section of ``search`` that is wrong, whichever method uses it.
+
+    ``datasets`` are the names that a section may hold weights for, beside its own fields.
+    """
+    kinds = {kind.name: kind for one in METHODS.values() for kind in one.sections}
+    for name in config.search.sections:
+        if name in MOVED:
+            raise ConfigError(f"search.{name} is now search.{MOVED[name]}.")
+        if name not in kinds:
+            known = [*kinds, *type(config.search).model_fields]
+            raise ConfigError(f"search has no {name!r}.{nearest(name, known)}")
+        kind, given = kinds[name], config.search.section(name)
+        for field, value in given.items():
+            if field in kind.model_fields:
+                continue
+            if field not in (*datasets, OWN_IMAGES):
+                known = [*kind.model_fields, *datasets, OWN_IMAGES]
+                raise ConfigError(
+                    f"search.{name} has no {field!r}: neither a weight nor a dataset."
+                    f"{nearest(field, known)}"
+                )
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"search.{name}.{field} must hold weights as `name: value`.")
+        for dataset in (*datasets, OWN_IMAGES):
+            section(config, kind, dataset)
+
+
+MOVED = {"drops": "ldre.drops", "temperature": "ldre.temperature"}
+"""Fields of earlier versions, and where they are now."""
+
+
+def increment_of(name: str) -> type[Section] | None:
+    """Return the section of a method that has weights of an increment, if one has."""
+    for kind in find(base(name)).sections:
+        if {"positive", "negative"} <= kind.model_fields.keys():
+            return kind
+    return None
+
+
+def with_increment(
+    config: Config, dataset: str, positive: float | None, negative: float | None
+) -> Config:
+    """Return ``config`` with α⁺ and α⁻ of its method for a dataset; None changes nothing.
+
+    The weights are those of the method in use: of similarity, or of places for the rank variant.
+    Several methods take them if any has an increment. Raises ConfigError where none has.
+    """
+    alphas = {"positive": positive, "negative": negative}
+    given = {name: alpha for name, alpha in alphas.items() if alpha is not None}
+    if not given:
+        return config
+    chosen = config.search.method
+    methods = names() if chosen == "all" else [name.strip() for name in chosen.split(",")]
+    kinds = {kind.name: kind for name in methods if (kind := increment_of(name))}
+    if not kinds:
+        raise ConfigError(
+            f"The method {chosen} has no increment: leave --alpha-pos and --alpha-neg out."
+        )
+    if len(kinds) > 1:  # the rank variant's are of another scale
+        kinds.pop("rank_increment", None)
+    for name, kind in kinds.items():
+        own = config.search.section(name)
+        changed = own | {dataset: dict(own.get(dataset) or {}) | given}
+        config = config.with_section(name, changed)
+        section(config, kind, dataset)
+    return config
+
+
+def score(config: Config, name: str, dataset: str, clues: Clues) -> Score:
+    """Return what a method makes of the queries' clues, at the configuration's weights."""
+    return scored(find(name), clues, settings(config, name, dataset))
+
+
+def scored(chosen: Method, clues: Clues, weights: tuple[Section, ...]) -> Score:
+    """Return what a method makes of the queries' clues at these ``weights``."""
+    return chosen.score(clues.restricted(chosen.needs), *weights)

@@ -1,0 +1,109 @@
+"""What a retrieval method declares: its clues, its weights, and the function that scores."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.retrieval.clues import Clues
+from pipeline.scoring import Ends, Score
+
+Grid = Mapping[str, Sequence[float]]
+"""Names of weights to the values that tuning tries."""
+
+
+class Section(BaseModel):
+    """A section of the configuration's ``search``: the weights that one or several methods share.
+
+    The one home of a weight: its default, its defaults by dataset, its label and the values that
+    tuning tries by default. Fields are made by ``weight``.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    name: ClassVar[str]
+    by_dataset: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    """Defaults that differ by dataset; ``config.OWN_IMAGES`` is a folder of one's own."""
+
+    @classmethod
+    def label(cls, field: str) -> str:
+        """Return what a weight is called in a picture."""
+        return cls.model_fields[field].title or field
+
+    @classmethod
+    def grid(cls) -> dict[str, list[float]]:
+        """Return the values that are tried by default of every weight that has some."""
+        found = {}
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and isinstance(extra.get("grid"), list):
+                found[name] = cast("list[float]", extra["grid"])
+        return found
+
+
+def weight(default: float, label: str, grid: Sequence[float] = (), **bounds: Any) -> Any:
+    """Return a field of a ``Section``: its default, its label and the values that are tuned."""
+    extra: Any = {"grid": list(grid)} if grid else None
+    return Field(default=default, title=label, json_schema_extra=extra, **bounds)
+
+
+def steps(start: float, stop: float, step: float) -> list[float]:
+    """Return evenly spaced values, both ends included."""
+    return [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to rank: a function from clues, and the weights of its sections, to a score."""
+
+    name: str
+    score: Callable[..., Score]
+    """Called with the clues and one ``Section`` for each of ``sections``."""
+    needs: tuple[str, ...]
+    """The clues that it may ask for."""
+    sections: tuple[type[Section], ...] = ()
+    grid: Grid | None = None
+    """The values that tuning tries where they are not the sections' own."""
+
+    @property
+    def summary(self) -> str:
+        """What the method does, in a sentence."""
+        return " ".join((self.score.__doc__ or "").split())
+
+    @property
+    def weights(self) -> dict[str, type[Section]]:
+        """The section of every weight, by the weight's name."""
+        return {field: kind for kind in self.sections for field in kind.model_fields}
+
+    @property
+    def tuned(self) -> dict[str, list[float]]:
+        """The values that tuning tries, by weight; empty where there is nothing to tune."""
+        if self.grid is not None:
+            return {name: list(values) for name, values in self.grid.items()}
+        return {name: tried for kind in self.sections for name, tried in kind.grid().items()}
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    needs: tuple[str, ...],
+    sections: tuple[type[Section], ...] = (),
+    grid: Grid | None = None,
+) -> Callable[[Callable[..., Score]], Callable[..., Score]]:
+    """Register a function as the method that ``--method`` takes by this name; see ``Method``."""
+
+    def register(score: Callable[..., Score]) -> Callable[..., Score]:
+        METHODS[name] = Method(name, score, needs, sections, grid)
+        return score
+
+    return register
+
+
+def same(vectors: Any) -> Ends:
+    """Return the score of one vector a query (queries, d), without an increment."""
+    return Ends(vectors, vectors)
+
+
+__all__ = ["METHODS", "Clues", "Method", "Section", "method", "same", "steps", "weight"]
