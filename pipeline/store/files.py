@@ -6,7 +6,8 @@ import functools
 import json
 import logging
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,21 @@ SEAL = b"\nxxh3-64:"
 def atomic(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``file`` and rename it there at the end: all or nothing.
 
-    It is on the disk before it is renamed, so a failure of power leaves no half file either.
+    It is on the disk before it is renamed, so a failure of power leaves no half file either. The
+    file keeps the mode that it had; a new one gets what the umask leaves.
     """
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(file.parent)
-        handle, name = tempfile.mkstemp(UNFINISHED, f".{file.name}.", file.parent)
-        temporary = Path(name)
+        temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
+            mode = _mode_for(file, handle)
             with contextlib.suppress(OSError):  # not every file system has locks
                 filelock.lock_descriptor(handle, blocking=False)  # until it is closed
             yield temporary
-            temporary.chmod(0o644)
+            with contextlib.suppress(OSError):  # not every file system has modes
+                temporary.chmod(mode)  # again: a library may have written a new file
             _to_disk(temporary)
             temporary.replace(file)
             with contextlib.suppress(OSError):  # not every system can do this with folders
@@ -52,6 +56,13 @@ def atomic(file: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
             os.close(handle)
+
+
+def _mode_for(file: Path, handle: int) -> int:
+    """Give the new, still empty file at ``handle`` the mode of ``file``, and return its mode."""
+    with contextlib.suppress(OSError):  # a new file, or a file system without modes
+        os.fchmod(handle, stat.S_IMODE(file.stat().st_mode) & 0o777)
+    return stat.S_IMODE(os.fstat(handle).st_mode)
 
 
 def _to_disk(path: Path) -> None:
@@ -106,9 +117,11 @@ def storage_errors(file: Path) -> Iterator[None]:
 def lock(file: Path, wait: bool = True) -> Iterator[bool]:
     """Hold ``file`` for one process; a second one waits and then finds the work done.
 
-    Without ``wait`` it goes on without the lock, and yields False; likewise where nothing can be
-    written, so that what is there can be read. The operating system frees the lock when its holder
-    dies, so a kill leaves nothing behind.
+    Without ``wait`` it goes on without the lock, and yields False; likewise where ``file`` cannot
+    be written, so that what is there can be read. Raises StorageError where the file can be
+    written but its lock cannot be opened, as one of another user: to write beside its holder would
+    damage the file. The operating system frees the lock when its holder dies, so a kill leaves
+    nothing behind.
     """
     held = filelock.FileLock(file.parent / f".{file.name}.lock")
     try:
@@ -123,10 +136,22 @@ def lock(file: Path, wait: bool = True) -> Iterator[bool]:
         if error.errno not in UNWRITABLE:
             with storage_errors(file):
                 raise
+        if _is_writable(file):
+            raise StorageError(
+                f"Cannot lock {file}: {error.strerror} ({held.lock_file}, perhaps of another "
+                "user). Give yourself the right to write that lock, or choose another --cache "
+                "folder, then run the same command again."
+            ) from error
     try:
         yield held.is_locked
     finally:
         held.release()
+
+
+def _is_writable(file: Path) -> bool:
+    """Whether ``file`` can be written, made or replaced."""
+    folder = next(place for place in file.absolute().parents if place.exists())
+    return (file.exists() and os.access(file, os.W_OK)) or os.access(folder, os.W_OK)
 
 
 def seal(file: Path) -> None:
