@@ -247,11 +247,12 @@ class App:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         def work() -> Result:
+            pixels: int | None = None  # an image of the gallery may have what the index takes
             if isinstance(upload, web.FileField):
                 name, content = upload.filename, upload.file.read()
+                pixels = self.limits.pixels
             else:
                 name, content = "the image", self.gallery.content(question.reference or "")
-            pixels = self.limits.pixels
             return gallery.search(content, question.relative_caption, name, tell, pixels)
 
         job = self.models.submit(work)

@@ -31,7 +31,7 @@ from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, Search
 from pipeline.edit import Pair
 from pipeline.errors import ConfigError, InputError
 from pipeline.folder import Folder, hash_of
-from pipeline.images import open_image
+from pipeline.images import open_image, read_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
 from pipeline.records import CaptionRecord, typed
@@ -251,7 +251,7 @@ class Gallery:
         retrieved (unless ``search.exclude_reference`` is off). Raises InputError for an image or
         text that cannot be used, MissingStageError without an index, ModelError for a model.
         """
-        content = image if isinstance(image, bytes) else _read(Path(image))
+        content = image if isinstance(image, bytes) else read_image(Path(image))
         name = "the image" if isinstance(image, bytes) else str(image)
         return self.search(content, relative_caption, name)
 
@@ -270,8 +270,15 @@ class Gallery:
             raise InputError("The relative caption is empty: say what should differ.")
         _ = self._images
         reference = hash_of(content)
-        limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
-        picture = functools.cache(lambda: open_image(Path(name), content, max_pixels=limit))
+        own = max_pixels is None
+        picture = functools.cache(
+            lambda: open_image(
+                Path(name),
+                content,
+                max_pixels=self.config.runtime.max_pixels if own else max_pixels,
+                limit="runtime.max_pixels" if own else "seize app --max-pixels",
+            )
+        )
         tell("caption")
         captions = self._shared.caption(reference, picture)
         notes = []
@@ -366,15 +373,6 @@ class Gallery:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
         raise InputError(f"{paths[0]} is gone or was changed. Run: seize index {self.folder.root}")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist.") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _good(edits: Sequence[str | None]) -> list[str]:
