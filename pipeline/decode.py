@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.config import RuntimeConfig
 from pipeline.errors import InputError, SeizeError
-from pipeline.images import opened_image, share_lock
+from pipeline.images import Broken, opened_image, share_lock
 from pipeline.processes import cores
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
     pixels: Tensor
     digests: list[str]
     broken: dict[str, str]
-    """By name, why an image could not be read."""
+    """By name, why an image could not be read; ``Broken`` where that lies in its bytes."""
 
 
 Read = Callable[[str], tuple[Path, bytes]]
@@ -105,10 +105,14 @@ class _ImageFiles:
         name = self.names[index]
         try:
             file, content = self.read(name)
+        except InputError as error:
+            return _Image(name, None, reason=str(error))
+        try:
             with opened_image(file, content, max_pixels=self.max_pixels) as image:
                 pixels = self.preprocess(image)
         except InputError as error:
-            return _Image(name, None, reason=str(error))
+            out_of_memory = isinstance(error.__context__, MemoryError)
+            return _Image(name, None, reason=str(error) if out_of_memory else Broken(error))
         return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 

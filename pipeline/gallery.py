@@ -30,7 +30,7 @@ from pipeline.cache import (
 from pipeline.config import OWN_IMAGES, Config, Increment, RankIncrement, SearchConfig
 from pipeline.edit import Pair
 from pipeline.errors import ConfigError, InputError
-from pipeline.folder import Folder, hash_of
+from pipeline.folder import Folder, State, hash_of
 from pipeline.images import open_image, read_image
 from pipeline.methods import QueryEmbeddings
 from pipeline.ranking import UnitGallery, top_images
@@ -362,6 +362,17 @@ class Gallery:
             tuple(notes),
             self,
         )
+
+    def state(self, content_hash: str) -> State:
+        """Return what changes with an indexed image's files; raises InputError where none is left,
+        or the image is no longer in the index."""
+        found: list[int] = []
+        for path in self.paths.get(content_hash, ()):
+            with contextlib.suppress(InputError):
+                found += self.folder.state(path)
+        if not found:
+            raise InputError("There is no such image in the gallery (any more).")
+        return tuple(found)
 
     def content(self, content_hash: str) -> bytes:
         """Return the bytes of an indexed image; raises InputError where there is none of that hash,

@@ -18,8 +18,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import InputError
@@ -83,6 +84,18 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """Brands of HEIC files."""
 
 
+class Broken(str):
+    """Why an image's bytes cannot be decoded, as long as its ``decoder`` is the same.
+
+    Other reasons for leaving an image out, as a disk that fails, may be gone the next time.
+    """
+
+
+def decoder(max_pixels: int) -> str:
+    """Return what decides, besides its bytes, whether an image can be decoded."""
+    return f"Pillow {PIL.__version__}, {' '.join(FORMATS)}, {max_pixels} pixels"
+
+
 def endings() -> set[str]:
     """Return the file name endings of ``FORMATS``, in lower case with their dots."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
@@ -123,7 +136,7 @@ def without_waiting(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def image_stream(file: Path, opener: Opener = without_waiting) -> Iterator[BinaryIO]:
+def image_stream(file: Path, opener: Opener = without_waiting) -> Iterator[io.BufferedReader]:
     """Open an image file to read its bytes; raises InputError naming it.
 
     Pipes and devices, which may never end, and files above ``MAX_BYTES`` are refused.
@@ -230,6 +243,8 @@ def _decoded(
         ) from None
     except UnidentifiedImageError:
         raise InputError(f"{file} {_unread(content)}") from None
+    except MemoryError:
+        raise InputError(f"{file} takes more memory to decode than there is.") from None
     except Exception as error:  # whatever a decoder makes of bytes from elsewhere
         reason = str(error) or type(error).__name__
         raise InputError(f"{file} cannot be read as an image: {reason}") from None

@@ -70,12 +70,19 @@ class VerdictRecord(TypedDict):
 
 
 class FileRecord(TypedDict):
-    """A line of the listing of a folder of one's own images."""
+    """A line of the listing of a folder of one's own images; times in nanoseconds.
+
+    ``broken`` says why the bytes could not be decoded by ``decoder``, see ``images.decoder``.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: NotRequired[int]
+    inode: NotRequired[int]
     hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    broken: NotRequired[str]
+    decoder: NotRequired[str]
 
 
 Record = TypeVar("Record")

@@ -244,9 +244,7 @@ def test_images_are_known_by_their_first_bytes(tmp_path: Path) -> None:
 def test_the_limit_is_called_by_its_name_and_never_by_pillows(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"image{ending}"
     Image.new("RGB", (20, 10)).save(file)
-    with pytest.raises(
-        InputError, match=r"199 allowed \(seize app --max-pixels\)\.$"
-    ):
+    with pytest.raises(InputError, match=r"199 allowed \(seize app --max-pixels\)\.$"):
         open_image(file, max_pixels=199, limit="seize app --max-pixels")
     with pytest.raises(InputError) as caught:
         open_image(Path("bomb.png"), png_of_size(60_000, 60_000))
