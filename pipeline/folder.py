@@ -156,6 +156,8 @@ def index(folder: Folder) -> StageReport:
         records = update_listing(folder, report)
         if not records:
             raise InputError(_nothing(folder, report))
+        if _has_heic(report):
+            log.info("%s", images.HEIC_HINT)
         paths: dict[str, list[str]] = {}
         for record in records:
             paths.setdefault(record["hash"], []).append(record["path"])
@@ -206,8 +208,14 @@ def _remember(
                 listing.append(dict(record) | why)
 
 
+def _has_heic(report: StageReport) -> bool:
+    """Whether HEIC files were skipped, for want of a package."""
+    return not report.skipped.keys().isdisjoint(images.HEIC_ENDINGS)
+
+
 def _nothing(folder: Folder, report: StageReport) -> str:
     found = f" Skipped: {counted(report.skipped)}." if report.skipped else ""
+    found += f" {images.HEIC_HINT}" if _has_heic(report) else ""
     return (
         f"There is no image below {folder.root}.{found} Known endings: "
         f"{', '.join(sorted(images.endings()))}; hidden files and folders are left out."

@@ -80,6 +80,8 @@ UNREAD = {
     b"FUJIFILMCCD-RAW": "a camera's raw file",
 }
 """Kinds of pictures that are not read, by how their files begin."""
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+HEIC_HINT = "HEIC is read where pillow-heif is installed: pip install pillow-heif."
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """Brands of HEIC files."""
 
@@ -115,10 +117,7 @@ def looks_like_image(start: bytes) -> bool:
 def _unread(content: bytes) -> str:
     """Say why bytes that Pillow does not know are not read."""
     if content[4:8] == b"ftyp" and content[8:12] in HEIC:
-        return (
-            "is HEIC, which is not read as it is: convert it to JPEG, or install pillow-heif "
-            "(pip install pillow-heif)."
-        )
+        return "is HEIC, which is not read: convert it to JPEG, or pip install pillow-heif."
     kinds = (kind for start, kind in UNREAD.items() if content.startswith(start))
     kind = next(kinds, "SVG" if b"<svg" in content[:1000] else "")
     if kind:

@@ -29,7 +29,7 @@ from pipeline.cli import main
 from pipeline.errors import ConfigError, InputError, MissingStageError, StorageError
 from pipeline.folder import Folder, hash_of
 from pipeline.gallery import Gallery
-from pipeline.images import read_image
+from pipeline.images import HEIF, read_image
 from pipeline.run import StageReport, counted
 from tests.conftest import PROJECT
 
@@ -226,6 +226,21 @@ def test_what_is_not_read_is_counted_by_ending(photos: Path) -> None:
     (alone / "photo.xyz").touch()
     with pytest.raises(InputError, match=r"no image below .*\. Skipped: 1 \.xyz\. Known endings"):
         folder.index(opened(alone))
+
+
+@pytest.mark.skipif(HEIF, reason="pillow-heif is installed")
+def test_skipped_heic_comes_with_what_to_install(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="seize")
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
+    assert folder.index(opened(photos)).skipped == {".heic": 1}
+    assert "skipped: 1 .heic" in caplog.text
+    assert "pip install pillow-heif" in caplog.text
+    for file in photos.rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"Skipped: 1 \.heic\. HEIC is read .* pip install"):
+        folder.index(opened(photos))
 
 
 def test_what_cannot_be_decoded_is_named_each_time_but_not_tried_again(

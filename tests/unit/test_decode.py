@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import images
 from pipeline.config import RuntimeConfig
 from pipeline.decode import decode
-from pipeline.errors import SeizeError
+from pipeline.errors import InputError, SeizeError
 from pipeline.images import encoded
 
 CONTENT = encoded(Image.new("RGB", (50, 50)), 50)
@@ -55,3 +55,25 @@ def test_a_worker_that_the_system_ends_is_one_line() -> None:
 
     with pytest.raises(SeizeError, match=r"memory ran out.*fewer --workers"):
         list(decode(list("ab"), read, model(preprocess), RuntimeConfig(workers=1)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["small", "broken", "unread", "no memory"])
+def test_only_what_lies_in_the_bytes_is_called_broken(
+    monkeypatch: pytest.MonkeyPatch, name: str, workers: int
+) -> None:
+    def read_one(name: str) -> tuple[Path, bytes]:
+        if name == "unread":
+            raise InputError("The disk fails.")
+        return Path(name), b"no image" if name == "broken" else CONTENT
+
+    def no_memory(opened: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    if name == "no memory":
+        monkeypatch.setattr(images, "_rgb", no_memory)
+    settings = RuntimeConfig(workers=workers)
+    (made,) = decode([name], read_one, model(lambda image: torch.zeros(1)), settings)
+    assert list(made.broken) == ([] if name == "small" else [name])
+    lasting = [reason for reason in made.broken.values() if isinstance(reason, images.Broken)]
+    assert len(lasting) == (name == "broken")
