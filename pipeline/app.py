@@ -26,6 +26,7 @@ from pipeline import bodies
 from pipeline.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.errors import InputError, SeizeError
+from pipeline.folder import State
 from pipeline.gallery import LONGEST_TEXT, Gallery, Result
 from pipeline.images import encoded, endings, open_image
 from pipeline.page import THUMBNAIL, WEB
@@ -154,7 +155,9 @@ class App:
         self.quick = Workers(2, backlog)  # images, and rankings by texts that are known
         self.texts = Workers(1, limits.waiting)  # rankings by new texts, which CLIP has to read
         self.bodies = Bodies()
-        self._images: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._images: OrderedDict[str, tuple[State, bytes]] = OrderedDict()
+        """Small images by hash, and what their files were when they were read."""
+        self._images_lock = threading.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """Return what is answered."""
@@ -212,26 +215,32 @@ class App:
         The name is a hash of the content, so nothing but these bytes can ever be served.
         """
         content_hash, size = request.match_info["hash"], request.match_info["size"]
-        body = self._images.get((content_hash, size))
-        if body is None:
-            try:
-                body = await self.quick.submit(lambda: self._small(content_hash, size))
-            except InputError as error:
-                return refusal(for_visitors(error), 404)
-            self._hold((content_hash, size), body)
+        try:
+            body = await self.quick.submit(lambda: self._drawn(content_hash, size))
+        except InputError as error:
+            return refusal(for_visitors(error), 404)
         caching = {"Cache-Control": "private, max-age=31536000, immutable"}
         return web.Response(body=body, content_type="image/jpeg", headers=caching)
 
-    def _small(self, content_hash: str, size: str) -> bytes:
+    def _drawn(self, content_hash: str, size: str) -> bytes:
+        """Return an image from memory, where its file still is what was read, or read it."""
+        state = self.gallery.state(content_hash)
+        with self._images_lock:
+            held, body = self._images.get(content_hash, ((), b""))
+        if size == "small" and held == state:
+            return body
         content = self.gallery.content(content_hash)
         limit = self.gallery.config.runtime.max_pixels
         image = open_image(Path("the image"), content, max_pixels=limit)
-        return encoded(image, SIZES[size], quality=85)
+        body = encoded(image, SIZES[size], quality=85)
+        if size == "small":
+            self._hold(content_hash, state, body)
+        return body
 
-    def _hold(self, key: tuple[str, str], body: bytes) -> None:
-        if key[1] == "small":
-            self._images[key] = body
-            while sum(map(len, self._images.values())) > IMAGES_HELD:
+    def _hold(self, content_hash: str, state: State, body: bytes) -> None:
+        with self._images_lock:
+            self._images[content_hash] = state, body
+            while sum(len(body) for _, body in self._images.values()) > IMAGES_HELD:
                 self._images.popitem(last=False)
 
     async def query(self, request: web.Request) -> web.StreamResponse:
@@ -253,14 +262,14 @@ class App:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         def work() -> Result:
+            pixels: int | None = None  # an image of the gallery may have what the index takes
+            by = "runtime.max_pixels"
             if upload is not None:
                 name, content = upload.name, upload.content
+                pixels, by = self.limits.pixels, "--max-pixels"
             else:
                 name, content = "the image", self.gallery.content(question.reference or "")
-            pixels = self.limits.pixels
-            return gallery.search(
-                content, question.relative_caption, name, tell, pixels, "--max-pixels"
-            )
+            return gallery.search(content, question.relative_caption, name, tell, pixels, by)
 
         job = self.models.submit(work)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})

@@ -1,8 +1,11 @@
 """Images decoded and preprocessed by worker processes, ahead of the model that encodes them."""
 
+import functools
 import hashlib
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.config import RuntimeConfig
-from pipeline.errors import InputError
-from pipeline.images import open_image
+from pipeline.errors import InputError, SeizeError
+from pipeline.images import Broken, opened_image, share_lock
 from pipeline.processes import cores
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class Decoded(NamedTuple):
     pixels: Tensor
     digests: list[str]
     broken: dict[str, str]
-    """By name, why an image could not be read."""
+    """By name, why an image could not be read; ``Broken`` where that lies in its bytes."""
 
 
 Read = Callable[[str], tuple[Path, bytes]]
@@ -43,7 +46,8 @@ def decode(
     """Yield the images in order, decoded at least a batch ahead of the one that is asked for.
 
     A worker hands over few images at a time: shared memory then holds one or two batches however
-    many workers there are.
+    many workers there are. The same holds for what decoding takes: see ``images``. Raises
+    SeizeError if the system ends a worker.
     """
     chunk = min(CHUNK, runtime.embed_batch)
     workers = cores() if runtime.workers is None else runtime.workers
@@ -56,8 +60,23 @@ def decode(
         prefetch_factor=ahead if workers else None,
         collate_fn=_collate,
         pin_memory=model.device.startswith("cuda"),
+        worker_init_fn=functools.partial(_start, multiprocessing.Lock()) if workers else None,
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SeizeError(
+            "The system ended a process that decodes images, most often since memory ran out. "
+            "What was computed is kept. Run the same command again with fewer --workers, or with "
+            "--set runtime.max_pixels=50000000 to leave out huge images."
+        ) from error
+
+
+def _start(lock: AbstractContextManager[Any], worker: int) -> None:
+    """Prepare a worker: of all workers, one at a time decodes a large image."""
+    share_lock(lock)
 
 
 class _Image(NamedTuple):
@@ -87,11 +106,15 @@ class _ImageFiles:
         name = self.names[index]
         try:
             file, content = self.read(name)
-            as_stored = self.preprocess.as_stored
-            image = open_image(file, content, max_pixels=self.max_pixels, as_stored=as_stored)
-            pixels = self.preprocess(image)
         except InputError as error:
             return _Image(name, None, reason=str(error))
+        try:
+            stored = self.preprocess.as_stored
+            with opened_image(file, content, max_pixels=self.max_pixels, as_stored=stored) as image:
+                pixels = self.preprocess(image)
+        except InputError as error:
+            out_of_memory = isinstance(error.__context__, MemoryError)
+            return _Image(name, None, reason=str(error) if out_of_memory else Broken(error))
         return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 

@@ -4,27 +4,41 @@ Files are known by the hash of their content: a renamed file or a copy costs not
 the index says of an image is true of its bytes.
 """
 
+import contextlib
+import errno
 import functools
 import hashlib
+import io
 import os
 import shlex
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import embed
-from pipeline.cache import FeatureFile, RecordFile, fingerprint, write_records
+from pipeline import embed, images
 from pipeline.config import Config
 from pipeline.demo import WORLD
-from pipeline.errors import InputError, MissingStageError
-from pipeline.images import endings
-from pipeline.records import FileRecord, typed
-from pipeline.run import StageReport, log, progress, slug, stage
+from pipeline.errors import InputError, MissingStageError, StorageError
+from pipeline.images import image_stream
+from pipeline.listing import by_path, state_of, update_listing, without_file
+from pipeline.run import StageReport, counted, log, slug, stage
+from pipeline.store.features import FeatureFile
+from pipeline.store.files import lock
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import FileRecord
 
-SETTLED = 2_000_000_000
-"""Nanoseconds after which a change of a file surely shows in its time of modification."""
+AGAIN = 30_000
+"""Milliseconds after which `--watch` tries again what failed for the cache."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk answers."""
+
+
+State = tuple[int, ...]
+"""What changes with a file's bytes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class Folder:
 
     @property
     def listing(self) -> RecordFile:
-        """The file of ``{"path", "size", "mtime_ns", "hash"}``; a later record of a path counts."""
+        """The file of ``FileRecord``s; a later record of a path counts."""
         header = {"stage": "index", "folder": str(self.root)}
         return RecordFile(self.cache / self.name / "files.jsonl", header)
 
@@ -67,7 +81,7 @@ class Folder:
 
     def hashes(self) -> dict[str, str]:
         """Return each indexed image's hash by its path below the root, in the order of paths."""
-        return {path: record["hash"] for path, record in sorted(_by_path(self.listing).items())}
+        return {path: record["hash"] for path, record in sorted(by_path(self.listing).items())}
 
     def features(self) -> FeatureFile:
         """Return the features on disk; raises MissingStageError where there are none."""
@@ -85,14 +99,41 @@ class Folder:
             raise InputError(f"{self.root / path} leads out of the folder.")
         return file
 
+    def state(self, path: str) -> State:
+        """Return what changes with the file of ``path``; raises InputError where it is gone."""
+        try:
+            status = self.file(path).stat()
+        except OSError as error:
+            raise InputError(f"{self.root / path} cannot be read: {error.strerror}.") from None
+        return tuple(state_of(status).values())
+
+    def open(self, path: str, flags: int) -> int:
+        """Open the file of ``path`` below the root and return its handle.
+
+        No folder on the way may be a link, or become one meanwhile, so that nothing outside is
+        opened: each part is opened by its parent's handle. Raises OSError, or InputError as
+        ``file`` does.
+        """
+        *folders, name = self.file(path).relative_to(self.root).parts
+        with contextlib.ExitStack() as stack:
+            handle: int | None = None
+            for part in (str(self.root), *folders):
+                own = os.O_RDONLY | os.O_DIRECTORY | (0 if handle is None else os.O_NOFOLLOW)
+                handle = os.open(part, own, dir_fd=handle)
+                stack.callback(os.close, handle)
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+
+    def stream(self, path: str) -> AbstractContextManager[io.BufferedReader]:
+        """Open the file of ``path`` to read its bytes; raises InputError as ``image_stream``."""
+        return image_stream(self.root / path, lambda _, flags: self.open(path, flags))
+
     def read(self, path: str, content_hash: str) -> bytes:
         """Return the bytes of an indexed image; raises InputError if they are no longer those."""
         try:
-            content = self.file(path).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{self.root / path} cannot be read: {error.strerror}. {self.advice}"
-            ) from None
+            with self.stream(path) as stream:
+                content = stream.read(os.fstat(stream.fileno()).st_size)
+        except InputError as error:
+            raise InputError(f"{error} {self.advice}") from None
         if hash_of(content) != content_hash:
             raise InputError(f"{self.root / path} has changed since it was indexed. {self.advice}")
         return content
@@ -113,37 +154,57 @@ def hash_of(content: bytes) -> str:
 def index(folder: Folder) -> StageReport:
     """Bring the index up to date with the folder: embed new and changed images, drop removed ones.
 
-    Stopped at any moment it loses at most the batch in flight. Raises InputError if the folder
-    holds no image that can be read.
+    Stopped at any moment it loses at most the batch in flight. Images that could not be decoded are
+    not tried again before they change. Raises InputError if the folder holds no image that can be
+    read.
     """
-    with stage("index", folder, [folder.root], folder.feature_file) as report:
+    # What is listed is embedded under the same lock: two that list and then embed one after the
+    # other would each drop what only the other one has seen.
+    file = folder.feature_file
+    with (
+        lock(file.with_name(f"{file.name}.index")),
+        stage("index", folder, [folder.root], file) as report,
+    ):
         for note in folder.notes:
             log.warning("%s", note)
-        hashes = _update_listing(folder, report)
-        if not hashes:
-            raise InputError(
-                f"There is no image below {folder.root}. Known endings: "
-                f"{', '.join(sorted(endings()))}; hidden files and folders are left out."
-            )
-        paths: dict[str, str] = {}
-        for path, content_hash in hashes.items():
-            paths.setdefault(content_hash, path)
-        read = functools.partial(_content, folder, paths)
+        records = update_listing(folder, report)
+        if not records:
+            raise InputError(_nothing(folder, report))
+        if _has_heic(report):
+            log.info("%s", images.HEIC_HINT)
+        paths: dict[str, list[str]] = {}
+        for record in records:
+            paths.setdefault(record["hash"], []).append(record["path"])
+        decoder = images.decoder(folder.config.runtime.max_pixels)
+        known = {r["hash"]: r["broken"] for r in records if r.get("decoder") == decoder}
         broken = StageReport("index", folder.name, [], "")
-        config, told = embed.settle(folder.config, folder.feature_file)
-        encode = functools.partial(embed.encode_images, config, read, report=broken)
-        kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
-        size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
         try:
-            embed.encode_missing(
-                folder.feature_file, list(paths), encode, kind, size, report, "image"
-            )
+            todo = {name: places[0] for name, places in paths.items() if name not in known}
+            _embed(folder, todo, report, broken)
         finally:
-            report.failed |= {paths[name]: reason for name, reason in broken.failed.items()}
-    if not folder.feature_file.exists():
-        reason = next(iter(report.failed.values()))
-        raise InputError(f"None of {len(paths)} images could be read. The first: {reason}")
+            found = {
+                name: without_file(folder, paths[name][0], reason)
+                for name, reason in broken.failed.items()
+            }
+            failed = {path: r for name, r in (found | known).items() for path in paths[name]}
+            report.failed |= failed
+            report.known = [path for name in known for path in paths[name]]
+        lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
+        _remember(folder, [r for r in records if r["hash"] in lasting], found, decoder)
+    if not file.exists():
+        first = ": ".join(next(iter(failed.items())))
+        raise InputError(f"None of {len(records)} images could be read. The first: {first}")
     return report
+
+
+def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: StageReport) -> None:
+    """Embed the images at ``paths`` by hash, those that are not yet, and drop all others."""
+    config, told = embed.settle(folder.config, folder.feature_file)
+    kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
+    read = functools.partial(_content, folder, paths)
+    encode = functools.partial(embed.encode_images, config, read, report=broken)
+    embed.encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
 
 
 def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[Path, bytes]:
@@ -151,10 +212,36 @@ def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[
     return folder.root / path, folder.read(path, content_hash)
 
 
+def _remember(
+    folder: Folder, records: list[FileRecord], reasons: dict[str, str], decoder: str
+) -> None:
+    """Note in the listing which files cannot be decoded."""
+    if records:
+        with folder.listing as listing:
+            for record in records:
+                why = {"broken": reasons[record["hash"]], "decoder": decoder}
+                listing.append(dict(record) | why)
+
+
+def _has_heic(report: StageReport) -> bool:
+    """Whether HEIC files were skipped, for want of a package."""
+    return not report.skipped.keys().isdisjoint(images.HEIC_ENDINGS)
+
+
+def _nothing(folder: Folder, report: StageReport) -> str:
+    found = f" Skipped: {counted(report.skipped)}." if report.skipped else ""
+    found += f" {images.HEIC_HINT}" if _has_heic(report) else ""
+    return (
+        f"There is no image below {folder.root}.{found} Known endings: "
+        f"{', '.join(sorted(images.endings()))}; hidden files and folders are left out."
+    )
+
+
 def watch(folder: Folder, updated: Callable[[StageReport], Any]) -> None:
     """Index the folder, then again after every change below it, until Ctrl-C.
 
-    A change that leaves nothing to index is reported and waited out.
+    A change that leaves nothing to index is reported and waited out, as is a cache that cannot be
+    written, for instance on a full disk.
     """
     import watchfiles
 
@@ -167,88 +254,30 @@ def watch(folder: Folder, updated: Callable[[StageReport], Any]) -> None:
 
     updated(index(folder))
     log.info("Watches %s; Ctrl-C ends it.", folder.root)
-    for _ in watchfiles.watch(folder.root, watch_filter=matters, raise_interrupt=True):
-        try:
-            updated(index(folder))
-        except InputError as error:
-            log.warning("%s", error)
+    again = False
+    for changes in watchfiles.watch(
+        folder.root,
+        watch_filter=matters,
+        raise_interrupt=True,
+        rust_timeout=AGAIN,
+        yield_on_timeout=True,
+    ):
+        if changes or again:
+            again = not _try(folder, updated)
 
 
-def _by_path(listing: RecordFile) -> dict[str, FileRecord]:
-    return {record["path"]: record for record in typed(listing, FileRecord)}
-
-
-def _update_listing(folder: Folder, report: StageReport) -> dict[str, str]:
-    """Bring the listing up to date; return each image's hash by its path, in order of paths.
-
-    Only files whose size or time of modification changed are read.
-    """
-    with folder.listing as listing:
-        known = _by_path(listing)
-        found = {path: status for path, status in sorted(_scan(folder.root, report))}
-        fresh = [path for path, status in found.items() if not _same(known.get(path), status)]
-        with progress(len(found), len(found) - len(fresh), "file", "read files") as bar:
-            for path in fresh:
-                record = _read(folder, path, found[path], report)
-                if record is not None:
-                    listing.append(dict(record))
-                    known[path] = record
-                else:
-                    known.pop(path, None)
-                bar.update()
-        current = [known[path] for path in found if path in known]
-        if len(current) < len(listing.read()):  # removed files, and lines that later ones replaced
-            write_records(listing.file, listing.header, map(dict, current))
-    return {record["path"]: record["hash"] for record in current}
-
-
-def _scan(root: Path, report: StageReport) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the path below ``root`` and the status of every image file.
-
-    Hidden files and folders are left out. Links to folders are not followed, links to files only
-    inside ``root``.
-    """
-    known = endings()
-    for folder, folders, files in os.walk(root, onerror=lambda error: _unread(report, error)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            file = Path(folder, name)
-            if name.startswith(".") or file.suffix.lower() not in known:
-                continue
-            path = file.relative_to(root).as_posix()
-            try:
-                path.encode()
-                if file.is_symlink() and not file.resolve().is_relative_to(root):
-                    report.failed[path] = "it is a link to a file outside the folder"
-                elif file.is_file():
-                    yield path, file.stat()
-            except UnicodeEncodeError:
-                report.failed[os.fsencode(path).decode(errors="replace")] = "its name is not UTF-8"
-            except OSError as error:
-                _unread(report, error)
-
-
-def _unread(report: StageReport, error: OSError) -> None:
-    report.failed[str(error.filename)] = f"it cannot be read: {error.strerror}"
-
-
-def _same(record: FileRecord | None, status: os.stat_result) -> bool:
-    return record is not None and (record["size"], record["mtime_ns"]) == (
-        status.st_size,
-        status.st_mtime_ns,
-    )
-
-
-def _read(
-    folder: Folder, path: str, status: os.stat_result, report: StageReport
-) -> FileRecord | None:
+def _try(folder: Folder, updated: Callable[[StageReport], Any]) -> bool:
+    """Index the folder; return False where it should be tried again without a change."""
     try:
-        with folder.file(path).open("rb") as stream:
-            content_hash = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, InputError) as error:
-        report.failed[path] = str(error)
-        return None
-    # A file modified just now may change again without a new time: it is read again next time.
-    settled = time.time_ns() - status.st_mtime_ns > SETTLED
-    mtime = status.st_mtime_ns if settled else -1
-    return {"path": path, "size": status.st_size, "mtime_ns": mtime, "hash": content_hash}
+        updated(index(folder))
+    except InputError as error:
+        log.warning("%s", error)
+    except StorageError as error:
+        log.warning("%s It is tried again.", error)
+        return False
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        log.warning("%s; it is tried again.", error)
+        return False
+    return True

@@ -30,8 +30,8 @@ from pipeline.cache import (
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.edit import Pair
 from pipeline.errors import InputError
-from pipeline.folder import Folder, hash_of
-from pipeline.images import lossless, open_image
+from pipeline.folder import Folder, State, hash_of
+from pipeline.images import lossless, open_image, read_image
 from pipeline.ranking import UnitGallery, top_images
 from pipeline.records import CaptionRecord, typed
 from pipeline.retrieval import methods
@@ -273,7 +273,7 @@ class Gallery:
         text that cannot be used, MissingStageError without an index, ModelError for a model.
         """
         if isinstance(image, str | Path):
-            return self.search(_read(Path(image)), relative_caption, str(image))
+            return self.search(read_image(Path(image)), relative_caption, str(image))
         if isinstance(image, Image.Image):
             image = lossless(image)
         if not isinstance(image, bytes):
@@ -396,6 +396,17 @@ class Gallery:
         """Return whether the features of all texts are in memory: no model is needed for them."""
         return self._shared.knows(texts)
 
+    def state(self, content_hash: str) -> State:
+        """Return what changes with an indexed image's files; raises InputError where none is left,
+        or the image is no longer in the index."""
+        found: list[int] = []
+        for path in self.paths.get(content_hash, ()):
+            with contextlib.suppress(InputError):
+                found += self.folder.state(path)
+        if not found:
+            raise InputError("There is no such image in the gallery (any more).")
+        return tuple(found)
+
     def content(self, content_hash: str) -> bytes:
         """Return the bytes of an indexed image; raises InputError where there is none of that hash,
         or its files are no longer what was indexed."""
@@ -461,15 +472,6 @@ def check_method(name: str) -> None:
     methods.find(name)
     why = "edits with roles, which are made for benchmarks only."
     methods.selection(name, dict.fromkeys(prompts.ROLES, why))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist.") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _good(edits: Sequence[str | None]) -> list[str]:

@@ -142,6 +142,10 @@ class StageReport:
     copies: int = 0
     """Items that are equal to another one and share its result."""
     failed: dict[str, str] = field(default_factory=dict)
+    known: list[str] = field(default_factory=list)
+    """Of those failed, items that an earlier run failed with and named."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files of kinds that are not read, counted by the endings of their names."""
     visited: float | None = None
     """Images that an index's search scored exactly, a query."""
     seconds: float = 0.0
@@ -212,10 +216,14 @@ def stage(
     report.seconds = round(time.monotonic() - start, 4)
     if peak is not None:
         report.peak_memory, report.peak_gpu_memory = peak.memory, peak.gpu_memory
-    for item, reason in list(report.failed.items())[:10]:
-        log.warning("[%s %s] skipped %s: %s", name, run.name, item, reason)
-    if len(report.failed) > 10:
-        log.warning("[%s %s] and %d more", name, run.name, len(report.failed) - 10)
+    new = [item for item in report.failed if item not in set(report.known)]
+    for level, items in ((logging.WARNING, new), (logging.INFO, report.known)):
+        for item in items[:10]:
+            log.log(level, "[%s %s] skipped %s: %s", name, run.name, item, report.failed[item])
+        if len(items) > 10:
+            log.log(level, "[%s %s] and %d more", name, run.name, len(items) - 10)
+    if report.skipped:
+        log.info("[%s %s] skipped: %s", name, run.name, counted(report.skipped))
     log.info("%s", report.summary())
 
 
@@ -230,6 +238,14 @@ def with_option(command: str, option: str, field: str, value: str) -> str:
         elif word != "--set":
             kept.append(word)
     return shlex.join([*kept, option, value])
+
+
+def counted(skipped: dict[str, int]) -> str:
+    """Return counts by kind as a text, the largest first: ``248 .svg, 1 without ending``."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count:,} {kind}" for kind, count in ordered[:12]]
+    rest = sum(count for _, count in ordered[12:])
+    return ", ".join([*shown, *([f"{rest:,} of other endings"] if rest else [])])
 
 
 def progress(total: int, cached: int, unit: str, text: str) -> "tqdm[Any]":

@@ -122,7 +122,7 @@ class Shard:
         self.process = process
         self.header = header
         self.size = size
-        self.number = len(list(self.folder.glob(self._name("*"))))
+        self.number = 1 + max(map(_number_of, self.folder.glob(self._name("*"))), default=-1)
         self.batches: list[Encoded] = []
         with storage_errors(self.folder):  # before anything is computed
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,12 @@ class Shard:
 
     def __exit__(self, *exception: object) -> None:
         self.write()
+
+
+def _number_of(shard: Path) -> int:
+    """Return the number in a shard's name; one that somebody renamed takes none."""
+    number = shard.stem.partition("-")[2]
+    return int(number) if number.isdecimal() else -1
 
 
 def merge(file: Path, names: list[str], kind: dict[str, Any], before: Stored | None = None) -> None:

@@ -38,7 +38,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
     "--top-k": ("search.top_k", int, "images retrieved a query"),
     "--index": ("search.index.kind", str, "scan, flat, faiss-hnsw, faiss-ivf or milvus"),
-    "--milvus-url": ("runtime.milvus_url", str, "a Milvus server; a file in the cache by default"),
+    "--milvus-url": (
+        "runtime.milvus_url",
+        str,
+        "a Milvus server; by default a file in the cache, open to all users of this machine",
+    ),
     "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
     "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),

@@ -25,6 +25,14 @@ from pipeline.scoring import normalise
 for name in ("pymilvus", "grpc._server"):  # they log what is raised, or what a file cannot do
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
+log = logging.getLogger("seize")
+
+OPEN = (
+    "Milvus in a file opens a port of this machine without a password while this command runs: "
+    "whoever is logged in here can read, change and delete the index. On a machine that you share "
+    "use a server with a token (--milvus-url), or another --index."
+)
+
 BLOCK = 4_096
 """Images sent at a time; a server takes messages of 64 MB."""
 
@@ -62,6 +70,11 @@ class Milvus:
                     output_fields=["row"],
                 )
             for i, found in enumerate(hits, start):
+                if not found:
+                    raise StorageError(
+                        f"Milvus at {self.where} no longer holds the collection {self.collection}: "
+                        "somebody else has emptied it. The same command fills it again."
+                    )
                 scores[i, : len(found)] = [hit["distance"] for hit in found]
                 rows[i, : len(found)] = [hit["row"] for hit in found]
         return scores, rows
@@ -74,6 +87,8 @@ def opened(gallery: Gallery, settings: IndexConfig, file: Path, runtime: Runtime
     """
     collection = file.stem.replace("-", "_")
     where = runtime.milvus_url or str(file)
+    if not runtime.milvus_url:
+        log.warning("%s", OPEN)
     with _errors(where), lock(file):
         token = os.environ.get(runtime.milvus_token_variable, "")
         client = MilvusClient(where, token=token, grpc_options=CONNECTION)

@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from pipeline import config, folder
+from pipeline.app import App, Limits
+from pipeline.errors import InputError
 from pipeline.folder import hash_of
-from pipeline.gallery import Result
+from pipeline.gallery import Gallery, Result
 from pipeline.visitors import HEADERS
 from tests.app_server import Served, images_loaded
 from tests.browser import watch
@@ -322,25 +325,52 @@ def test_only_what_was_indexed_is_served_and_only_while_it_is_that(
     outside_hash = hash_of(outside.read_bytes())
     assert served.request(f"/images/{outside_hash}/small")[0] == 404
     kept = chosen.read_bytes()
+    assert served.request(f"/images/{content_hash}/small")[0] == 200  # held in memory from now on
+
+    def statuses() -> list[int]:
+        return [served.request(f"/images/{content_hash}/{s}")[0] for s in ("small", "large")]
+
     try:
         chosen.unlink()
+        assert statuses() == [404, 404]
         chosen.symlink_to(outside)  # swapped after it was indexed
-        assert served.request(f"/images/{content_hash}/large")[0] == 404
+        assert statuses() == [404, 404]
         chosen.unlink()
         shutil.copy(other, chosen)
-        assert served.request(f"/images/{content_hash}/large")[0] == 404
+        assert statuses() == [404, 404]
         # A link to the very same bytes elsewhere is not followed either.
         (outside.parent / "same.jpg").write_bytes(kept)
         chosen.unlink()
         chosen.symlink_to(outside.parent / "same.jpg")
-        assert served.request(f"/images/{content_hash}/large")[0] == 404
+        assert statuses() == [404, 404]
         status, lines = served.query(reference=content_hash, relative_caption="has a blue star")
         assert status == 200
         assert "gone or was changed" in lines[-1]["error"]
     finally:
         chosen.unlink()
         chosen.write_bytes(kept)
-    assert served.request(f"/images/{content_hash}/large")[0] == 200
+    assert statuses() == [200, 200]
+
+
+def test_what_was_dropped_from_the_index_is_not_served(small_world: Path, tmp_path: Path) -> None:
+    pictures = sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]
+    root = tmp_path / "photos"
+    root.mkdir()
+    for picture in pictures:
+        shutil.copy(picture, root)
+    settings = config.load("demo", {"runtime.workers": 0})
+    gallery = Gallery(root, settings, tmp_path / "cache")
+    gallery.index()
+    page = App(gallery, Limits())
+    content_hash = hash_of(pictures[0].read_bytes())
+    assert page._drawn(content_hash, "small")
+    kept = tmp_path / "kept.jpg"
+    (root / pictures[0].name).rename(kept)
+    folder.index(gallery.folder)  # by another process
+    kept.rename(root / pictures[0].name)
+    for size in ("small", "large"):
+        with pytest.raises(InputError, match="no such image"):
+            page._drawn(content_hash, size)
 
 
 @pytest.mark.parametrize(

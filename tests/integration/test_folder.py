@@ -1,9 +1,11 @@
 """A folder of images is indexed once, kept up to date, and searched by the demo's own models."""
 
 import doctest
+import errno
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline
-from pipeline import clip, config, folder, llms
+from pipeline import clip, config, folder, listing, llms
 from pipeline.cli import main
-from pipeline.errors import ConfigError, InputError, MissingStageError
+from pipeline.errors import ConfigError, InputError, MissingStageError, StorageError
 from pipeline.folder import Folder, hash_of
 from pipeline.gallery import Gallery
+from pipeline.images import HEIF, read_image
 from pipeline.llms import Answer, Request
 from pipeline.prompts import ROLES
 from pipeline.retrieval import methods
+from pipeline.run import StageReport, counted
 from tests.conftest import PROJECT
 
 SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
@@ -109,7 +114,195 @@ def test_a_change_that_keeps_size_and_time_is_seen_if_it_came_right_after(
     assert features(photos)["00.bmp"] != before
 
 
+@pytest.mark.parametrize("how", ["in place", "another file"])
+def test_other_bytes_of_the_same_size_and_time_are_seen_whenever_they_came(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(listing, "SETTLED", 0)  # as if it were long ago
+    file = photos / "00.bmp"
+    Image.new("RGB", (32, 32), "red").save(file)
+    os.utime(file, (1e9, 1e9))
+    folder.index(opened(photos))
+    assert folder.index(opened(photos)).cached == 25
+    before = features(photos)["00.bmp"]
+    other = file if how == "in place" else photos.parent / "other.bmp"
+    Image.new("RGB", (32, 32), "blue").save(other)
+    os.utime(other, (1e9, 1e9))
+    other.replace(file)
+    with pytest.raises(InputError, match=r"00\.bmp has changed .* Run: seize index"):
+        opened(photos).read("00.bmp", opened(photos).hashes()["00.bmp"])
+    assert folder.index(opened(photos)).computed == 1
+    assert features(photos)["00.bmp"] != before
+    assert opened(photos).read("00.bmp", opened(photos).hashes()["00.bmp"]) == file.read_bytes()
+
+
+def test_a_folder_that_is_swapped_for_a_link_lets_nothing_in(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(photos)
+    content = (photos / "holiday/2024/01.jpg").read_bytes()
+    assert source.read("holiday/2024/01.jpg", hash_of(content)) == content
+    shutil.copytree(photos / "holiday", photos.parent / "outside")  # the very same bytes
+    resolved = Folder.file
+
+    def swapped(self: Folder, path: str) -> Path:
+        """Resolve a path, and be overtaken before it is opened."""
+        found = resolved(self, path)
+        if not (photos / "holiday").is_symlink():
+            (photos / "holiday").rename(photos / "was")
+            (photos / "holiday").symlink_to(photos.parent / "outside")
+        return found
+
+    monkeypatch.setattr(Folder, "file", swapped)
+    with pytest.raises(InputError, match="cannot be read"):
+        source.read("holiday/2024/01.jpg", hash_of(content))
+    with pytest.raises(InputError, match="leads out"):
+        source.read("holiday/2024/01.jpg", hash_of(content))
+
+
+@pytest.mark.parametrize("depth", [1_500, 2_500])
+def test_any_depth_is_indexed_or_named(photos: Path, depth: int) -> None:
+    """The second is deeper than the system's longest path."""
+    handle = os.open(photos, os.O_RDONLY)
+    try:
+        for _ in range(depth):
+            os.mkdir("d", dir_fd=handle)
+            handle, above = os.open("d", os.O_RDONLY, dir_fd=handle), handle
+            os.close(above)
+        os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+        report = folder.index(opened(photos))
+        assert report.computed == 24
+        (named,) = report.failed
+        assert set(named.split("/")) <= {"d", "x.jpg"}
+        reason = "is empty" if depth == 1_500 else "name too long"
+        assert reason in report.failed[named]
+    finally:
+        os.close(handle)
+        subprocess.run(["rm", "-rf", photos / "d"], check=True)
+
+
+def test_two_that_index_while_files_change_leave_a_listing_and_features_that_agree(
+    photos: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, others = folder._embed, []
+
+    def overtaken(*arguments: Any) -> None:
+        """Embed what was listed, while a file comes and somebody else begins to index."""
+        if not others:
+            put(pictures[24], photos / "new.jpg")
+            others.append(index_process(photos))
+            with pytest.raises(subprocess.TimeoutExpired):  # it waits
+                others[0].wait(20)
+        embed(*arguments)
+
+    monkeypatch.setattr(folder, "_embed", overtaken)
+    assert folder.index(opened(photos)).computed == 24
+    out, err = others[0].communicate(timeout=300)
+    assert json.loads(out)[0]["computed"] == 1, err
+    assert len(features(photos)) == len(opened(photos).hashes()) == 25
+
+
+def test_what_is_not_read_is_counted_by_ending(photos: Path) -> None:
+    for number in range(3):
+        (photos / f"{number}.SVG").write_text("<svg/>")
+    (photos / "holiday" / "x.raw2").touch()
+    (photos / "README").write_text("no image")
+    shutil.copy(photos / "00.jpg", photos / "bare")
+    (photos / "loop").symlink_to(photos / "holiday")
+    (photos / "a.sentence instead of an ending").touch()
+    (photos / os.fsdecode(b"x.\xff")).touch()
+    report = folder.index(opened(photos))
+    assert report.skipped == {
+        ".svg": 3,
+        ".raw2": 1,
+        "without ending": 1,
+        "links to folders": 1,
+        "of other endings": 1,
+        ".\N{REPLACEMENT CHARACTER}": 1,
+    }
+    assert "bare" in features(photos)
+    assert json.loads(json.dumps(report.as_json()))["skipped"] == report.skipped
+    assert counted({".heic": 1, ".svg": 2480}) == "2,480 .svg, 1 .heic"
+    many = {f".{number:02}": 1 for number in range(20)}
+    assert counted(many).endswith(", 1 .11, 8 of other endings")
+    alone = photos.parent / "alone"
+    alone.mkdir()
+    (alone / "photo.xyz").touch()
+    with pytest.raises(InputError, match=r"no image below .*\. Skipped: 1 \.xyz\. Known endings"):
+        folder.index(opened(alone))
+
+
+@pytest.mark.skipif(HEIF, reason="pillow-heif is installed")
+def test_skipped_heic_comes_with_what_to_install(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="seize")
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
+    assert folder.index(opened(photos)).skipped == {".heic": 1}
+    assert "skipped: 1 .heic" in caplog.text
+    assert "pip install pillow-heif" in caplog.text
+    for file in photos.rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"Skipped: 1 \.heic\. HEIC is read .* pip install"):
+        folder.index(opened(photos))
+
+
+def test_what_cannot_be_decoded_is_named_each_time_but_not_tried_again(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listing, "SETTLED", 0)
+    caplog.set_level("INFO", logger="seize")
+    for name in ("broken.png", "copy.png", "large.bmp"):
+        (photos / name).write_bytes(b"not an image")
+    Image.new("RGB", (300, 300)).save(photos / "large.bmp")
+    source = Folder(photos, config.load("demo", {"runtime.max_pixels": 80_000}), photos.parent)
+    reasons = {
+        "broken.png": "it is not an image that can be read.",
+        "copy.png": "it is not an image that can be read.",
+        "large.bmp": "it has 300 x 300 pixels, more than the 80,000 allowed (runtime.max_pixels).",
+    }
+    report = folder.index(source)
+    assert (report.failed, report.known) == (reasons, [])
+    with monkeypatch.context() as patched:
+        patched.setattr(clip, "load", None)  # no model is loaded
+        caplog.clear()
+        report = folder.index(source)
+    assert report.failed == reasons
+    assert sorted(report.known) == sorted(reasons)
+    lines = [r for r in caplog.records if "skipped" in r.getMessage()]
+    assert len(lines) == 3
+    assert {r.levelname for r in lines} == {"INFO"}  # said before: --quiet does not repeat it
+    assert all(r.getMessage().count(n) == 1 for r, n in zip(lines, sorted(reasons), strict=True))
+    (photos / "copy.png").write_bytes((photos / "00.jpg").read_bytes())
+    assert folder.index(source).failed.keys() == {"broken.png", "large.bmp"}
+    taken = folder.index(replace(source, config=SETTINGS))
+    assert (taken.computed, taken.failed.keys()) == (1, {"broken.png"})
+
+
+def test_what_a_disk_failed_to_read_is_tried_again(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SETTLED", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", lambda self, path, _: read_image(self.root / "gone"))
+        with pytest.raises(InputError, match="None of 24 images could be read"):
+            folder.index(opened(photos))
+    assert folder.index(opened(photos)).computed == 24
+
+
+def test_huge_files_and_pipes_are_named_and_never_read(photos: Path) -> None:
+    with (photos / "hole.png").open("wb") as stream:
+        stream.truncate(3 << 30)
+    os.mkfifo(photos / "pipe.png")
+    report = folder.index(opened(photos))
+    assert report.failed == {
+        "hole.png": "it has 3,221,225,472 bytes, more than the 1,073,741,824 allowed.",
+        "pipe.png": "it is no regular file",
+    }
+
+
 def test_unchanged_files_are_not_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "SETTLED", 0)  # the files were put there just now
     folder.index(opened(photos))
 
     def fail(*_: object) -> None:
@@ -165,6 +358,7 @@ def test_broken_images_links_and_strange_names_are_named_and_skipped(photos: Pat
         "broken.png",
         "empty.jpg",
         "out.jpg",
+        "pipe.jpg",
         "\N{REPLACEMENT CHARACTER}.jpg",
     }
     assert "not an image" in report.failed["broken.png"]
@@ -265,6 +459,51 @@ def test_watch_follows_the_folder_until_ctrl_c(photos: Path, pictures: list[Path
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     errors.join()
+
+
+def test_watch_waits_until_a_full_disk_has_room(
+    photos: Path, pictures: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.index(opened(photos))
+    put(pictures[24], photos / "new.jpg")
+    reports: list[StageReport] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        assert not folder._try(opened(photos), reports.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Cannot write" in caplog.text
+    assert reports == []
+    assert folder._try(opened(photos), reports.append)
+    assert reports[0].computed == 1
+
+
+def test_watch_tries_again_without_a_change(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[StageReport | None] = []
+    index = folder.index
+
+    class Ended(Exception):
+        pass
+
+    def sometimes(source: Folder) -> StageReport:
+        if len(made) in (1, 2):
+            made.append(None)
+            raise StorageError("The disk is full.") if len(made) == 2 else OSError(errno.ENOSPC, "")
+        if not made:
+            threading.Timer(1, (photos / "00.jpg").unlink).start()
+        return index(source)
+
+    def updated(report: StageReport) -> None:
+        made.append(report)
+        if len(made) > 1:
+            raise Ended
+
+    monkeypatch.setattr(folder, "AGAIN", 200)
+    monkeypatch.setattr(folder, "index", sometimes)
+    with pytest.raises(Ended):
+        folder.watch(opened(photos), updated)
+    assert [report is None for report in made] == [False, True, True, False]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The store keeps what was computed, whatever happens to the process or the file."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -7,8 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pipeline.cache import (
     RecordFile,
     atomic,
     fingerprint,
+    lock,
     read_header,
     write_feature_blocks,
     write_features,
@@ -373,3 +376,78 @@ def test_a_truncated_feature_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"f\.safetensors is damaged"):
         FeatureFile(file)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_new_file_gets_what_the_umask_leaves_and_an_old_one_keeps_its_mode(
+    tmp_path: Path, umask: int
+) -> None:
+    private = tmp_path / "private.json"
+    private.touch(0o600)
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "new.json", {})
+        write_json(private, {})
+        with atomic(tmp_path / "library.bin") as temporary:
+            temporary.unlink()  # as a library that writes a file of its own
+            temporary.touch(0o666)
+        write_features(tmp_path / "f.safetensors", ["a"], np.zeros((1, 2), np.float32), HEADER)
+    finally:
+        os.umask(before)
+    for name in ("new.json", "library.bin", "f.safetensors"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def other_user() -> Iterator[Path]:
+    """A folder, as one who is neither root nor the owner of what was put there before."""
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o777)
+        fill(folder / "r.jsonl", 3)
+        if os.geteuid() == 0:
+            os.setresuid(65534, 65534, 0)
+            stack.callback(os.setresuid, 0, 0, 0)
+        yield folder
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error_where_the_file_can_be_written(
+    other_user: Path,
+) -> None:
+    file = other_user / "r.jsonl"
+    with as_owner():
+        (other_user / ".r.jsonl.lock").chmod(0o444)
+        file.chmod(0o666)
+    for exists in (True, False):  # the file itself, or the folder in which it may be made
+        with pytest.raises(StorageError, match=r"Cannot lock .*r\.jsonl: Permission denied"):
+            fill(file, 5)
+        if exists:
+            file.unlink()
+
+
+def test_what_may_only_be_read_is_read_without_a_lock(other_user: Path) -> None:
+    file = other_user / "r.jsonl"
+    with as_owner():
+        (other_user / ".r.jsonl.lock").unlink()
+        file.chmod(0o444)
+        other_user.chmod(0o555)
+    with lock(file) as held:
+        assert not held
+    fill(file, 3)  # all is there
+    with pytest.raises(StorageError, match="Cannot write"):
+        fill(file, 4)
+    with as_owner():
+        other_user.chmod(0o777)
+
+
+@contextlib.contextmanager
+def as_owner() -> Iterator[None]:
+    """Be root again, where that is what the tests run as."""
+    real, effective, saved = os.getresuid()
+    if saved == 0:
+        os.setresuid(0, 0, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(real, effective, saved)

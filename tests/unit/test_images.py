@@ -3,7 +3,11 @@
 import os
 import resource
 import struct
+import subprocess
+import sys
+import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,9 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.errors import InputError
-from pipeline.images import open_image
+from pipeline.images import encoded, open_image, opened_image
 from pipeline.pixels import TargetPad
+from tests.conftest import PROJECT
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"])
@@ -185,3 +190,119 @@ def test_target_pad_widens_the_short_side_to_the_ratio() -> None:
     assert TargetPad(1.25)(Image.new("RGB", (100, 90))).size == (100, 90)
     assert TargetPad(1.25)(Image.new("RGB", (200, 100))).size == (200, 160)
     assert TargetPad(1.25)(Image.new("RGB", (100, 300))).size == (240, 300)
+
+
+@pytest.mark.parametrize("read", [images.read_image, open_image])
+def test_every_way_of_reading_refuses_what_never_ends_and_what_is_huge(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "hole.png").open("wb") as stream:
+        stream.truncate(3 << 30)
+    for name in ("/dev/zero", "pipe.png", "hole.png", "missing.png", "."):
+        file = tmp_path / name
+        with pytest.raises(InputError, match=f"^{file} ") as caught:
+            read(file)
+        assert str(caught.value).count(str(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC"),
+        (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\1\0\1\0", "icon"),
+        (b"\xff\x0a\0", "JPEG XL"),
+    ],
+)
+def test_a_kind_that_is_not_read_is_named(content: bytes, kind: str) -> None:
+    if kind == "HEIC" and images.HEIF:
+        pytest.skip("pillow-heif is installed")
+    with pytest.raises(InputError, match=rf"^photo\.x is .*{kind}.* convert it"):
+        open_image(Path("photo.x"), content)
+
+
+@pytest.mark.skipif(not images.HEIF, reason="pillow-heif is not installed")
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "photo.heic")
+    assert ".heic" in images.endings()
+    assert open_image(tmp_path / "photo.heic").size == (40, 20)
+    assert images.looks_like_image((tmp_path / "photo.heic").read_bytes()[: images.START])
+
+
+def test_images_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+    for ending in (".avif", ".gif", ".jpg", ".jp2", ".png", ".tiff", ".webp"):
+        Image.new("RGB", (40, 20), "red").save(tmp_path / f"a{ending}")
+        assert images.looks_like_image((tmp_path / f"a{ending}").read_bytes()[: images.START])
+    for text in (b"", b"BM is no bitmap", b"P6 is no pixmap", b"RIFF1234WAVE", b"#!/bin/sh"):
+        assert not images.looks_like_image(text)
+
+
+@pytest.mark.parametrize("ending", [".png", ".avif", ".jpg"])
+def test_the_limit_is_called_by_its_name_and_never_by_pillows(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"image{ending}"
+    Image.new("RGB", (20, 10)).save(file)
+    with pytest.raises(InputError, match=r"199 allowed \(seize app --max-pixels\)\.$"):
+        open_image(file, max_pixels=199, limit="seize app --max-pixels")
+    with pytest.raises(InputError) as caught:
+        open_image(Path("bomb.png"), png_of_size(60_000, 60_000))
+    assert "bomb DOS" not in str(caught.value)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from PIL import Image
+from pipeline.images import memory, open_image
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+file = Path(sys.argv[1])
+open_image(file.with_name("small" + file.suffix))  # what libraries allocate once
+before = peak()
+image = open_image(file)
+print(peak() - before, memory(Image.open(file)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory was in use")
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [
+        (".png", "RGBA"), (".png", "LA"), (".png", "I;16"), (".jpg", "RGB"), (".jpg", "CMYK"),
+        (".webp", "RGB"), (".webp", "RGBA"), (".avif", "RGBA"), (".jp2", "RGBA"),
+        (".tiff", "RGBA"), (".tiff", "F"), (".gif", "P"), (".bmp", "RGB"), (".ppm", "RGB"),
+    ],
+)  # fmt: skip
+def test_decoding_takes_no_more_than_is_reckoned(tmp_path: Path, ending: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: a copy more
+    how = {"exif": exif} if ending in (".jpg", ".png", ".webp", ".avif", ".tiff") else {}
+    for name, side in (("large", 2000), ("small", 16)):
+        Image.new(mode, (side, side)).save(tmp_path / f"{name}{ending}", **how)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / f"large{ending}")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    taken, reckoned = map(int, done.stdout.split())
+    assert 0.2 * reckoned < taken < reckoned + (2 << 20)
+
+
+def test_one_large_image_at_a_time_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.new("RGB", (50, 50)), 50)
+    monkeypatch.setattr(images, "LARGE", 50 * 50 * 12 - 1)
+    second = threading.Thread(target=open_image, args=(Path("b"), content))
+    with opened_image(Path("a"), content):
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        small = encoded(Image.new("RGB", (49, 49)), 50)
+        assert open_image(Path("c"), small).size == (49, 49)
+    second.join(30)
+    assert not second.is_alive()
+    with pytest.raises(ZeroDivisionError), opened_image(Path("a"), content):
+        raise ZeroDivisionError  # it is no error of the image, and the next one is not kept waiting
+    assert open_image(Path("a"), content).size == (50, 50)

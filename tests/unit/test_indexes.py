@@ -211,6 +211,19 @@ def test_milvus_filling_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert rows.item() == 8_500
 
 
+def test_milvus_in_a_file_says_that_its_port_is_open_and_notices_what_was_emptied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = clusters(np.random.default_rng(0), 30, 8)
+    index = opened("milvus", ArrayGallery(array), tmp_path)
+    (said,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    assert "without a password" in said
+    assert "--milvus-url" in said
+    index.client.delete(index.collection, filter="row >= 0")
+    with pytest.raises(StorageError, match="no longer holds the collection"):
+        index.search(array[:1], 3)
+
+
 def test_index_that_cannot_be_used_is_one_line_that_names_it(tmp_path: Path) -> None:
     gallery = ArrayGallery(clusters(np.random.default_rng(0), 100, 8))
     (tmp_path / "faiss-ivf-0.faiss").mkdir()

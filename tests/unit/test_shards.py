@@ -152,3 +152,22 @@ def test_shares_are_disjoint_even_and_complete(items: int, count: int) -> None:
     shares = [Processes(index, count).share(range(items)) for index in range(count)]
     assert sorted(item for share in shares for item in share) == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("lost", [{0}, {1}, {2}, {0, 1}, {0, 2}, {0, 1, 2}])
+def test_a_deleted_shard_loses_its_own_features_and_no_others(
+    tmp_path: Path, lost: set[int]
+) -> None:
+    file = tmp_path / "f.safetensors"
+    with Shard(file, 0, {}, 1) as shard:
+        for number in range(3):
+            shard.add(encoded(number))
+    for number in lost:
+        (shards.folder_of(file) / f"0000-{number:06d}.safetensors").unlink()
+    missing = {0, 1, 2} - {int(name) for name in Stored(file).places}
+    assert missing == lost
+    with Shard(file, 0, {}, 1) as shard:
+        for number in missing:
+            shard.add(encoded(number))
+    merge(file, ["0", "1", "2"], {})
+    assert FeatureFile(file).all()[:, 0].tolist() == [0, 1, 2]
