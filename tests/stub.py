@@ -149,10 +149,11 @@ class Stub:
 
 
 class Running:
-    """A stub served by a thread of this process; ``stop`` ends it at once."""
+    """A stub served by a thread of this process; ``stop`` ends it at once. Port 0 is any free."""
 
-    def __init__(self, stub: Stub) -> None:
+    def __init__(self, stub: Stub, port: int = 0) -> None:
         self.stub = stub
+        self.port = port
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -165,7 +166,7 @@ class Running:
             app = self.stub.application()
             self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
             await self._runner.setup()
-            self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
             await self._site.start()
             self.port = self._runner.addresses[0][1]
             ready.set()
