@@ -18,7 +18,7 @@ import tenacity
 from pipeline import responses
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
-from pipeline.masking import HIDDEN, masked, without_credentials
+from pipeline.masking import hide, without_credentials
 from pipeline.responses import ODD, BodyError, line, read_body
 from pipeline.run import log
 
@@ -261,10 +261,7 @@ class ChatClient:
 
         They are masked before anything is cut: a part of one would be no secret to ``replace``.
         """
-        text = line(text[: length + LONGEST_SECRET])
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return masked(text)[:length]
+        return hide(line(text[: length + LONGEST_SECRET]), self._secrets)[:length]
 
     def _sent_on(self, response: aiohttp.ClientResponse) -> ModelError:
         where = self._shown(response.headers.get("Location", ""))
@@ -346,9 +343,7 @@ def _authorization(credentials: str, variable: str) -> tuple[str | None, list[st
     if credentials:
         said = unquote(credentials)
         encoded = base64.b64encode(said.encode()).decode()
-        secrets = [credentials, said, encoded, said.partition(":")[2]]
-        # The longest first, which the others are parts of; what is too short hides too much.
-        return f"Basic {encoded}", sorted((s for s in secrets if len(s) > 3), key=len, reverse=True)
+        return f"Basic {encoded}", [credentials, said, encoded, said.partition(":")[2]]
     key = os.environ.get(variable, "").strip()  # a file with Windows' line ends leaves \r
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(
