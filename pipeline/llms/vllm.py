@@ -61,6 +61,13 @@ class Server:
         """Whether it has ended."""
         return self.keeper.poll() is not None
 
+    def died(self) -> bool:
+        """Whether it has ended by itself; its keeper may need a moment to end, too."""
+        if not _is_healthy(self.port):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.keeper.wait(5)
+        return self.over
+
     def watch(self) -> None:
         """Return never while the server runs; raises ModelError when it ends by itself."""
         self.keeper.wait()
@@ -161,7 +168,7 @@ def serve(
         try:
             yield server.url
         except ModelError as error:
-            if server.over:
+            if server.died():
                 raise server.ended("while it was in use; what was answered is kept") from error
             raise
 
