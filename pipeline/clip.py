@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from pipeline.config import ClipConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError, nearest
 from pipeline.images import MAX_PIXELS
-from pipeline.loading import failed
+from pipeline.loading import failed, hub
 
 LONGEST_STRIP = 8_192
 """Pixels that a strip's longer side is scaled down to before it is padded."""
@@ -114,7 +114,9 @@ def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:
 
 @functools.lru_cache(maxsize=1)
 def _cached(config: str, runtime: str) -> Clip:
-    return Clip(ClipConfig.model_validate_json(config), RuntimeConfig.model_validate_json(runtime))
+    settings = ClipConfig.model_validate_json(config)
+    with hub(settings.model.removeprefix("local-dir:")):
+        return Clip(settings, RuntimeConfig.model_validate_json(runtime))
 
 
 def _numpy(features: Tensor) -> NDArray[np.float32]:
@@ -126,7 +128,7 @@ def _load(config: ClipConfig, runtime: RuntimeConfig, device: str, dtype: torch.
     tag = _check_names(config)
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # open_clip reports on the root logger
+    root.setLevel(logging.CRITICAL)  # open_clip reports on the root logger, errors too
     try:
         model = open_clip.create_model(
             config.model,

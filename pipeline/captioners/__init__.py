@@ -4,13 +4,14 @@ import functools
 import gc
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
 from pipeline.config import CaptionerConfig, RuntimeConfig
-from pipeline.loading import LOADING
+from pipeline.loading import LOADING, hub
 
 SERVED = "served:"
 """Marks a vision model behind a server."""
@@ -67,4 +68,5 @@ def _load(config: str, runtime: str) -> Captioner:
 
     settings = CaptionerConfig.model_validate_json(config)
     kind = ServedCaptioner if settings.model.startswith(SERVED) else Blip2
-    return kind(settings, RuntimeConfig.model_validate_json(runtime))
+    with nullcontext() if kind is ServedCaptioner else hub(settings.model):
+        return kind(settings, RuntimeConfig.model_validate_json(runtime))
