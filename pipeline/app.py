@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import json
 import logging
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -438,8 +439,15 @@ def make_app(
 
 
 async def serve(app: web.Application, host: str, port: int, ready: Callable[[str], Any]) -> None:
-    """Serve until cancelled; ``ready`` is given the page's address. Raises InputError for a port
-    that is taken or an address that is not this machine's."""
+    """Serve until Ctrl-C or cancelled; ``ready`` is given the page's address. Raises InputError for
+    a port that is taken or an address that is not this machine's.
+
+    Queries that wait for a model are left behind in their threads: see ``ending.leave``.
+    """
+    stopped = asyncio.Event()
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; threads
+        # A second Ctrl-C, while it ends, is the same: it would otherwise end in a traceback.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopped.set)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -454,6 +462,6 @@ async def serve(app: web.Application, host: str, port: int, ready: Callable[[str
         bound = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{bound}/")
-        await asyncio.Event().wait()
+        await stopped.wait()
     finally:
         await runner.cleanup()

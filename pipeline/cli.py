@@ -13,8 +13,8 @@ import click
 import yaml
 
 from pipeline import __version__, config, processes, prompts
-from pipeline.ending import Commands, exit_codes
-from pipeline.errors import ConfigError
+from pipeline.ending import Commands, exit_codes, leave
+from pipeline.errors import STOPPED, ConfigError
 from pipeline.options import (
     Stage,
     cache_option,
@@ -813,7 +813,10 @@ def app(
         if shown:
             click.launch(address)
 
-    asyncio.run(page.serve(made, host, port, ready))
+    with contextlib.suppress(KeyboardInterrupt):  # as it starts or ends
+        asyncio.run(page.serve(made, host, port, ready))
+    echo("Stopped. What was computed is kept.", err=True)
+    leave(STOPPED)
 
 
 @main.command("run", cls=Stage)
