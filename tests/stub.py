@@ -48,6 +48,8 @@ class Stub:
     """Whether to keep what was asked in ``seen``."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
+    listed: int = 0
+    """How often the model was listed."""
     running: int = 0
     most: int = 0
     metrics: str | None = None
@@ -71,6 +73,7 @@ class Stub:
 
     async def models(self, request: web.Request) -> web.Response:
         """List the one model."""
+        self.listed += 1
         return self._refused(request) or web.json_response({"data": [{"id": self.model}]})
 
     async def show_metrics(self, request: web.Request) -> web.Response:

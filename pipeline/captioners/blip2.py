@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoProcessor, Blip2ForConditionalGeneration, LogitsProcessor
 from transformers.utils import logging as transformers_logging
 
-from pipeline.captioners import prompt_of
+from pipeline.captioners import InBatches, prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.loading import SAFELY, failed
 
@@ -47,7 +47,7 @@ class NucleusSampler(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 
 
-class Blip2:
+class Blip2(InBatches):
     """A ``Blip2ForConditionalGeneration`` checkpoint with its processor."""
 
     def __init__(self, config: CaptionerConfig, runtime: RuntimeConfig) -> None:
