@@ -7,9 +7,11 @@ sessions; what was computed is in the cache.
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -420,8 +422,15 @@ def is_loopback(host: str) -> bool:
 
 
 async def serve(app: web.Application, host: str, port: int, ready: Callable[[str], Any]) -> None:
-    """Serve until cancelled; ``ready`` is given the page's address. Raises InputError for a port
-    that is taken or an address that is not this machine's."""
+    """Serve until Ctrl-C or cancelled; ``ready`` is given the page's address. Raises InputError for
+    a port that is taken or an address that is not this machine's.
+
+    Queries that wait for a model are left behind in their threads: see ``ending.leave``.
+    """
+    stopped = asyncio.Event()
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; threads
+        # A second Ctrl-C, while it ends, is the same: it would otherwise end in a traceback.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopped.set)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -436,6 +445,6 @@ async def serve(app: web.Application, host: str, port: int, ready: Callable[[str
         bound = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{bound}/")
-        await asyncio.Event().wait()
+        await stopped.wait()
     finally:
         await runner.cleanup()

@@ -1,6 +1,7 @@
 """The caption stage: several captions of every distinct reference image."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline import captioners, identity, released
@@ -74,7 +75,7 @@ def by_image(records: RecordFile) -> dict[str, list[str]]:
 
 
 def caption(run: Run) -> StageReport:
-    """Caption what is not cached yet; each batch is stored as soon as it is done.
+    """Caption what is not cached yet; captions are stored as soon as they come.
 
     Processes launched together caption a share each.
     """
@@ -106,24 +107,23 @@ def _caption(
     with report.step("load the model"):
         captioner = captioners.load(settled, run.config.runtime)
     with progress(report.cached + len(todo), report.cached, "image", "caption") as bar:
-        size = run.config.runtime.caption_batch
-        for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
-            with report.step("open images"):
-                images = _open(run, batch, report)
-            for image in batch:
-                if image not in images and image not in done:
-                    reason = report.failed[image]
-                    records.append({"image": image, "captions": [], "reason": reason})
-            if images:
-                with report.step("captioner"):
-                    texts = captioner.caption(list(images), list(images.values()))
-                for image, captions in zip(images, texts, strict=True):
-                    if isinstance(captions, captioners.Failure):
-                        _fail(run, records, image, captions.reason, report)
-                    else:
-                        records.append({"image": image, "captions": captions})
-                        report.computed += 1
-            bar.update(len(batch))
+
+        def broken(image: str, reason: str) -> None:
+            report.failed[image] = reason
+            if image not in done:
+                records.append({"image": image, "captions": [], "reason": reason})
+            bar.update()
+
+        images = _opened(run, todo, broken, report)
+        batch = run.config.runtime.caption_batch
+        with contextlib.closing(captioner.stream(images, batch)) as captioned:
+            for image, captions in _timed(captioned, report):
+                if isinstance(captions, captioners.Failure):
+                    _fail(run, records, image, captions.reason, report)
+                else:
+                    records.append({"image": image, "captions": captions})
+                    report.computed += 1
+                bar.update()
 
 
 def _fail(run: Run, records: RecordFile, image: str, reason: str, report: StageReport) -> None:
@@ -133,14 +133,33 @@ def _fail(run: Run, records: RecordFile, image: str, reason: str, report: StageR
     records.append({"image": image, "captions": [], "reason": reason})
 
 
-def _open(run: Run, ids: list[str], report: StageReport) -> dict[str, Any]:
-    images = {}
+def _opened(
+    run: Run, ids: list[str], broken: Callable[[str, str], None], report: StageReport
+) -> Iterator[captioners.Named]:
+    """Yield the images that can be opened, each when it is asked for; tell of those that cannot."""
     for name in ids:
         try:
-            file, limit = run.dataset.images[name], run.config.runtime.max_pixels
-            images[name] = open_image(file, max_pixels=limit)
+            with report.step("open images"):
+                file, limit = run.dataset.images[name], run.config.runtime.max_pixels
+                opened = open_image(file, max_pixels=limit)
         except InputError as error:
             if run.config.runtime.strict:
                 raise
-            report.failed[name] = str(error)
-    return images
+            broken(name, str(error))
+        else:
+            yield name, opened
+
+
+def _timed(
+    captioned: Iterator[captioners.Captioned], report: StageReport
+) -> Iterator[captioners.Captioned]:
+    """Yield what comes; the time until then, without the opening of images, is the captioner's."""
+    while True:
+        opening = report.steps.get("open images", 0.0)
+        with report.step("captioner"):
+            item = next(captioned, None)
+        opening = report.steps.get("open images", 0.0) - opening
+        report.steps["captioner"] = round(report.steps["captioner"] - opening, 4)
+        if item is None:
+            return
+        yield item

@@ -4,21 +4,22 @@ aiohttp, not the ``openai`` package: at tens of thousands of short requests its 
 """
 
 import asyncio
-import email.utils
+import base64
 import json
 import os
-import re
-import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import tenacity
 
-from pipeline import dialect
+from pipeline import dialect, responses
 from pipeline.config import RuntimeConfig
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
+from pipeline.masking import hide, without_credentials
+from pipeline.responses import ODD, BodyError, line, read_body
 from pipeline.run import log
 
 BREAK_AFTER = 20
@@ -31,6 +32,18 @@ URLS = "--llm-url, --captioner-url, --verifier-url"
 """The options that name a server; a client does not know which one it serves."""
 MOST_CONCURRENCY = 256
 """vLLM's own default for how many sequences it runs at a time."""
+IMAGE_TOKENS = 1_000
+"""Tokens that an image is reckoned at: what vision models make of 500 to 900 pixels a side."""
+LONGEST_MESSAGE = 300
+"""Characters of a server's error that are shown."""
+LONGEST_COMPLAINT = 10_000
+"""Characters of an error's body in which is looked for what the server refuses."""
+LONGEST_SECRET = 10_000
+"""Characters beyond those shown that are looked through for secrets which reach into them."""
+LONGEST_NAME = 100
+"""Characters of a served model's name that are shown."""
+NAMED = 5
+"""Models that an error names of those which a server serves."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,9 @@ class _State:
 class ChatClient:
     """One model behind one server. The key comes from the environment and never leaves requests.
 
+    A user and password in ``url`` take the key's place, and ``self.url`` is without them.
     ``concurrency`` None chooses from the server: as many requests as fit a vLLM's KV cache.
+    Raises ConfigError for a key that no request can carry.
     """
 
     def __init__(
@@ -81,22 +96,24 @@ class ChatClient:
         runtime: RuntimeConfig,
         manner: dialect.Manner | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.url, credentials = without_credentials(url.rstrip("/"))
         self.dialect = dialect.Dialect(self.url, manner or dialect.Manner())
         self.model = model
         self.runtime = runtime
-        self._key = os.environ.get(runtime.api_key_variable, "")
+        self._authorization, self._secrets = _authorization(credentials, runtime.api_key_variable)
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return {"Content-Type": "application/json", **key}
+    def _session(self, **options: Any) -> aiohttp.ClientSession:
+        """Return a session for requests to the server; proxies of the environment are not used."""
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._authorization:
+            headers["Authorization"] = self._authorization
+        return aiohttp.ClientSession(headers=headers, auto_decompress=False, **options)
 
     def check(self) -> None:
         """Raise ModelError if the server is not there, refuses the key or serves another model."""
 
         async def ask() -> None:
-            async with aiohttp.ClientSession(headers=self._headers) as session:
+            async with self._session() as session:
                 await self._check(session)
 
         asyncio.run(ask())
@@ -129,9 +146,7 @@ class ChatClient:
             return
         timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(
-            headers=self._headers, timeout=timeout, connector=connector
-        ) as session:
+        async with self._session(timeout=timeout, connector=connector) as session:
             await self._check(session)
             count = self.runtime.concurrency or await self._fitting(session, first[1])
             state = _State(_chain(first, requests))
@@ -139,14 +154,17 @@ class ChatClient:
             for worker in workers:
                 worker.add_done_callback(lambda _: state.wake.set())
             try:
-                while state.done or not all(worker.done() for worker in workers):
-                    await state.wake.wait()
+                while True:
                     state.wake.clear()
-                    batch, state.done = state.done, []
-                    if batch:
+                    if state.done:  # before any error: what arrived is the caller's
+                        batch, state.done = state.done, []
                         yield batch
-                    if state.error:
+                    elif state.error:
                         raise state.error
+                    elif all(worker.done() for worker in workers):
+                        break
+                    else:
+                        await state.wake.wait()
                 for worker in workers:
                     worker.result()  # raises what no fault of a server explains
             finally:
@@ -210,31 +228,36 @@ class ChatClient:
 
     async def _once(self, session: aiohttp.ClientSession, data: bytes) -> dialect.Reply:
         try:
-            async with session.post(f"{self.url}/chat/completions", data=data) as response:
-                content = await response.read()
+            address = f"{self.url}/chat/completions"
+            async with session.post(address, data=data, allow_redirects=False) as response:
+                content = await read_body(response)
         except TimeoutError:
             raise Transient(f"no answer within {self.runtime.timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except BodyError as error:
+            raise Transient(str(error)) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Transient(f"connection lost ({type(error).__name__})") from None
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
             return dialect.parse(content)
         except ValueError as error:
-            raise Transient(self._safe(str(error))) from None
+            raise Transient(self._shown(str(error))) from None
 
     async def _fault(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes
     ) -> Exception:
         """Return the exception that a response other than 200 stands for."""
-        status, message = response.status, self._safe(_message(content))
-        said = f"HTTP {status}: {message}"
-        complaint = self._safe(dialect.complaint(content))
+        status = response.status
+        said = f"HTTP {status}: {self._shown(responses.message(content))}"
+        complaint = self._shown(dialect.complaint(content), LONGEST_COMPLAINT)
         if dialect.out_of_money(status, complaint):
             return ModelError(
                 f"The server at {self.url} answers no more: {said}. What was answered is kept; "
                 "settle this with whoever runs it, then repeat the same command."
             )
+        if 300 <= status < 400:
+            return self._sent_on(response)
         if status in (401, 403):
             return self._wants_key()
         if status == 404:
@@ -245,12 +268,24 @@ class ChatClient:
         if status >= 500 and dialect.refuses_system(complaint):
             return _Refused(said, complaint)
         if status in (408, 409, 425, 429) or status >= 500:
-            after = _retry_after(response.headers.get("Retry-After"))
+            after = responses.retry_after(response.headers.get("Retry-After"))
             return Transient(said, after, busy=status == 429)
         return _Refused(said, complaint)
 
-    def _safe(self, text: str) -> str:
-        return text.replace(self._key, "(key)") if self._key else text
+    def _shown(self, text: str, length: int = LONGEST_MESSAGE) -> str:
+        """Return the beginning of what a server said, without the secrets that it was sent.
+
+        They are masked before anything is cut: a part of one would be no secret to ``replace``.
+        """
+        return hide(line(text[: length + LONGEST_SECRET]), self._secrets)[:length]
+
+    def _sent_on(self, response: aiohttp.ClientResponse) -> ModelError:
+        where = self._shown(response.headers.get("Location", ""))
+        return ModelError(
+            f"The server at {self.url} sends requests on to {where or 'elsewhere'} (HTTP "
+            f"{response.status}). That is not followed: captions, images and the key would go "
+            f"there. If it is the right one, give its address ({URLS})."
+        )
 
     def _wants_key(self) -> ModelError:
         variable = self.runtime.api_key_variable
@@ -262,8 +297,11 @@ class ChatClient:
         """Raise ModelError if the server is not there or does not serve the model."""
         limit = aiohttp.ClientTimeout(total=CHECK_TIMEOUT)
         try:
-            async with session.get(f"{self.url}/models", timeout=limit) as response:
-                content = await response.read()
+            address = f"{self.url}/models"
+            async with session.get(address, timeout=limit, allow_redirects=False) as response:
+                content = await read_body(response)
+        except BodyError:
+            return  # as of those that do not list their models
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise ModelError(
                 f"There is no server at {self.url}, or it stopped answering "
@@ -273,34 +311,69 @@ class ChatClient:
             ) from None
         if response.status in (401, 403):
             raise self._wants_key()
+        if 300 <= response.status < 400:
+            raise self._sent_on(response)
         try:
             served = [str(model["id"]) for model in json.loads(content)["data"]]
-        except (ValueError, KeyError, TypeError):
+        except ODD:
             return  # some servers do not list their models
         if self.model not in served:
+            named = ", ".join(self._shown(name, LONGEST_NAME) for name in served[:NAMED])
+            more = f" and {len(served) - NAMED:,} more" if len(served) > NAMED else ""
             raise ModelError(
                 f"The server at {self.url} does not serve {self.model!r}. It serves: "
-                f"{', '.join(served) or 'nothing'}. Name one of these, or give the address of "
+                f"{named or 'nothing'}{more}. Name one that it serves, or give the address of "
                 f"another server ({URLS})."
             )
 
     async def _fitting(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> int:
         """Return how many requests like ``body`` a vLLM's KV cache holds; else a fixed number."""
-        count = FALLBACK_CONCURRENCY
         try:
-            async with session.get(f"{self.url.removesuffix('/v1')}/metrics") as response:
-                metrics = await response.text()
+            address = f"{self.url.removesuffix('/v1')}/metrics"
+            async with session.get(address, allow_redirects=False) as response:
+                metrics = (await read_body(response)).decode(errors="replace")
         except (aiohttp.ClientError, OSError, ValueError):
             metrics = ""
-        found = re.search(r"^vllm:cache_config_info\{(.*)\}", metrics, re.MULTILINE)
-        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1])) if found else {}
-        blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
-        if blocks.isdigit() and size.isdigit():
-            tokens = len(json.dumps(body["messages"])) // 3 + int(body["max_tokens"])
-            fitting = int(blocks) * int(size) // max(tokens, 1)
-            count = min(max(fitting, 8), MOST_CONCURRENCY)
+        capacity = responses.kv_cache(metrics)
+        count = FALLBACK_CONCURRENCY
+        if capacity is not None:
+            count = min(max(capacity // max(_tokens(body), 1), 8), MOST_CONCURRENCY)
         log.info("Keeps %d requests in flight at %s (--concurrency changes it).", count, self.url)
         return count
+
+
+def _authorization(credentials: str, variable: str) -> tuple[str | None, list[str]]:
+    """Return the Authorization header, None without any, and what of it must never be shown.
+
+    Raises ConfigError for a key that cannot be in a header.
+    """
+    if credentials:
+        said = unquote(credentials)
+        encoded = base64.b64encode(said.encode()).decode()
+        return f"Basic {encoded}", [credentials, said, encoded, said.partition(":")[2]]
+    key = os.environ.get(variable, "").strip()  # a file with Windows' line ends leaves \r
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"The key in {variable} holds a line break or another character that a request cannot "
+            "carry. Set it again, to the key alone."
+        )
+    return (f"Bearer {key}", [key]) if key else (None, [])
+
+
+def _tokens(body: dict[str, Any]) -> int:
+    """Return about how many tokens a request takes: prompt, images and all of its answers.
+
+    A token is taken for three characters; an image, however it is encoded, for ``IMAGE_TOKENS``.
+    """
+    images, messages = 0, []
+    for message in body["messages"]:
+        texts = message["content"]
+        if isinstance(texts, list):
+            texts = [part for part in texts if part.get("type") != "image_url"]
+            images += len(message["content"]) - len(texts)
+        messages.append({**message, "content": texts})
+    answers = int(body.get("n") or 1) * int(body["max_tokens"])
+    return len(json.dumps(messages)) // 3 + images * IMAGE_TOKENS + answers
 
 
 class _TriedEnough(tenacity.stop.stop_base):
@@ -338,29 +411,3 @@ def _wait(state: tenacity.RetryCallState) -> float:
     fault = state.outcome.exception() if state.outcome else None
     asked = fault.after if isinstance(fault, Transient) and fault.after else 0.0
     return max(asked, float(_backoff(state)))
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, as a number or an HTTP date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _message(content: bytes) -> str:
-    """Return what an error's body says, as one line."""
-    text = content.decode(errors="replace")
-    try:
-        parsed = json.loads(text)
-        error = parsed.get("error", parsed)
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(text.split())[:300] or "no message"

@@ -23,7 +23,7 @@ from pipeline import vetting
 from pipeline.config import ClipConfig, RuntimeConfig, in_precision, resolve_device
 from pipeline.errors import ModelError, nearest
 from pipeline.images import two_pictures
-from pipeline.loading import failed, tame_transformers
+from pipeline.loading import failed, hub, tame_transformers
 from pipeline.pixels import Preprocess
 
 
@@ -104,7 +104,9 @@ def load(config: ClipConfig, runtime: RuntimeConfig) -> Clip:
 
 @functools.lru_cache(maxsize=1)
 def _cached(config: str, runtime: str) -> Clip:
-    return Clip(ClipConfig.model_validate_json(config), RuntimeConfig.model_validate_json(runtime))
+    settings = ClipConfig.model_validate_json(config)
+    with hub(settings.model.removeprefix("local-dir:")):
+        return Clip(settings, RuntimeConfig.model_validate_json(runtime))
 
 
 def _numpy(features: Tensor) -> NDArray[np.float32]:
@@ -117,7 +119,7 @@ def _loading(config: ClipConfig) -> Iterator[None]:
     """Turn whatever goes wrong inside into a ModelError; keep open_clip's remarks to itself."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # open_clip reports on the root logger
+    root.setLevel(logging.CRITICAL)  # open_clip reports on the root logger, errors too
     tame_transformers()
     try:
         with warnings.catch_warnings():

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pipeline import responses
 from pipeline.answers import muses, without_thoughts
+from pipeline.responses import ODD
 from pipeline.run import log
 
 ROOM = 2048
@@ -85,9 +87,9 @@ def parse(content: bytes) -> Reply:
             for m, t in zip(messages, texts, strict=True)
         )
         first_token = _first_token(choices[0], texts[0], thought)
-        tokens = int((parsed.get("usage") or {}).get("total_tokens") or 0)
+        tokens = responses.count((parsed.get("usage") or {}).get("total_tokens"))
         truncated = any(choice.get("finish_reason") == "length" for choice in choices)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except ODD:
         raise ValueError(words) from None
     return Reply(texts, truncated, first_token, tokens, thought)
 
@@ -175,7 +177,7 @@ def complaint(content: bytes) -> str:
             if (value := one.get(name))
         ]
         text = " ".join(said)
-    except (ValueError, AttributeError, RecursionError):
+    except ODD:
         pass
     return " ".join(text[:10_000].split())
 

@@ -360,11 +360,12 @@ def _server(role: str, model: str, url: str, option: str, config: "Config") -> F
     from pipeline.chat import ChatClient
 
     try:
-        ChatClient(url, model, config.runtime).check()
+        client = ChatClient(url, model, config.runtime)
+        client.check()
     except SeizeError as error:
         fix = f"start it, e.g. seize serve-llm {model}, or give {option}"
         return Finding("server", role, "problem", str(error), fix)
-    return Finding("server", role, "ok", f"{url} serves {model}")
+    return Finding("server", role, "ok", f"{client.url} serves {model}")
 
 
 def _schema(config: "Config") -> Finding:

@@ -57,6 +57,43 @@ class InstallationError(SeizeError):
         )
 
 
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+)
+"""What libraries say, in lower case, where memory ran out: torch does so in a RuntimeError."""
+WORKER_ENDED = "DataLoader worker"
+"""Begins torch's RuntimeError about a decoding process that was killed."""
+
+
+def memory_problem(error: BaseException) -> str | None:
+    """Return what ran out and what to do about it, where memory is behind an error; else None.
+
+    Libraries wrap such errors in others, so those it came from are looked at, too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        said = str(cause)
+        if isinstance(cause, RuntimeError) and said.startswith(WORKER_ENDED):
+            return (
+                "A process that decodes images was ended, most often for want of memory. What was "
+                "computed is kept; go on with the same command and fewer of them or smaller "
+                "batches, e.g. --set runtime.workers=1 (0 for none) --set runtime.embed_batch=16, "
+                "or smaller images with --set runtime.max_pixels=50000000."
+            )
+        if isinstance(cause, MemoryError) or any(words in said.lower() for words in NO_MEMORY):
+            return (
+                "The memory is used up. What was computed is kept; go on with the same command and "
+                "smaller batches, e.g. --set runtime.caption_batch=1 --set runtime.embed_batch=16 "
+                "--set runtime.edit_batch=8, fewer processes with --set runtime.workers=1, or a "
+                "smaller model."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 KEPT = "Stopped. What was computed is kept; the same command resumes."
 """What Ctrl-C is answered with."""
 

@@ -578,16 +578,21 @@ class _Shared:
             return made
 
     def edit(self, captions: Sequence[str], relative_caption: str) -> list[str | None]:
-        """Return the captions' edits, made where they are not known; None where the LLM failed."""
+        """Return the captions' edits, made where they are not known; None where the LLM failed.
+
+        A failure is not kept: the next query asks again, as a server may be back by then.
+        """
         pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
         with self._alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
             known = self._edits.values
-            todo = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+            # Files of earlier versions hold failures, too.
+            todo = [pair for pair in dict.fromkeys(pairs) if known.get(pair) is None]
             for made in edit.ask(self._editing, todo) if todo else ():
-                self._edits.add(made.pair, made.text, made.record())
-                if made.reason:
+                if made.text is not None:
+                    self._edits.add(made.pair, made.text, made.record())
+                elif made.reason:
                     self._why[made.pair] = made.reason
-        return [known[pair] for pair in pairs]
+        return [known.get(pair) for pair in pairs]
 
     def why_missing(self, captions: Sequence[str], relative_caption: str) -> str | None:
         """Return the most common reason of the captions' edits that this process saw fail."""

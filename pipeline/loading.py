@@ -3,11 +3,16 @@
 import contextlib
 import ctypes
 import pickle
+import textwrap
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ModelError
+from pipeline import weights
+from pipeline.errors import ModelError, memory_problem
 from pipeline.printable import one_line
+from pipeline.run import log
 
 LOADING = threading.RLock()
 """Held while a model's library is imported and the model loaded.
@@ -87,6 +92,34 @@ def check_template(writer: Any, what: str, content: Any = "a") -> None:
     raise ModelError(one_line(f"The chat template of {what} {said}. Use another checkpoint."))
 
 
+LONGEST_REASON = 300
+"""Characters that are shown of what a library says about a model it cannot load."""
+
+
+@contextlib.contextmanager
+def hub(name: str) -> Iterator[None]:
+    """Load a model inside, of this name or folder; hold ``LOADING`` while doing so.
+
+    Where the hub does not answer, only what is on this machine is used: its library would ask
+    again and again for a minute or more, and say so each time.
+    """
+    if Path(name).exists() or weights.offline():
+        yield
+        return
+    from huggingface_hub import constants, utils
+
+    utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what fails in the end is told by the error
+    if (why := weights.unreachable()) is None:
+        yield
+        return
+    log.info("Uses only models that are on this machine: %s.", why)
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def failed(what: str, error: Exception, advice: str, flag: str | None = None) -> ModelError:
     """Return the error about a model that cannot be loaded; pickles that were refused say so.
 
@@ -98,8 +131,51 @@ def failed(what: str, error: Exception, advice: str, flag: str | None = None) ->
             f"{what} holds weights that can run code when they are loaded, so they were not. Use "
             f"a checkpoint as safetensors{trusted}."
         )
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return ModelError(one_line(f"{what} cannot be loaded: {said} {advice}"))
+    if memory_problem(error):
+        return ModelError(
+            f"{what} does not fit into the memory that is free. Give a smaller model, or end what "
+            "else uses memory; then run the same command again."
+        )
+    reason = _hub_problem(error) or sentences(str(error)) or f"{type(error).__name__}."
+    return ModelError(one_line(f"{what} cannot be loaded: {reason} {advice}"))
+
+
+def sentences(text: str, longest: int = LONGEST_REASON) -> str:
+    """Return the beginning of a text on one line, cut between words, ending as a sentence does."""
+    short = textwrap.shorten(text, longest, placeholder=" …")
+    return short if not short or short.endswith((".", "!", "?", "…")) else f"{short}."
+
+
+def _hub_problem(error: BaseException) -> str | None:
+    """Return why the hub did not give a model, where that is behind an error; libraries wrap it."""
+    from huggingface_hub import errors
+
+    said: list[tuple[type[Exception], str]] = [
+        (errors.OfflineModeIsEnabled, _not_here()),
+        (errors.LocalEntryNotFoundError, _not_here()),
+        (errors.GatedRepoError, "The hub gives it only to those who agreed to its terms: do so on "
+         "its page there, then run `hf auth login`."),
+        (errors.RepositoryNotFoundError, "The hub has no model of this name, or shows it only "
+         "after `hf auth login`."),
+        (errors.RevisionNotFoundError, "The hub has no such revision of it."),
+    ]  # fmt: skip
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, reason in said:
+            if isinstance(cause, kind):
+                return reason
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _not_here() -> str:
+    if variable := weights.offline():
+        return f"It is not on this machine, and {variable} forbids to ask the hub for it."
+    why = weights.unreachable() or "the hub could not be reached"
+    return (
+        f"It is not on this machine, and {why}. Without a network, fetch it elsewhere with `hf "
+        "download` and give its local folder; HF_HUB_OFFLINE=1 then keeps from asking."
+    )
 
 
 def _is_refused_pickle(error: BaseException | None) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import click
 from rich.text import Text
 
+from pipeline.masking import masked
+
 STEERING = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f"  # C0 without tab and newline, and delete
@@ -98,11 +100,11 @@ def cell(text: str) -> Text:
 
 
 class Formatter(logging.Formatter):
-    """Keeps every log record on one line; a traceback after it has its own."""
+    """Keeps every log record on one line, without secrets; a traceback after it has its own."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = one_line(record.message)
+        record.message = one_line(masked(record.message))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        return printable(super().formatException(ei))
+        return printable(masked(super().formatException(ei)))

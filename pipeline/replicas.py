@@ -24,22 +24,23 @@ def connect(
 
 
 class Replicas:
-    """Servers that answer alike. ``concurrency`` is for each of them.
+    """Servers that answer alike. ``concurrency`` is for each of them. Safe to use from threads.
 
-    Each takes requests as its answers come, so a quicker one takes more. One that is gone is
-    dropped, and the others take what it had in flight.
+    Each takes requests as its answers come, so a quicker one takes more. One that is gone is left
+    out until the next call, which tries all again, and the others take what it had in flight.
     """
 
     def __init__(self, clients: Sequence[ChatClient]) -> None:
-        self.alive = list(clients)
+        self.clients = tuple(clients)
+        self._gone: set[str] = set()  # their URLs, so that each is told once
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield a completion for each request as ``ChatClient.complete`` does.
 
-        Raises ModelError, the last server's, when none is left.
+        Raises ModelError, the last server's, when none is left; what arrived was yielded before.
         """
         with asyncio.Runner() as runner:
-            batches = self._batches(_Shared(iter(requests)))
+            batches = self._batches(_Shared(iter(requests), list(self.clients)))
             try:
                 while True:
                     try:
@@ -53,7 +54,7 @@ class Replicas:
     async def _batches(self, shared: "_Shared") -> AsyncGenerator[list[Completion], None]:
         while not shared.finished:  # again where a server went when the others had ended
             arrived: asyncio.Queue[list[Completion] | None] = asyncio.Queue()
-            serving = [asyncio.create_task(self._serve(c, shared, arrived)) for c in self.alive]
+            serving = [asyncio.create_task(self._serve(c, shared, arrived)) for c in shared.clients]
             try:
                 for _ in serving:
                     while (batch := await arrived.get()) is not None:
@@ -71,7 +72,7 @@ class Replicas:
         shared: "_Shared",
         arrived: "asyncio.Queue[list[Completion] | None]",
     ) -> None:
-        """Let one server take requests until there are none; drop it where it fails."""
+        """Let one server take requests until there are none; leave it out where it fails."""
         taken: dict[int, Request] = {}
         batches = client.batches(shared.hand_out(taken))
         try:
@@ -80,25 +81,31 @@ class Replicas:
                     del taken[completion.key]
                 arrived.put_nowait(batch)
         except ModelError as error:
-            self.alive.remove(client)
-            if not self.alive:
+            shared.clients.remove(client)
+            if not shared.clients:
                 raise
-            log.warning(
-                "Goes on without the server at %s, with %d left: %s",
-                client.url,
-                len(self.alive),
-                error,
-            )
+            self._tell(client, error, len(shared.clients))
             shared.returned.extend(taken.values())
+        else:
+            self._gone.discard(client.url)
         finally:
             await batches.aclose()
             arrived.put_nowait(None)
 
+    def _tell(self, client: ChatClient, error: ModelError, left: int) -> None:
+        """Say that a server is gone, once until it is back."""
+        if client.url not in self._gone:
+            self._gone.add(client.url)
+            log.warning(
+                "Goes on without the server at %s, with %d left: %s", client.url, left, error
+            )
+
 
 class _Shared:
-    """The requests that servers take from, first those that one gave back by going away."""
+    """What one call's servers share: requests, first those that one gave back by going away."""
 
-    def __init__(self, requests: Iterator[Request]) -> None:
+    def __init__(self, requests: Iterator[Request], clients: list[ChatClient]) -> None:
+        self.clients = clients
         self.requests = requests
         self.returned: deque[Request] = deque()
         self._next = next(requests, None)

@@ -1,9 +1,8 @@
 """Model files: whether a folder is complete, and whether the hub's models are on this machine."""
 
+import functools
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +104,13 @@ def cached(name: str, revision: str | None = None) -> Path | None:
 
 def cached_file(name: str, file: str, revision: str | None = None) -> Path | None:
     """Return one file of a hub's model in the local cache; None where it is not there."""
-    from transformers.utils import cached_file as look_up
+    from huggingface_hub import try_to_load_from_cache
 
-    found = look_up(
-        name,
-        file,
-        revision=revision,
-        local_files_only=True,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except ValueError:  # no name that a hub's model could have
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def offline() -> str | None:
@@ -129,16 +123,39 @@ def offline() -> str | None:
 
 def reachable(name: str) -> str | None:
     """Ask the hub for a model; return why it cannot be had, None where it can."""
-    address = os.environ.get("HF_ENDPOINT", HUB)
-    request = urllib.request.Request(f"{address}/api/models/{name}", method="HEAD")
-    if token := os.environ.get("HF_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
+    from huggingface_hub import get_token
+
+    token = get_token()  # of HF_TOKEN or `hf auth login`; other hosts are not given it
+    answer = _head(f"/api/models/{name}", {"Authorization": f"Bearer {token}"} if token else {})
+    if isinstance(answer, str):
+        return answer
+    if answer in (401, 403, 404):
+        return f"{_hub()} has no model {name}, or your login (hf auth login) does not allow it"
+    return None if answer < 400 else f"{_hub()} answers HTTP {answer}"
+
+
+@functools.cache
+def unreachable() -> str | None:
+    """Return why the hub does not answer at all, None where it does; asked once a process."""
+    answer = _head("", {})
+    return answer if isinstance(answer, str) else None
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def _head(path: str, headers: dict[str, str]) -> int | str:
+    """Return the status of the hub's answer, or why there is none.
+
+    Asked as the hub's own library asks: through the same proxies, with a key for the hub alone.
+    """
+    from huggingface_hub import get_session
+
     try:
-        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
-            return None
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403, 404):
-            return f"{address} has no model {name}, or HF_TOKEN does not allow it"
-        return f"{address} answers HTTP {error.code}"
-    except (OSError, ValueError) as error:
-        return f"{address} cannot be reached ({getattr(error, 'reason', error)})"
+        response = get_session().head(f"{_hub()}{path}", headers=headers, timeout=HUB_TIMEOUT)
+    except Exception as error:  # the library's client has changed, and its errors with it
+        return (
+            f"{_hub()} cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
+        )
+    return int(response.status_code)

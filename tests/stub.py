@@ -93,6 +93,8 @@ class Stub:
     """Whether to keep what was asked in ``seen``."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
+    listed: int = 0
+    """How often the model was listed."""
     running: int = 0
     most: int = 0
     metrics: str | None = None
@@ -123,6 +125,7 @@ class Stub:
 
     async def models(self, request: web.Request) -> web.Response:
         """List the one model."""
+        self.listed += 1
         return self._refused(request) or web.json_response({"data": [{"id": self.model}]})
 
     async def show_metrics(self, request: web.Request) -> web.Response:
@@ -219,10 +222,11 @@ class Stub:
 
 
 class Running:
-    """A stub served by a thread of this process; ``stop`` ends it at once."""
+    """A stub served by a thread of this process; ``stop`` ends it at once. Port 0 is any free."""
 
-    def __init__(self, stub: Stub) -> None:
+    def __init__(self, stub: Stub, port: int = 0) -> None:
         self.stub = stub
+        self.port = port
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -235,7 +239,7 @@ class Running:
             app = self.stub.application()
             self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
             await self._runner.setup()
-            self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
             await self._site.start()
             self.port = self._runner.addresses[0][1]
             ready.set()

@@ -2,15 +2,17 @@
 
 import functools
 import gc
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
 from pipeline.config import CaptionerConfig, RuntimeConfig, in_precision
-from pipeline.loading import LOADING
+from pipeline.loading import LOADING, hub
 
 SERVED = "served:"
 """Marks a vision model behind a server."""
@@ -32,6 +34,12 @@ class Failure:
     reason: str
 
 
+Named = tuple[str, Image.Image]
+"""An image's id, and the image as RGB."""
+Captioned = tuple[str, list[str] | Failure]
+"""An image's id, and its captions or why there are none."""
+
+
 class Captioner(Protocol):
     """Describes images. The captions of an image depend on nothing but it, its id and the seed."""
 
@@ -43,6 +51,27 @@ class Captioner(Protocol):
         Raises ModelError if no image can be captioned any more.
         """
         ...
+
+    def stream(self, images: Iterable[Named], batch: int) -> Generator[Captioned, None, None]:
+        """Yield the captions of each image as they come, in any order; see ``caption``.
+
+        ``images`` are read as they are needed, so that any number takes steady memory; ``batch``
+        of them are worked on at a time where that is this process's choice.
+        """
+        ...
+
+
+class InBatches:
+    """For captioners that work on a batch at a time: streams by ``caption``."""
+
+    def stream(
+        self: Captioner, images: Iterable[Named], batch: int
+    ) -> Generator[Captioned, None, None]:
+        """Yield the captions of each image, batch by batch."""
+        waiting = iter(images)
+        while some := dict(itertools.islice(waiting, batch)):
+            texts = self.caption(list(some), list(some.values()))
+            yield from zip(some, texts, strict=True)
 
 
 def load(config: CaptionerConfig, runtime: RuntimeConfig) -> Captioner:
@@ -69,4 +98,5 @@ def _load(config: str, runtime: str) -> Captioner:
 
     settings = CaptionerConfig.model_validate_json(config)
     kind = ServedCaptioner if settings.model.startswith(SERVED) else Blip2
-    return kind(settings, RuntimeConfig.model_validate_json(runtime))
+    with nullcontext() if kind is ServedCaptioner else hub(settings.model):
+        return kind(settings, RuntimeConfig.model_validate_json(runtime))

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, LogitsProcessor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from pipeline.captioners import prompt_of
+from pipeline.captioners import InBatches, prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 from pipeline.images import two_pictures
@@ -56,7 +56,7 @@ class NucleusSampler(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 
 
-class Blip2:
+class Blip2(InBatches):
     """A ``Blip2ForConditionalGeneration`` checkpoint, in any layout that was ever published.
 
     The prompt's tokens are made here and not by the processor, which makes none for the image where

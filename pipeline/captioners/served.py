@@ -1,13 +1,13 @@
 """A vision model (Qwen-VL and the like) behind an OpenAI-compatible server as captioner."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
 
 from pipeline.answers import without_thoughts
-from pipeline.captioners import SERVED, Failure, prompt_of
+from pipeline.captioners import SERVED, Captioned, Failure, Named, prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig
 from pipeline.dialect import Manner
 from pipeline.images import data_url
@@ -32,20 +32,28 @@ class ServedCaptioner:
 
         The seed sent is made from the configured one and the image's id. Raises ModelError.
         """
-        captions: dict[int, list[str] | Failure] = {}
-        for done in self.client.complete(self._requests(ids, images)):
+        captions = dict(self.stream(zip(ids, images, strict=True), len(ids)))
+        return [captions[name] for name in ids]
+
+    def stream(self, images: Iterable[Named], batch: int) -> Generator[Captioned, None, None]:
+        """Yield captions as they arrive; as many requests are in flight as the server takes."""
+        waiting: dict[int, str] = {}
+        for done in self.client.complete(self._requests(images, waiting)):
             texts = [" ".join((without_thoughts(text) or "").split()) for text in done.texts]
-            captions[done.key] = texts
+            name = waiting.pop(done.key)
             if done.reason or len(texts) != self.config.samples or not all(texts):
                 said = f"{sum(map(bool, texts))} of {self.config.samples} captions came"
-                captions[done.key] = Failure(done.reason or said)
-        return [captions[key] for key in range(len(ids))]
+                yield name, Failure(done.reason or said)
+            else:
+                yield name, texts
 
     def _requests(
-        self, ids: Sequence[str], images: Sequence[Image.Image]
+        self, images: Iterable[Named], waiting: dict[int, str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield a request an image, noting in ``waiting`` which image each is about."""
         config = self.config
-        for key, (name, image) in enumerate(zip(ids, images, strict=True)):
+        for key, (name, image) in enumerate(images):
+            waiting[key] = name
             seed = int.from_bytes(hashlib.sha256(f"{config.seed} {name}".encode()).digest()[:4])
             content = [
                 {"type": "image_url", "image_url": {"url": data_url(image, LONGEST_SIDE)}},

@@ -1,5 +1,6 @@
 """How a command ends where something goes wrong: in one line and an exit code, whatever it is."""
 
+import contextlib
 import errno
 import os
 import select
@@ -23,7 +24,9 @@ from pipeline.errors import (
     ModelError,
     SeizeError,
     StorageError,
+    memory_problem,
 )
+from pipeline.masking import masked
 from pipeline.printable import echo, printable
 
 MACHINE = {
@@ -51,7 +54,7 @@ class Commands(click.Group):
             context.exit(STOPPED)
         except click.ClickException as error:
             # It repeats what was given, file names too. (The attribute is not meant to be final.)
-            error.message = printable(error.message)  # type: ignore[misc]
+            error.message = printable(masked(error.message))  # type: ignore[misc]
             raise
         except (click.Abort, click.exceptions.Exit):
             raise
@@ -60,12 +63,12 @@ class Commands(click.Group):
                 context.exit(CLOSED)
             debug = bool(context.params.get("debug"))
             if debug:
-                echo(traceback.format_exc(), err=True)
+                echo(masked(traceback.format_exc()), err=True)
             told = _own(error)
             if told is None:
                 echo(f"Error: {_bug(error, debug)}", err=True)
                 context.exit(BUG)
-            echo(f"Error: {told}", err=True)
+            echo(f"Error: {masked(str(told))}", err=True)
             context.exit(told.exit_code)
 
 
@@ -81,20 +84,14 @@ def _own(error: Exception) -> SeizeError | None:
             f"{where}{error.strerror}. What was computed is kept; mend that, then run the same "
             "command again."
         )
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return ModelError(
-            "The memory is used up. What was computed is kept; go on with the same command and "
-            "smaller batches, e.g. --set runtime.caption_batch=1 --set runtime.embed_batch=16 "
-            "--set runtime.edit_batch=8, or a smaller model."
-        )
-    return None
+    problem = memory_problem(error)
+    return ModelError(problem) if problem else None
 
 
 def _bug(error: Exception, shown: bool) -> str:
     """Return the line about an error that nobody expected; write its traceback unless ``shown``."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:300]
+    said = masked(" ".join(str(error).split()))[:300]
     line = f"{type(error).__name__} at {Path(place.filename).name}, line {place.lineno}: {said}"
     where = "the traceback above" if shown else _log(error)
     return (
@@ -108,8 +105,8 @@ def _log(error: Exception) -> str:
     try:
         handle, file = tempfile.mkstemp(prefix="seize-error-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(f"seize {__version__}: {shlex.join(sys.argv[1:])}\n")
-            traceback.print_exception(error, file=stream)
+            stream.write(masked(f"seize {__version__}: {shlex.join(sys.argv[1:])}\n"))
+            stream.write(masked("".join(traceback.format_exception(error))))
     except OSError:
         return "what `seize --debug` shows"
     return file
@@ -132,6 +129,17 @@ def _is_broken(stream: TextIO) -> bool:
     except (AttributeError, OSError, ValueError):  # no poll on Windows; no file in tests
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def leave(code: int) -> None:
+    """End this process at once, without waiting for threads that ask a server for minutes yet.
+
+    Records are whole whenever a process ends, so nothing is lost but what is under way.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def exit_codes() -> str:

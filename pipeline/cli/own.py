@@ -1,11 +1,13 @@
 """The commands on a folder of one's own images."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline import checks
+from pipeline.cli.ending import leave
 from pipeline.cli.options import (
     Stage,
     index_options,
@@ -14,7 +16,7 @@ from pipeline.cli.options import (
     print_result,
     query_options,
 )
-from pipeline.errors import InputError
+from pipeline.errors import STOPPED, InputError
 from pipeline.printable import echo
 
 
@@ -185,7 +187,10 @@ def app(
         if shown:
             click.launch(address)
 
-    asyncio.run(page.serve(made, host, port, ready))
+    with contextlib.suppress(KeyboardInterrupt):  # as it starts or ends
+        asyncio.run(page.serve(made, host, port, ready))
+    echo("Stopped. What was computed is kept.", err=True)
+    leave(STOPPED)
 
 
 COMMANDS = (index, query, app)

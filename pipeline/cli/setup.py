@@ -45,18 +45,17 @@ def serve_llm(
 ) -> None:
     """Keep `vllm serve MODEL` running for many edit stages; Ctrl-C stops all of it.
 
+    Where the server ends by itself, so does this command, with exit code 5.
+
     Example: seize serve-llm Qwen/Qwen2.5-7B-Instruct --vllm-bin vllm/bin/vllm
     """
-    import time
-
-    from pipeline.llms.vllm import serve
+    from pipeline.llms.vllm import start
 
     arguments = split_arguments(serve_arguments)
-    with serve(model, log_file, vllm_bin, arguments, port, serve_timeout) as url:
-        echo(f"{model} is served. Use it with: --llm {model} --llm-url {url}")
+    with start(model, log_file, vllm_bin, arguments, port, serve_timeout) as server:
         try:
-            while True:
-                time.sleep(3600)
+            echo(f"{model} is served. Use it with: --llm {model} --llm-url {server.url}")
+            server.watch()
         except KeyboardInterrupt:
             echo("Stopping the server.", err=True)
 

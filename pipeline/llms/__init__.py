@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.config import LlmConfig, RuntimeConfig
-from pipeline.loading import LOADING
+from pipeline.loading import LOADING, hub
 
 IN_PROCESS = "transformers:"
 
@@ -60,4 +61,5 @@ def _load(config: str, runtime: str) -> Llm:
 
     llm = LlmConfig.model_validate_json(config)
     kind = LocalLlm if llm.model.startswith(IN_PROCESS) else ServedLlm
-    return kind(llm, RuntimeConfig.model_validate_json(runtime))
+    with nullcontext() if kind is ServedLlm else hub(llm.model.removeprefix(IN_PROCESS)):
+        return kind(llm, RuntimeConfig.model_validate_json(runtime))

@@ -1,19 +1,22 @@
 """Starts ``vllm serve`` in its own environment, waits until it is healthy, and stops all of it."""
 
 import contextlib
+import http.client
 import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.llms.keeper import descendants, kill
+from pipeline.masking import hide, secrets_of
 from pipeline.run import log
 
 GRACE = 15.0
@@ -36,6 +39,118 @@ def find(binary: str | None = None) -> str:
     return found
 
 
+@dataclass
+class Server:
+    """A ``vllm serve`` and the process that keeps it."""
+
+    keeper: "subprocess.Popen[bytes]"
+    port: int
+    log_file: Path
+    secrets: Sequence[str] = ()
+    """Values of its arguments that are never shown; its log repeats them."""
+    family: list[psutil.Process] = field(default_factory=list)
+    """The server's processes as they were last seen, in case their keeper is killed."""
+
+    @property
+    def url(self) -> str:
+        """The API's address."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.keeper.poll() is not None
+
+    def died(self) -> bool:
+        """Whether it has ended by itself; its keeper may need a moment to end, too."""
+        if not _is_healthy(self.port):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.keeper.wait(5)
+        return self.over
+
+    def watch(self) -> None:
+        """Return never while the server runs; raises ModelError when it ends by itself."""
+        self.keeper.wait()
+        raise self.ended("while it was in use")
+
+    def ended(self, when: str) -> ModelError:
+        """Return the error about a server that ended by itself."""
+        return ModelError(f"vLLM ended with code {self.keeper.returncode} {when}. {self._said()}")
+
+    def _said(self) -> str:
+        return f"The end of {self.log_file}:\n{hide(tail(self.log_file), self.secrets)}"
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Return once it is healthy; raises ModelError where it ends, or is not within seconds."""
+        start = time.monotonic()
+        shown = tqdm(
+            total=round(timeout),
+            desc="waiting for vLLM",
+            bar_format="{desc}: {n:.0f} of at most {total:.0f} s",
+            leave=False,
+            disable=not log.isEnabledFor(20),
+        )
+        with shown as countdown:
+            while (passed := time.monotonic() - start) < timeout:
+                countdown.n = passed
+                countdown.refresh()
+                ready = _is_healthy(self.port)
+                self.family = descendants(self.keeper.pid) or self.family
+                if self.over:  # asked last: what answered may be another server at this port
+                    raise self.ended("before it was ready")
+                if ready:
+                    log.info("vLLM is ready after %.0f s.", passed)
+                    return
+                time.sleep(0.5)
+        raise ModelError(f"vLLM was not ready within {timeout:g} s. {self._said()}")
+
+    def stop(self) -> None:
+        """End all of its processes."""
+        if self.keeper.stdin is not None:
+            self.keeper.stdin.close()
+        self.keeper.wait()
+        kill(self.family)  # none is left, unless the keeper was killed
+        log.info("The server is stopped.")
+
+
+@contextlib.contextmanager
+def start(
+    model: str,
+    log_file: Path,
+    binary: str | None = None,
+    arguments: Sequence[str] = (),
+    port: int | None = None,
+    timeout: float = 900.0,
+) -> Iterator[Server]:
+    """Serve ``model`` and yield the server once it is healthy; stop every process at the end.
+
+    ``arguments`` go to ``vllm serve`` after the project's own; ``timeout`` is in seconds. Raises
+    ConfigError without vllm, ModelError with the end of its log when it dies or is not healthy in
+    time.
+    """
+    port = port or _free_port()
+    command = [find(binary), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-prefix-caching"]
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    # Arguments of the user's may be keys, so they are not shown.
+    own = " and --serve-arg's" if arguments else ""
+    log.info("Starts %s%s (log: %s)", " ".join(command), own, log_file)
+    with log_file.open("wb") as output:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.llms.keeper", str(GRACE), *command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which stops the server
+        )
+    server = Server(keeper, port, log_file, secrets_of(arguments))
+    try:
+        server.wait_until_ready(timeout)
+        yield server
+    finally:
+        server.stop()
+
+
 @contextlib.contextmanager
 def serve(
     model: str,
@@ -45,62 +160,29 @@ def serve(
     port: int | None = None,
     timeout: float = 900.0,
 ) -> Iterator[str]:
-    """Serve ``model`` and yield the API's URL once it is healthy; stop every process at the end.
+    """Serve ``model`` for what is done inside, as ``start`` does, and yield the API's URL.
 
-    ``arguments`` go to ``vllm serve`` after the project's own; ``timeout`` is in seconds. Raises
-    ConfigError without vllm, ModelError with the end of its log when it dies or is not healthy in
-    time.
+    Where the server ends meanwhile, what fails for that reason raises a ModelError that says so.
     """
-    port = port or _free_port()
-    command = [find(binary), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--enable-prefix-caching", *arguments]
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    log.info("Starts %s (log: %s)", " ".join(command), log_file)
-    with log_file.open("wb") as output:
-        keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.llms.keeper", str(GRACE), *command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which stops the server
-        )
+    with start(model, log_file, binary, arguments, port, timeout) as server:
+        try:
+            yield server.url
+        except ModelError as error:
+            if server.died():
+                raise server.ended("while it was in use; what was answered is kept") from error
+            raise
+
+
+def _is_healthy(port: int) -> bool:
+    """Ask the server itself: whatever proxy the environment names, it is not between us."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        _wait(keeper, port, log_file, timeout)
-        yield f"http://127.0.0.1:{port}/v1"
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
     finally:
-        if keeper.stdin is not None:
-            keeper.stdin.close()
-        keeper.wait()
-        log.info("The server is stopped.")
-
-
-def _wait(keeper: "subprocess.Popen[bytes]", port: int, log_file: Path, timeout: float) -> None:
-    url = f"http://127.0.0.1:{port}/health"
-    start = time.monotonic()
-    shown = tqdm(
-        total=round(timeout),
-        desc="waiting for vLLM",
-        bar_format="{desc}: {n:.0f} of at most {total:.0f} s",
-        leave=False,
-        disable=not log.isEnabledFor(20),
-    )
-    with shown as countdown:
-        while (passed := time.monotonic() - start) < timeout:
-            countdown.n = passed
-            countdown.refresh()
-            if keeper.poll() is not None:
-                raise ModelError(
-                    f"vLLM ended with code {keeper.returncode} before it was ready. The end of "
-                    f"{log_file}:\n{tail(log_file)}"
-                )
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                if urllib.request.urlopen(url, timeout=5).status == 200:
-                    log.info("vLLM is ready after %.0f s.", passed)
-                    return
-            time.sleep(0.5)
-    raise ModelError(
-        f"vLLM was not ready within {timeout:g} s. The end of {log_file}:\n{tail(log_file)}"
-    )
+        connection.close()
 
 
 def tail(file: Path, lines: int = TAIL) -> str:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from pipeline import identity
 from pipeline.cache import RecordFile
 from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.llms import IN_PROCESS
-from pipeline.loading import LOADING
+from pipeline.loading import LOADING, hub
 from pipeline.prompts import variables_of
 from pipeline.verifiers import prompts
 from pipeline.verifiers.prompts import VerifyPrompt
@@ -119,4 +120,5 @@ def _load(config: str, runtime: str) -> Verifier:
 
     settings = VerifierConfig.model_validate_json(config)
     kind = LocalVerifier if settings.model.startswith(IN_PROCESS) else ServedVerifier
-    return kind(settings, RuntimeConfig.model_validate_json(runtime))
+    with nullcontext() if kind is ServedVerifier else hub(settings.model.removeprefix(IN_PROCESS)):
+        return kind(settings, RuntimeConfig.model_validate_json(runtime))

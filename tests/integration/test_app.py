@@ -1,11 +1,15 @@
 """The page in a real Chromium, and its server against what it must not answer."""
 
+import contextlib
+import http.client
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from pipeline.visitors import HEADERS
 from tests.app_server import Served, images_loaded
 from tests.browser import watch
 from tests.conftest import PROJECT
+from tests.stub import Fault, Running, Stub
 
 SCREENSHOTS = PROJECT / "outputs" / "app"
 CHANGE = "has a dark background"
@@ -485,3 +490,39 @@ def test_a_taken_port_and_a_missing_index_are_said(served: Served, tmp_path: Pat
     missing = subprocess.run([*command, *options], cwd=PROJECT, capture_output=True, text=True)
     assert missing.returncode == 4
     assert "Run: seize index" in missing.stderr
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-C twice", "SIGTERM"])
+def test_it_ends_within_seconds_while_a_query_waits_for_an_llm(
+    small_world: Path, outside: Path, tmp_path: Path, how: str
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    shutil.copy(outside, root / "one.png")
+    llm = Running(Stub(plan=lambda text, tries: Fault(hang=True)))
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr:
+        options = ("--llm", "echo", "--llm-url", llm.url)
+        running = Served(root, tmp_path / "cache", *options, stderr=stderr)
+        fields = {"image": outside.read_bytes(), "relative_caption": "is red"}
+        asking = threading.Thread(target=lambda: _ignoring_its_end(running, fields), daemon=True)
+        asking.start()
+        end = time.monotonic() + 120
+        while not llm.stub.running:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+        if how == "Ctrl-C twice":
+            time.sleep(0.3)
+            running.process.send_signal(signal.SIGINT)
+        code = running.process.wait(60)
+        assert time.monotonic() - begun < 8
+    llm.stop()
+    assert code == (-signal.SIGTERM if how == "SIGTERM" else 130)
+    assert "Traceback" not in said.read_text()
+
+
+def _ignoring_its_end(running: Served, fields: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        running.query(**fields)

@@ -13,6 +13,7 @@ from tests.conftest import PROJECT
 
 FAILING = """
 import time
+import click
 from pipeline.cli import main
 
 @main.command()
@@ -22,6 +23,32 @@ def divide():
 @main.command()
 def fill():
     raise MemoryError
+
+@main.command()
+@click.option("--llm-url")
+@click.option("--serve-arg")
+def secret(llm_url, serve_arg):
+    import logging
+    logging.getLogger("seize").warning("asks %s", llm_url)
+    raise ZeroDivisionError(f"{llm_url} {'x' * 280} {llm_url}")
+
+@main.command()
+def worker():
+    import os, torch
+    from torch.utils.data import DataLoader
+
+    class Images:
+        def __len__(self):
+            return 8
+        def __getitem__(self, index):
+            os.kill(os.getpid(), 9)
+
+    list(DataLoader(Images(), num_workers=1))
+
+@main.command()
+def allocator():
+    import torch
+    torch.empty(1 << 50)
 
 @main.command()
 def wait():
@@ -149,3 +176,32 @@ def test_exit_codes_are_told_by_help_and_readme() -> None:
     for number, meaning in EXIT_CODES.items():
         assert f"{number} {meaning}" in told
         assert f"| {number} | {meaning} |" in readme
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("fill", "runtime.embed_batch=16"),
+        ("allocator", "runtime.embed_batch=16"),
+        ("worker", "runtime.workers=1"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line_that_says_what_to_do(command: str, advice: str) -> None:
+    code, _, err = ended(seize(command, code=FAILING))
+    assert code == 5
+    (line,) = err.splitlines()
+    assert "memory" in line
+    assert advice in line
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_credentials_are_in_no_log_error_or_traceback(tmp_path: Path, debug: list[str]) -> None:
+    options = ["--llm-url", "http://me:hunter2@host/v1", "--serve-arg=--api-key hunter2"]
+    code, _, err = ended(seize(*debug, "secret", *options, code=FAILING, path=tmp_path))
+    assert code == 70
+    assert "asks http://(hidden)@host/v1" in err
+    files = list(tmp_path.glob("seize-error-*.log"))
+    assert len(files) == (0 if debug else 1)
+    said = err + "".join(file.read_text() for file in files)
+    assert "hunter2" not in said
+    assert "http://(hidden)@host" in said

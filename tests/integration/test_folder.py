@@ -35,6 +35,7 @@ from pipeline.prompts import ROLES
 from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
 from tests.conftest import PROJECT
+from tests.stub import Fault, Running, Stub
 
 SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
 CHANGE = "has a dark background"
@@ -592,6 +593,35 @@ def test_asking_again_calls_no_model_in_another_process_too(
         gallery.query(reference, "has a red square that nobody has asked for")
     again = Gallery(gallery.folder.root, SETTINGS, gallery.folder.cache)
     assert again.query(reference, CHANGE) == gallery.query(reference, CHANGE)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(400), Fault(hang=True), Fault(body="<html>"), None],
+    ids=["refused", "no answer in time", "no completion", "an answer that is none"],
+)
+def test_a_failed_edit_is_asked_again_by_the_next_query(
+    gallery: Gallery, reference: Path, tmp_path: Path, fault: Fault | None
+) -> None:
+    sick = True
+    server = Running(Stub(plan=lambda text, tries: fault if sick else None))
+    server.stub.answer = lambda text: "" if sick and fault is None else f"a red thing {len(text)}"
+    runtime = {"runtime.timeout": 0.5, "runtime.retries": 0, "runtime.workers": 0}
+    served = {"llm.model": "echo", "llm.url": server.url, "captioner.samples": 3}
+    settings = config.load("demo", served | runtime)
+    shutil.copytree(gallery.folder.cache, tmp_path / "cache")
+    asked = Gallery(gallery.folder.root, settings, tmp_path / "cache")
+    first = asked.query(reference, CHANGE)
+    assert set(first.edited_captions) == {None}
+    assert "No caption could be edited" in first.notes[0]
+    sick = False
+    again = asked.query(reference, CHANGE)
+    assert None not in again.edited_captions
+    seen = len(server.stub.seen)
+    later = Gallery(gallery.folder.root, settings, tmp_path / "cache").query(reference, CHANGE)
+    assert later.edited_captions == again.edited_captions
+    assert len(server.stub.seen) == seen  # what was answered is kept
+    server.stop()
 
 
 @pytest.mark.parametrize("method", EVERY)

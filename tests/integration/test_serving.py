@@ -1,5 +1,6 @@
 """Starting, watching and stopping a server's processes. The server is a program of our own."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
-from pipeline.llms import vllm
+from pipeline.llms import Request, vllm
+from pipeline.llms.served import ServedLlm
 from tests.conftest import PROJECT
 
 PROGRAM = f'''#!{sys.executable}
@@ -21,12 +24,15 @@ print("arguments", sys.argv[1:], flush=True)
 if "--die" in sys.argv:
     print("\\x1b[31mValueError: no such model", flush=True)
     sys.exit(3)
-child = subprocess.Popen([sys.executable, "-c", """
+if "--alone" in sys.argv:
+    children = []
+else:
+    children = [subprocess.Popen([sys.executable, "-c", """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as stubborn as an engine in mid-step
 time.sleep(600)
-"""])
-open(os.environ["PIDS"], "w").write(f"{{os.getpid()}} {{child.pid}}")
+"""], start_new_session="--setsid" in sys.argv)]
+open(os.environ["PIDS"], "w").write(f"{{os.getpid()}} {{' '.join(str(c.pid) for c in children)}}")
 if "--slow" in sys.argv:
     time.sleep(600)
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -128,6 +134,92 @@ def test_nothing_survives_the_process_that_started_it(
     process.send_signal(how)
     process.wait(60)
     assert gone(pids, 40)
+
+
+@pytest.mark.parametrize("dies", ["server", "keeper"])
+@pytest.mark.parametrize("options", [[], ["--setsid"]], ids=["child", "child of its own session"])
+def test_nothing_is_left_whichever_part_dies_first_and_the_stage_says_so(
+    program: Path, tmp_path: Path, dies: str, options: list[str]
+) -> None:
+    asked = [Request(0, [{"role": "user", "content": "x"}], 9, (), 0.0, 7)]
+
+    def stage(url: str) -> None:
+        server, child = family(tmp_path)
+        victim = server if dies == "server" else psutil.Process(server).ppid()
+        os.kill(victim, signal.SIGKILL)
+        if dies == "server":
+            assert gone([server, child], 10)  # at once: it holds the GPU
+        list(ServedLlm(LlmConfig(model="m", url=url), RuntimeConfig(retries=1)).answer(asked))
+
+    with (
+        pytest.raises(ModelError, match=r"vLLM ended with code \S+ while it was in use"),
+        vllm.serve("m", tmp_path / "log", str(program), options) as url,
+    ):
+        stage(url)
+    assert gone(family(tmp_path), 1)
+
+
+def test_the_server_ends_with_a_keeper_that_is_killed_without_its_parent(
+    program: Path, tmp_path: Path
+) -> None:
+    with vllm.start("m", tmp_path / "log", str(program)) as running:
+        server, _ = family(tmp_path)
+        running.keeper.kill()
+        assert gone([server], 10)
+
+
+@pytest.mark.parametrize("how", ["server dies", "Ctrl-C"])
+def test_serve_llm_ends_with_its_server(program: Path, tmp_path: Path, how: str) -> None:
+    option = "--alone" if how == "Ctrl-C" else "--setsid"
+    log = tmp_path / "log"
+    command = ["serve-llm", "m", "--port", "0", "--log", str(log), "--vllm-bin", str(program)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *command, f"--serve-arg={option}"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert "is served" in process.stdout.readline()
+    pids = family(tmp_path)
+    if how == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.kill(pids[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert gone(pids, 1)
+    assert process.returncode == (0 if how == "Ctrl-C" else 5)
+    assert "Traceback" not in said
+    if how != "Ctrl-C":
+        assert "vLLM ended with code 137" in said
+
+
+def test_no_proxy_of_the_environment_stands_between(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with vllm.serve("m", tmp_path / "log", str(program), timeout=20) as url:
+        assert url
+
+
+def test_keys_among_the_arguments_are_not_shown(
+    program: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "seize")
+    secret = ["--api-key", "sk-secret-1", "sk-secret-2", "--hf_token=hf-secret", "--dtype", "auto"]
+    with (
+        pytest.raises(ModelError, match="before it was ready") as error,
+        vllm.serve("m", tmp_path / "log", str(program), [*secret, "--die"]),
+    ):
+        pass
+    assert "secret" not in caplog.text
+    assert "Starts" in caplog.text
+    assert "secret" in (tmp_path / "log").read_text()  # it repeats its arguments
+    assert "secret" not in str(error.value)
 
 
 def test_no_vllm_is_an_error_that_says_how_to_get_one(

@@ -1,5 +1,7 @@
 """Requests spread over several servers, some of which go away."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +76,7 @@ def test_a_server_stopped_midway_loses_nothing_and_only_its_own_is_asked_again(
     assert len(twice) <= 4  # what it had in flight
     assert caplog.text.count("Goes on without the server") == 1
     assert texts(list(client.complete(requests(5)))) == {i: f"EDIT {i}" for i in range(5)}
-    assert caplog.text.count("Goes on without the server") == 1  # it is not asked again
+    assert caplog.text.count("Goes on without the server") == 1  # it is told once
 
 
 def test_what_the_last_requests_server_had_goes_to_one_that_was_done(
@@ -98,6 +100,59 @@ def test_a_server_that_is_not_there_is_passed_over_and_none_is_the_usual_error(
     servers[0].stop()
     with pytest.raises(ModelError, match=r"There is no server at .*What was answered is kept"):
         list(client.complete(requests(20)))
+
+
+def test_servers_that_were_all_away_are_tried_again_by_the_next_call(
+    servers: list[Running],
+) -> None:
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    for server in servers:
+        server.stop()
+    for _ in range(2):  # an error each time, and no loop without an end
+        begun = time.monotonic()
+        with pytest.raises(ModelError, match="There is no server at"):
+            list(client.complete(requests(20)))
+        assert time.monotonic() - begun < 20
+    for place in (1, 0):  # first one of them comes back, then the other too
+        servers[place] = Running(Stub(), servers[place].port)
+        assert len(list(client.complete(requests(100)))) == 100
+    assert all(server.stub.seen for server in servers)
+
+
+def test_threads_may_share_servers_that_go_away(servers: list[Running]) -> None:
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    came: list[list[Completion]] = []
+    threads = [
+        threading.Thread(target=lambda: came.append(list(client.complete(requests(60)))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    servers[0].stop()
+    for thread in threads:
+        thread.join(60)
+    assert [texts(one) for one in came] == [{i: f"EDIT {i}" for i in range(60)}] * 8
+
+
+def test_what_arrived_is_handed_on_before_the_error_that_ends_it(servers: list[Running]) -> None:
+    answered: list[str] = []
+
+    def plan(text: str, tries: int) -> Fault | None:
+        if len(answered) >= 50:
+            return Fault(401)
+        answered.append(text)
+        return None
+
+    for server in servers:
+        server.stub.plan = plan
+    client = connect([server.url for server in servers], "echo", RUNTIME)
+    came: list[Completion] = []
+    with pytest.raises(ModelError, match="refuses the key"):
+        came.extend(client.complete(requests(400)))
+    # What is on its way in the very moment may be lost: at most what is in flight.
+    assert len(came) >= 50 - 8
+    assert all(text.startswith("EDIT") for text in texts(came).values())
 
 
 def test_stopping_early_cancels_what_is_in_flight(servers: list[Running]) -> None:

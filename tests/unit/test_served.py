@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline import caption
 from pipeline.answers import CUT_OFF, read
 from pipeline.cache import RecordFile
 from pipeline.captioners import Failure
 from pipeline.captioners.served import ServedCaptioner
 from pipeline.chat import BREAK_AFTER
 from pipeline.config import CaptionerConfig, LlmConfig, RuntimeConfig
-from pipeline.errors import ModelError
+from pipeline.errors import InputError, ModelError
 from pipeline.llms import Answer, Request
 from pipeline.llms.served import ServedLlm
+from pipeline.run import Run
 from tests.stub import Fault, Running, Stub, Thinking
 
 Start = Callable[..., Running]
@@ -379,3 +381,51 @@ def test_a_served_captioner_gives_no_thoughts(start: Start) -> None:
         assert isinstance(captions, list)
         assert captions[0].startswith("DESCRIBE THIS IMAGE")
         assert captions[1:] == ["1", "2"]
+
+
+def test_the_caption_stage_keeps_all_requests_in_flight_in_one_session(
+    start: Start, make_run: Callable[..., Run]
+) -> None:
+    server = start(delay=1.0)
+    served = {"captioner__model": "served:echo", "captioner__url": server.url}
+    limits = {"captioner__samples": 2, "runtime__caption_batch": 1, "runtime__concurrency": 4}
+    run = make_run(**served, **limits)
+    report = caption.caption(run)
+    assert report.computed == len(run.references) > 4
+    assert server.stub.most == 4
+    assert server.stub.listed == 1
+    assert set(caption.by_image(caption.record_file(run))) == set(run.references)
+
+
+def test_captions_are_stored_as_they_arrive_and_images_opened_as_they_are_needed(
+    start: Start, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    really = caption.open_image
+
+    def open_one(file: Path, **how: Any) -> Image.Image:
+        opened.append(file)
+        if file == run.dataset.images[run.references[1]]:
+            raise InputError(f"{file} is empty.")
+        return really(file, **how)
+
+    monkeypatch.setattr(caption, "open_image", open_one)
+    answered: list[str] = []
+
+    def plan(text: str, tries: int) -> Fault | None:
+        answered.append(text)
+        return Fault(401) if len(answered) > 2 else None
+
+    server = start(plan=plan)
+    served = {"captioner__model": "served:echo", "captioner__url": server.url}
+    run = make_run(**served, captioner__samples=2, runtime__concurrency=1)
+    with pytest.raises(ModelError, match="refuses the key"):
+        caption.caption(run)
+    stored = caption.by_image(caption.record_file(run))
+    assert sum(map(bool, stored.values())) == 2
+    assert stored[run.references[1]] == []
+    assert len(opened) == 4  # of those two, the broken one and the refused one
+    server.stub.plan = lambda text, tries: None
+    again = caption.caption(run)
+    count = len(run.references)
+    assert (again.cached, again.computed, len(again.failed)) == (2, count - 3, 1)
