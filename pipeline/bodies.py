@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.printable import one_line
-from pipeline.prompts import first_problem
 from pipeline.visitors import BusyError
+from pipeline.yamls import first_problem
 
 FORM_BYTES = 1 << 16
 """Bytes that a form may have beside its image."""

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline import captioners, identity, released
-from pipeline.cache import RecordFile, fingerprint
 from pipeline.config import CaptionerConfig, Config
 from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.processes import current
-from pipeline.records import CaptionRecord, typed
 from pipeline.run import Run, StageReport, progress, stage
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import CaptionRecord, typed
 
 
 def header(run: Run) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from pipeline import vetting
 from pipeline.config import ClipConfig, RuntimeConfig, in_precision, resolve_device
 from pipeline.errors import ModelError, nearest
 from pipeline.images import two_pictures
-from pipeline.loading import failed, hub, tame_transformers
+from pipeline.loading import failed, hub
 from pipeline.pixels import Preprocess
+from pipeline.quiet import tame_transformers
 
 
 class Clip:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline import search, tables, texts
-from pipeline.cache import RecordFile, read_header
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.metrics import interval, resample
 from pipeline.datasets.reading import read_json
@@ -19,6 +18,7 @@ from pipeline.evaluate import predictions_of_files
 from pipeline.printable import one_line
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.store.jsonl import RecordFile, read_header
 from pipeline.tables import MISSING, Format, percent, words
 
 UNKNOWN = "unknown"

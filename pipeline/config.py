@@ -12,11 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.fusion import Kind
-from pipeline.images import MAX_PIXELS
 from pipeline.installation import SHIPPED
 from pipeline.processes import current
-from pipeline.prompts import first_problem, read_yaml
+from pipeline.yamls import first_problem, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 DEFAULT = "paper-l14"
@@ -26,6 +24,11 @@ OWN_IMAGES = "folder"
 """The name under which weights are set for a folder of one's own images."""
 
 LARGEST_SEED = 2**32 - 1
+
+MAX_PIXELS = 2 * (1 << 30) // 4 // 3
+"""Larger images are refused before they are decoded (537 MB as RGB): Pillow's own limit, too."""
+
+Kind = Literal["confidence", "average"]
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 

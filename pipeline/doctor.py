@@ -472,7 +472,7 @@ def _existing(folder: Path) -> Path:
 
 def _cache(patient: Patient) -> Iterator[Finding]:
     """Write, lock and lock again, in a folder that is gone afterwards."""
-    from pipeline.cache import lock, write_text
+    from pipeline.store.files import lock, write_text
 
     place, name = _existing(patient.cache), str(patient.cache)
     fix = "choose another folder with --cache, or make room and give yourself the right to write"

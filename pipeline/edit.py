@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import caption, captioners, identity, llms, prompts, released
-from pipeline.cache import RecordFile, fingerprint
 from pipeline.config import Config, LlmConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.images import open_image
 from pipeline.llms import Answer
 from pipeline.prompts import Prompt
-from pipeline.records import EditRecord, Query, typed
+from pipeline.records import Query
 from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import EditRecord, typed
 
 RETRY_TEMPERATURE = 0.7
 """A bad answer is asked for again at this temperature at least: at 0 it would come again."""

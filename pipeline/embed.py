@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pipeline import caption, edit, texts
-from pipeline.cache import Features, fingerprint, lock
 from pipeline.config import Config
 from pipeline.decode import Read, decode
 from pipeline.errors import InputError, MissingStageError, ModelError
@@ -23,6 +22,9 @@ from pipeline.loading import LOADING
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, log, progress, slug, stage
 from pipeline.shards import Encoded, Shard, Stored, folder_of, merge
+from pipeline.store.features import Features
+from pipeline.store.files import lock
+from pipeline.store.identity import fingerprint
 
 if TYPE_CHECKING:
     from pipeline.clip import Clip

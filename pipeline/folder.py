@@ -19,9 +19,9 @@ from typing import Any
 
 from pipeline import embed, images
 from pipeline.config import Config
-from pipeline.demo import WORLD
 from pipeline.errors import InputError, MissingStageError, StorageError
 from pipeline.images import image_stream
+from pipeline.installation import WORLD
 from pipeline.listing import by_path, state_of, update_listing, without_file
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.store.features import FeatureFile

@@ -1,6 +1,7 @@
 """Rankings and metrics as pandas frames, for notebooks.
 
 >>> from pipeline import config, datasets, frames, search
+>>> from pipeline.pictures import show
 >>> from pipeline.run import Run
 >>> circo = datasets.load("circo", "val", data_root)
 >>> run = Run(circo, config.load("demo"), cache, submissions)
@@ -9,7 +10,7 @@
 ['query', 'rank', 'image', 'score', 'relevant']
 >>> found = frames.per_query(run, rankings)["mAP@5"]
 >>> worst = found.idxmin()
->>> picture = next(r for r in rankings if r.query == worst).show(run)
+>>> picture = show(run, next(r for r in rankings if r.query == worst))
 >>> picture.size  # a notebook shows it where it is the last line of a cell
 (1752, 184)
 >>> summary = frames.summary(run, {"seize": rankings})

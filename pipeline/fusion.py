@@ -11,7 +11,6 @@ vain or not at all, is undecided.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 Probabilities = Mapping[str, float | None]
 """By image, in [0, 1]; None where the verifier gave none."""
@@ -19,7 +18,6 @@ Scores = Mapping[str, float]
 """By image, as ``scaled`` returns them."""
 Fusion = Callable[[float, float | None], float]
 """Joins a scaled score and a probability; it never falls where one of them rises."""
-Kind = Literal["confidence", "average"]
 
 
 def confidence(accept: float, reject: float) -> Fusion:

@@ -20,25 +20,21 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import caption, captioners, checks, datasets, edit, embed, folder, llms, prompts
-from pipeline.cache import (
-    FeatureFile,
-    RecordFile,
-    fingerprint,
-    write_features,
-    write_text,
-)
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.edit import Pair
 from pipeline.errors import InputError
 from pipeline.folder import Folder, State, hash_of
 from pipeline.images import lossless, open_image, read_image
 from pipeline.ranking import UnitGallery, top_images
-from pipeline.records import CaptionRecord, typed
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.run import StageReport, log, slug
 from pipeline.scoring import Ends
+from pipeline.store.features import FeatureFile, write_features
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import CaptionRecord, typed
 
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
@@ -141,12 +137,6 @@ class Result:
             "notes": list(self.notes),
             "images": [asdict(image) for image in self.images],
         }
-
-    def write_page(self, file: Path | str) -> None:
-        """Write the result, its images small, as one HTML file that needs no other."""
-        from pipeline.page import result_page
-
-        write_text(Path(file), result_page(self))
 
 
 class _Images:

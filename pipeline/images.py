@@ -24,10 +24,9 @@ from typing import Any
 import PIL
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from pipeline.config import MAX_PIXELS
 from pipeline.errors import InputError
 
-MAX_PIXELS = 2 * (1 << 30) // 4 // 3
-"""Larger images are refused before they are decoded (537 MB as RGB): Pillow's own limit, too."""
 MAX_BYTES = 1 << 30
 """Larger files are refused before they are read."""
 LARGE = 600_000_000

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pipeline import edit, embed, texts
-from pipeline.cache import FeatureFile, fingerprint, write_features
 from pipeline.embed import finite
 from pipeline.errors import InputError
 from pipeline.parts import parts
@@ -18,6 +17,8 @@ from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.run import Run, StageReport, progress, stage
 from pipeline.scoring import Ends
 from pipeline.searcher import Searcher
+from pipeline.store.features import FeatureFile, write_features
+from pipeline.store.identity import fingerprint
 
 QUERIES = 64
 """Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""

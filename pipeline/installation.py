@@ -28,6 +28,8 @@ INSTALL = (
 """What to do where a package is missing."""
 OWN = {"pipeline", "seize"}
 """The packages of the project."""
+WORLD = "world.json"
+"""The file that marks the folder of a world that the demo rendered."""
 REQUIREMENTS = PROJECT / "requirements.txt"
 IMPORT_TIMEOUT = 300
 """Seconds in which all packages are imported, from a slow disk too."""

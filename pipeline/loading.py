@@ -26,21 +26,6 @@ SAFELY: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
 files of a checkpoint are never run, pickles are read for their tensors alone."""
 
 
-def tame_transformers() -> None:
-    """Keep transformers from asking, telling and drawing bars on the user's terminal.
-
-    Left alone it asks there whether a checkpoint's own code may run, wherever ``from_pretrained``
-    was not told (other libraries call it so); asked no more, it refuses. What it finds worth a
-    warning is either refused here or nothing that a user can act on.
-    """
-    from transformers import dynamic_module_utils
-    from transformers.utils import logging
-
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
 def pretrained(kind: Any, name: str, **settings: Any) -> Any:
     """Return ``kind.from_pretrained(name)``, loaded without running code, and whole.
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.errors import InputError
 from pipeline.images import data_url, open_image
 from pipeline.printable import for_page
+from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
     from pipeline.gallery import Result
@@ -55,3 +56,8 @@ def result_page(result: "Result") -> str:
         texts=[(result.captions[i % count], text) for i, text in enumerate(result.edited_captions)],
         alphas=result.increment,
     )
+
+
+def write_page(result: "Result", file: Path | str) -> None:
+    """Write a result, its images small, as one HTML file that needs no other."""
+    write_text(Path(file), result_page(result))

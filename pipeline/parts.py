@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache import FeatureFile
 from pipeline.indexes.base import Members
 from pipeline.ranking import Gallery
 from pipeline.records import Query
 from pipeline.run import Run
+from pipeline.store.features import FeatureFile
 
 SMALL = 8
 """A gallery is read row by row where it holds less than one in so many images."""

@@ -165,3 +165,8 @@ def _encode(image: Image.Image, side: int, quality: int) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=quality)
     return buffer.getvalue()
+
+
+def show(run: Run, ranking: Ranking, top: int = 10) -> Image.Image:
+    """Return a picture of a ranking's query and its ``top`` images, which a notebook shows."""
+    return contact_sheet(run, [ranking], top=top)

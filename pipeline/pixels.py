@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional, v2
 
+from pipeline.config import MAX_PIXELS
 from pipeline.errors import InputError
-from pipeline.images import MAX_PIXELS
 
 LONGEST_STRIP = 8_192
 """Pixels that a strip's longer side is scaled down to before it is padded."""

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -15,6 +14,7 @@ from pipeline import answers
 from pipeline.answers import Reading
 from pipeline.errors import ConfigError, nearest
 from pipeline.installation import SHIPPED
+from pipeline.yamls import first_problem, read_yaml
 
 PROMPTS = SHIPPED / "prompts"
 NEEDED = {"caption", "relative_caption"}
@@ -24,10 +24,6 @@ ROLES = ("desired", "preserve", "forbidden")
 MOST_TEXTS = 8
 """How many texts an answer may list for one role."""
 
-LONGEST_FILE = 256 * 1024
-"""Bytes of a YAML file."""
-MOST_NODES = 100_000
-"""Values in a YAML file, those that aliases repeat counted every time."""
 LONGEST_PROMPT = 1_000_000
 """Characters of a prompt with its texts put in."""
 PARTS = (
@@ -268,58 +264,3 @@ def load(name: str) -> Prompt:
         return Prompt.model_validate(read_yaml(file) or {})
     except ValidationError as error:
         raise ConfigError(f"{file}: {first_problem(error)}") from None
-
-
-def read_yaml(file: Path) -> Any:
-    """Return a YAML file's content; raises ConfigError naming the file."""
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(LONGEST_FILE + 1)
-        text = content.decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-    if len(content) > LONGEST_FILE:
-        raise ConfigError(f"{file} has more than {LONGEST_FILE:,} bytes.")
-    return parse_yaml(text, str(file))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Return what YAML holds: plain values only; raises ConfigError that begins with ``where``.
-
-    Aliases may not repeat more than ``MOST_NODES`` values, nor a value within itself.
-    """
-    try:
-        loader = yaml.SafeLoader(text)
-        try:
-            root = loader.get_single_node()
-            if root is None:
-                return None
-            if _size(root, {}) > MOST_NODES:
-                raise ValueError(f"it has more than {MOST_NODES:,} values")
-            return loader.construct_document(root)
-        finally:
-            loader.dispose()
-    except Exception as error:  # its constructors fail in many ways at odd dates and numbers
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConfigError(f"{where} cannot be read: {reason}") from None
-
-
-def _size(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return how many values a node stands for; infinity if it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")
-        if isinstance(node, yaml.ScalarNode):
-            node.value.encode()  # fails at halves of surrogate pairs, which escapes can make
-        children: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
-        pairs = (child if isinstance(child, tuple) else (child,) for child in children)
-        known[id(node)] = 1 + sum(_size(one, known) for pair in pairs for one in pair)
-    return known[id(node)]
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return a pydantic error as one line: field, and what is wrong with it."""
-    problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    return f"{field or 'content'}: {problem['msg']}"

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline import tables
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, nearest
-from pipeline.prompts import first_problem, read_yaml
 from pipeline.tables import Format, words
+from pipeline.yamls import first_problem, read_yaml
 
 FILE = Path(__file__).resolve().parent / "published.yaml"
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.cache import atomic, memory_map, storage_errors
 from pipeline.config import resolve_device
 from pipeline.datasets.reading import read_json
 from pipeline.errors import InputError
 from pipeline.ranking import top_images
 from pipeline.run import progress
 from pipeline.scoring import increment_ends, normalise
+from pipeline.store.features import memory_map
+from pipeline.store.files import atomic, storage_errors
 
 
 class Features:

@@ -4,37 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.store.schema import (
-    CaptionRecord,
-    EditRecord,
-    FileRecord,
-    ImportedCaptions,
-    ImportedEdits,
-    Probability,
     RankingRecord,
-    Record,
-    VerdictRecord,
-    typed,
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from pipeline.run import Run
-
-__all__ = [
-    "CaptionRecord",
-    "EditRecord",
-    "FileRecord",
-    "ImportedCaptions",
-    "ImportedEdits",
-    "Probability",
-    "Query",
-    "Ranking",
-    "RankingRecord",
-    "Record",
-    "VerdictRecord",
-    "typed",
-]
+    pass
 
 
 @dataclass(frozen=True)
@@ -92,9 +66,3 @@ class Ranking:
             tuple(record.get("probabilities", ())),
             tuple(record.get("subset_scores", ())),
         )
-
-    def show(self, run: "Run", top: int = 10) -> "Image":
-        """Return a picture of the query and its ``top`` images, which a notebook shows."""
-        from pipeline.pictures import contact_sheet
-
-        return contact_sheet(run, [self], top=top)

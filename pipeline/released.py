@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import RecordFile, fingerprint, read_header, write_json, write_records
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError
-from pipeline.records import ImportedCaptions, ImportedEdits, typed
 from pipeline.run import Run, StageReport, log, slug, stage
+from pipeline.store.files import write_json
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile, read_header, write_records
+from pipeline.store.schema import ImportedCaptions, ImportedEdits, typed
 
 IMPORTED = "imported:"
 """Marks a captioner or LLM whose texts were imported under the name that follows."""

@@ -12,17 +12,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
 from pipeline.config import VERIFIED, Config, weights_family
-from pipeline.datasets.base import Dataset
 from pipeline.errors import MissingStageError
 from pipeline.printable import json_safe
 from pipeline.processes import Processes
 from pipeline.profile import watch
 from pipeline.records import Query
+
+if TYPE_CHECKING:
+    from pipeline.datasets.base import Dataset
 
 log = logging.getLogger("seize")
 
@@ -41,7 +43,7 @@ class Run:
     ``command`` holds the user's options that every stage takes, to recommend another stage with.
     """
 
-    dataset: Dataset
+    dataset: "Dataset"
     config: Config
     cache: Path
     submissions: Path

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from pipeline import embed, indexes, texts, verifiers
-from pipeline.cache import RecordFile, fingerprint, write_records
 from pipeline.errors import InputError
 from pipeline.inputs import Inputs, settings_of
 from pipeline.parts import Part, parts
 from pipeline.ranking import scores_of
-from pipeline.records import Query, Ranking, RankingRecord, typed
+from pipeline.records import Query, Ranking
 from pipeline.retrieval import methods
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.scoring import Score, top_k
 from pipeline.searcher import Searcher
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile, write_records
+from pipeline.store.schema import RankingRecord, typed
 
 
 def header(run: Run) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import numpy as np
 from torch import Tensor
 
 from pipeline import indexes, ranking
-from pipeline.cache import FeatureFile, fingerprint
 from pipeline.config import resolve_device
 from pipeline.indexes import certified
 from pipeline.indexes.base import Index, Members
@@ -15,6 +14,8 @@ from pipeline.parts import Part
 from pipeline.ranking import Gallery, ignore
 from pipeline.run import Run
 from pipeline.scoring import RankEnds, Score
+from pipeline.store.features import FeatureFile
+from pipeline.store.identity import fingerprint
 
 
 class Searcher:

@@ -10,15 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import (
-    FeatureFile,
-    Features,
-    remove_unfinished,
-    storage_errors,
-    write_feature_blocks,
-    write_features,
-)
 from pipeline.errors import InputError
+from pipeline.store.features import FeatureFile, Features, write_feature_blocks, write_features
+from pipeline.store.files import remove_unfinished, storage_errors
 
 log = logging.getLogger("seize")
 

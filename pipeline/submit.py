@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline import caption, edit, search
-from pipeline.cache import provenance, write_json
 from pipeline.run import Run, StageReport, log, slug, stage
+from pipeline.store.files import write_json
+from pipeline.store.identity import provenance
 
 
 def files(run: Run) -> dict[str, Path]:

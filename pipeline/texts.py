@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import caption, edit, prompts
-from pipeline.cache import fingerprint
 from pipeline.retrieval import methods
 from pipeline.run import Run
+from pipeline.store.identity import fingerprint
 
 ByQuery = Mapping[str, Sequence[str | None]]
 """Query id to its texts; None stands for one that failed."""

@@ -13,20 +13,21 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline import checks, search, tables, verify
-from pipeline.cache import FeatureFile, atomic, fingerprint, storage_errors, write_text
-from pipeline.config import Config, VerifierConfig, resolve_device
+from pipeline.config import Config, Kind, VerifierConfig, resolve_device
 from pipeline.datasets.reading import Predictions
 from pipeline.errors import ConfigError, nearest
-from pipeline.fusion import Kind
 from pipeline.inputs import Inputs
 from pipeline.parts import Part, parts
-from pipeline.prompts import first_problem
 from pipeline.ranking import Best, blocks, scores_of, top_images, without
 from pipeline.records import Ranking
 from pipeline.retrieval import methods
 from pipeline.retrieval.methods.base import METHODS, Grid, Section
 from pipeline.run import Run, log, progress
 from pipeline.scoring import Ends, Score
+from pipeline.store.features import FeatureFile
+from pipeline.store.files import atomic, storage_errors, write_text
+from pipeline.store.identity import fingerprint
+from pipeline.yamls import first_problem
 
 VERIFIED_LABELS = {
     "accept": "probability from which an image is accepted",

@@ -10,17 +10,19 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import edit, fusion, search, texts, verifiers
-from pipeline.cache import RecordFile, fingerprint, read_header, write_records
 from pipeline.config import VerifierConfig
 from pipeline.errors import InputError
 from pipeline.fusion import fuse, scaled, walk
 from pipeline.inputs import Inputs
-from pipeline.prompts import first_problem
-from pipeline.records import Ranking, VerdictRecord, typed
+from pipeline.records import Ranking
 from pipeline.retrieval import methods
 from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile, read_header, write_records
+from pipeline.store.schema import VerdictRecord, typed
 from pipeline.verifiers import Question, prompts
 from pipeline.verifiers.prompts import VerifyPrompt
+from pipeline.yamls import first_problem
 
 ESTIMATE_AFTER = 32
 """Calls after which the cost of all is estimated from theirs."""

@@ -79,7 +79,7 @@ def of_transformers(folder: Path) -> str | None:
         return None
     from transformers import AutoConfig, AutoTokenizer
 
-    from pipeline.loading import tame_transformers
+    from pipeline.quiet import tame_transformers
 
     tame_transformers()
     try:

@@ -17,7 +17,8 @@ from pipeline.captioners import InBatches, prompt_of
 from pipeline.config import CaptionerConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.errors import ModelError
 from pipeline.images import two_pictures
-from pipeline.loading import failed, pretrained, tame_transformers
+from pipeline.loading import failed, pretrained
+from pipeline.quiet import tame_transformers
 
 IMAGE_TOKEN = "<image>"
 """What the tokenizer calls the token that stands for a part of the image."""

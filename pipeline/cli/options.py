@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from pipeline import config, processes, prompts
+from pipeline import config, processes, yamls
 from pipeline.printable import cell, echo
 
 log = logging.getLogger("seize")
@@ -116,7 +116,7 @@ def _setting(text: str) -> tuple[str, Any]:
     field, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
-    return field, prompts.parse_yaml(value, f"--set {field}: {value!r}")
+    return field, yamls.parse_yaml(value, f"--set {field}: {value!r}")
 
 
 class FiniteRange(click.FloatRange):

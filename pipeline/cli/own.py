@@ -85,7 +85,9 @@ def query(
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:
-        result.write_page(out)
+        from pipeline.page import write_page
+
+        write_page(result, out)
     if as_json:
         echo(dump(result.as_json() | {"page": out and str(out)}))
     else:

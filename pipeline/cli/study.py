@@ -80,8 +80,8 @@ def compare(
     """
     checks.check(run, "compare")
     from pipeline import compare as table
-    from pipeline.cache import write_text
     from pipeline.run import dump
+    from pipeline.store.files import write_text
 
     rows = table.rows_of_run(run)
     for text in others:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import fingerprint, lock, storage_errors, write_json
-from pipeline.demo import WORLD, world
+from pipeline.demo import world
 from pipeline.demo.world import Edit, Scene
+from pipeline.installation import WORLD
+from pipeline.store.files import lock, storage_errors, write_json
+from pipeline.store.identity import fingerprint
 
 CATEGORIES = {"dress": 1, "shirt": 2, "toptee": None}
 """FashionIQ's categories, and how many groups their scenes have (None: either)."""

@@ -9,15 +9,15 @@ import click
 import torch
 
 from pipeline import config, llms, prompts, verifiers
-from pipeline.cache import write_json
 from pipeline.captioners.blip2 import Blip2
 from pipeline.clip import Clip
 from pipeline.config import CaptionerConfig, ClipConfig, LlmConfig, RuntimeConfig
 from pipeline.demo import verifier, world
 from pipeline.demo.roles import roles
-from pipeline.demo.train import MODELS
+from pipeline.demo.training import MODELS
 from pipeline.demo.world import Scene
 from pipeline.printable import echo
+from pipeline.store.files import write_json
 from pipeline.verifiers import Question
 from pipeline.verifiers import prompts as questions_of
 

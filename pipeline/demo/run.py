@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import datasets, search, submit
-from pipeline.cache import atomic
 from pipeline.config import Config
-from pipeline.demo import WORLD, levers
+from pipeline.demo import levers
 from pipeline.demo.build import build
 from pipeline.everything import run_stages
+from pipeline.installation import WORLD
 from pipeline.pictures import contact_sheet
 from pipeline.run import Run
+from pipeline.store.files import atomic
 
 log = logging.getLogger("seize")
 

@@ -15,9 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.cache import write_json
-from pipeline.demo import train, world
+from pipeline.demo import training, world
 from pipeline.demo.world import Group, Scene
+from pipeline.store.files import write_json
 from pipeline.verifiers.prompts import load as load_prompt
 
 IMAGE = "<image>"
@@ -114,8 +114,8 @@ def processor_of(words: Any) -> Any:
     images = transformers.CLIPImageProcessor(
         size={"shortest_edge": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
-        image_mean=train.MEAN,
-        image_std=train.STD,
+        image_mean=training.MEAN,
+        image_std=training.STD,
     )
     return transformers.LlavaProcessor(
         images,
@@ -140,7 +140,7 @@ def model_of(words: Any) -> Any:
     )
     config = transformers.LlavaConfig(
         vision_config=vision,
-        text_config=train.llama(words),
+        text_config=training.llama(words),
         image_token_index=words.convert_tokens_to_ids(IMAGE),
         vision_feature_layer=[-2, -1],
         vision_feature_select_strategy="full",
@@ -190,15 +190,15 @@ class Hints(torch.nn.Module):
     def __init__(self, words: Any) -> None:
         super().__init__()
         self.at_noun = torch.nn.Linear(128, sum(self.NOUN))
-        self.at_end = torch.nn.Linear(128, 2 * sum(train.LABELS))
+        self.at_end = torch.nn.Linear(128, 2 * sum(training.LABELS))
         shapes = [*world.SHAPES, *map(world.plural, world.SHAPES)]
         self.nouns = torch.tensor(words.convert_tokens_to_ids(shapes))
 
     def loss(self, hidden: Tensor, batch: dict[str, Tensor], examples: list[Example]) -> Tensor:
         """Return the mean cross-entropy of all heads; ``hidden`` is (examples, tokens, 128)."""
         full = [(e.scenes[-1], e.told if len(e.scenes) > 1 else e.scenes[-1]) for e in examples]
-        truth = [train.attributes(shown) + train.attributes(told) for shown, told in full]
-        losses = self._losses(self.at_end(hidden[:, -2]), train.LABELS * 2, truth)
+        truth = [training.attributes(shown) + training.attributes(told) for shown, told in full]
+        losses = self._losses(self.at_end(hidden[:, -2]), training.LABELS * 2, truth)
         if len(examples[0].scenes) == 1:
             nouns = torch.isin(batch["input_ids"], self.nouns)
             facts = [_facts(g, e.scenes[0].group(g.shape)) for e in examples for g in e.told.groups]
@@ -240,17 +240,17 @@ def train_verifier(out: Path, steps: int, seed: int, rate: float, start: Path | 
 
     The loss is on the first token of the answer, the one whose probability is read.
     """
-    words = train.tokenizer(["<|system|>", "<|user|>", "<|assistant|>", IMAGE], None, QUESTIONS)
+    words = training.tokenizer(["<|system|>", "<|user|>", "<|assistant|>", IMAGE], None, QUESTIONS)
     words.image_token = IMAGE
     processor = processor_of(words)
-    earlier = train.history(start)
+    earlier = training.history(start)
     torch.manual_seed(seed)
     model = model_of(words)
     if start:
         model = transformers.LlavaForConditionalGeneration.from_pretrained(start)
     else:
-        load_vision(model.model.vision_tower, train.MODELS / "clip")
-        train.load_llama(model, words, train.MODELS / "llm", "model.language_model.")
+        load_vision(model.model.vision_tower, training.MODELS / "clip")
+        training.load_llama(model, words, training.MODELS / "llm", "model.language_model.")
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -299,11 +299,13 @@ def train_verifier(out: Path, steps: int, seed: int, rate: float, start: Path | 
     def loss_of(rng: random.Random) -> Tensor:
         if rng.random() < (0.6 if start is None and next(step) < 300 else 0.15):
             batch, scenes = describing(rng)
-            described: Tensor = model(**batch, pixel_values=train.pixels(scenes, rng)).loss
+            described: Tensor = model(**batch, pixel_values=training.pixels(scenes, rng)).loss
             return described
         batch, examples = asking(rng)
         scenes = [scene for example in examples for scene in example.scenes]
-        output = model(**batch, pixel_values=train.pixels(scenes, rng), output_hidden_states=True)
+        output = model(
+            **batch, pixel_values=training.pixels(scenes, rng), output_hidden_states=True
+        )
         loss: Tensor = output.loss + hints.loss(output.hidden_states[-1], batch, examples)
         return loss
 
@@ -313,4 +315,4 @@ def train_verifier(out: Path, steps: int, seed: int, rate: float, start: Path | 
         processor.save_pretrained(out)
         write_json(out / "training.json", record | earlier)
 
-    train.train([*model.parameters(), *hints.parameters()], loss_of, save, steps, rate, seed)
+    training.train([*model.parameters(), *hints.parameters()], loss_of, save, steps, rate, seed)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import atomic, is_intact, lock, seal
 from pipeline.config import IndexConfig
 from pipeline.errors import InputError
 from pipeline.indexes.base import Rows, Scores, Vectors
 from pipeline.ranking import Gallery
 from pipeline.run import log, progress
 from pipeline.scoring import normalise
+from pipeline.store.files import atomic, is_intact, lock, seal
 
 BLOCK = 16_384
 """Images added at a time."""

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from pipeline.cache import lock
 from pipeline.config import IndexConfig, RuntimeConfig
 from pipeline.errors import StorageError
 from pipeline.indexes.base import Rows, Scores, Vectors
 from pipeline.ranking import Gallery
 from pipeline.run import progress
 from pipeline.scoring import normalise
+from pipeline.store.files import lock
 
 for name in ("pymilvus", "grpc._server"):  # they log what is raised, or what a file cannot do
     logging.getLogger(name).setLevel(logging.CRITICAL)

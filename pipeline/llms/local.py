@@ -13,7 +13,8 @@ from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_pr
 from pipeline.llms import IN_PROCESS, Answer, Request
 from pipeline.llms.sampling import Sampler, uniform_numbers
 from pipeline.llms.template import ChatTemplate
-from pipeline.loading import check_template, failed, pretrained, tame_transformers
+from pipeline.loading import check_template, failed, pretrained
+from pipeline.quiet import tame_transformers
 
 WINDOW = 64
 """Batches that are read at a time, to put requests of similar length into one batch."""

@@ -13,13 +13,15 @@ from typing import Any
 import jinja2
 
 from pipeline import __version__, caption, compare, edit, embed
-from pipeline.cache import FeatureFile, read_header, write_text
 from pipeline.errors import ConfigError, SeizeError
 from pipeline.pictures import Thumbnails, spread, thumbnails
 from pipeline.printable import for_page, printable_all, without_folders
 from pipeline.report.charts import Line, can_be_tuned, heat_map, lines, newest_tuning
 from pipeline.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.run import Run, log
+from pipeline.store.features import FeatureFile
+from pipeline.store.files import write_text
+from pipeline.store.jsonl import read_header
 
 FOLDER = Path(__file__).parent
 

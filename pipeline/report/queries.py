@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline import caption, edit, search
-from pipeline.cache import read_header
 from pipeline.compare import read_ranking
 from pipeline.config import resolve_device
 from pipeline.errors import InputError, MissingStageError
@@ -19,6 +18,7 @@ from pipeline.records import Query, Ranking
 from pipeline.retrieval import methods
 from pipeline.run import Run, log
 from pipeline.scoring import Ends
+from pipeline.store.jsonl import read_header
 
 FROM_FEATURES = ("clip", "captions", "edits", "normalise_texts")
 """Fields of a ranking's header that say which content and composed features it was made from."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import identity
-from pipeline.cache import RecordFile
 from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.llms import IN_PROCESS
 from pipeline.loading import LOADING, hub
 from pipeline.prompts import variables_of
+from pipeline.store.jsonl import RecordFile
 from pipeline.verifiers import prompts
 from pipeline.verifiers.prompts import VerifyPrompt
 

@@ -15,7 +15,8 @@ from pipeline.errors import InputError, ModelError
 from pipeline.images import open_image
 from pipeline.llms import IN_PROCESS
 from pipeline.llms.template import ChatTemplate
-from pipeline.loading import check_template, failed, pretrained, tame_transformers
+from pipeline.loading import check_template, failed, pretrained
+from pipeline.quiet import tame_transformers
 from pipeline.verifiers import NO, YES, Question, Verdict, answer_of
 from pipeline.verifiers.prompts import VerifyPrompt
 

@@ -7,14 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.prompts import (
-    PROMPTS,
-    check_template,
-    first_problem,
-    read_yaml,
-    render,
-    variables_of,
-)
+from pipeline.prompts import PROMPTS, check_template, render, variables_of
+from pipeline.yamls import first_problem, read_yaml
 
 FOLDER = PROMPTS / "verify"
 VARIABLES = {"edited_caption", "relative_caption"}

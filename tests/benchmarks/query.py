@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import clip, config
-from pipeline.cache import write_features, write_records
 from pipeline.gallery import Gallery
 from pipeline.retrieval.methods import METHODS
+from pipeline.store.features import write_features
+from pipeline.store.jsonl import write_records
 from tests.benchmarks.search import data
 
 

@@ -21,9 +21,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline import caption, config, datasets, edit, embed, report, search
-from pipeline.cache import write_features, write_records
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.store.features import write_features
+from pipeline.store.jsonl import write_records
 from tests.browser import launch, watch
 
 WORDS = (

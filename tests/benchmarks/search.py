@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import FeatureFile, write_features
 from pipeline.ranking import top_images
 from pipeline.scoring import Ends, RankEnds, Score, increment_ends, normalise
+from pipeline.store.features import FeatureFile, write_features
 from tests.benchmarks.report import Size, extra_memory, table
 
 Array = NDArray[np.float32]

@@ -28,9 +28,10 @@ import click
 import numpy as np
 
 from pipeline import cli
-from pipeline.cache import FeatureFile, RecordFile
 from pipeline.demo.build import build
 from pipeline.errors import InputError, StorageError
+from pipeline.store.features import FeatureFile
+from pipeline.store.jsonl import RecordFile
 from tests.benchmarks.report import table
 from tests.conftest import PROJECT, SIZES
 

@@ -47,7 +47,6 @@ from pipeline import (
 )
 from pipeline.app import Texts
 from pipeline.bodies import parse_json
-from pipeline.cache import FeatureFile, RecordFile, read_header, write_features
 from pipeline.clip import width
 from pipeline.datasets.reading import read_json
 from pipeline.demo.build import Sizes, build
@@ -62,6 +61,8 @@ from pipeline.report import charts
 from pipeline.report.queries import side_of
 from pipeline.run import Run
 from pipeline.shards import Stored, folder_of, merge
+from pipeline.store.features import FeatureFile, write_features
+from pipeline.store.jsonl import RecordFile, read_header
 from pipeline.verifiers import prompts as questions
 from tests.campaigns import mutate
 

@@ -31,6 +31,7 @@ from pipeline.folder import Folder, hash_of
 from pipeline.gallery import Gallery
 from pipeline.images import HEIF, read_image
 from pipeline.llms import Answer, Request
+from pipeline.page import write_page
 from pipeline.prompts import ROLES
 from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
@@ -809,7 +810,7 @@ def test_the_written_page_is_one_file_with_all_text_escaped(
     result = gallery.query(reference, CHANGE)
     nasty = '<script>alert("1")</script>'
     changed = result.rerank(edited_captions=[nasty, *result.edited_captions[1:]], top_k=4)
-    changed.write_page(tmp_path / "page.html")
+    write_page(changed, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert nasty not in text
     assert "&lt;script&gt;" in text

@@ -12,6 +12,7 @@ from pipeline import frames, search
 from pipeline.errors import InputError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
+from pipeline.pictures import show
 from pipeline.records import Ranking
 from pipeline.run import Run
 
@@ -65,14 +66,14 @@ def test_a_picture_is_what_a_notebook_shows(make_run: MakeRun) -> None:
     run = make_run()
     run_stages(run)
     ranking = search.read(run)[0]
-    shown = ranking.show(run, top=4)
+    shown = show(run, ranking, top=4)
     png = shown._repr_png_()  # IPython asks for this
     assert png is not None
-    one, two = Image.open(io.BytesIO(png)), ranking.show(run, top=2)
+    one, two = Image.open(io.BytesIO(png)), show(run, ranking, top=2)
     assert one.width > two.width
     assert one.height == two.height
     with pytest.raises(InputError, match="Query 0815 is not in circo-val"):
-        Ranking("0815", (), ()).show(run)
+        show(run, Ranking("0815", (), ()))
 
 
 def test_without_ground_truth_relevance_is_unknown(make_run: MakeRun) -> None:

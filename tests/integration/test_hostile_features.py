@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import config, embed, search, verifiers
-from pipeline.cache import FeatureFile, write_features
 from pipeline.errors import InputError, ModelError
 from pipeline.everything import run_stages
 from pipeline.gallery import Gallery
 from pipeline.run import Run
+from pipeline.store.features import FeatureFile, write_features
 from tests.conftest import PROJECT
 
 

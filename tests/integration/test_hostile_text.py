@@ -16,6 +16,7 @@ from playwright.sync_api import Page
 from pipeline import config, datasets, pictures
 from pipeline.app import _result
 from pipeline.gallery import Gallery
+from pipeline.page import write_page
 from pipeline.printable import STEERING, printable
 from pipeline.records import Ranking
 from pipeline.run import Run
@@ -101,7 +102,7 @@ def test_the_page_of_a_query_runs_nothing(photos: Path, tmp_path: Path, page: Pa
     result = gallery.query(next(photos.glob("1*")), f"has a {NASTY}{script}</title>")
     texts = (f"{NASTY}</td><script>window.broken=1</script>", "javascript:window.broken=1")
     changed = result.rerank(captions=texts, edited_captions=texts[::-1])
-    changed.write_page(tmp_path / "page.html")
+    write_page(changed, tmp_path / "page.html")
     seen = watch(page)
     page.goto((tmp_path / "page.html").as_uri())
     assert not STEERING.search(page.content())

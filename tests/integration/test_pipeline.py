@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from pipeline import caption, edit, embed, ranking, search, submit
-from pipeline.cache import FeatureFile
 from pipeline.errors import InputError, MissingStageError
 from pipeline.evaluate import evaluate, evaluate_files
 from pipeline.everything import run_stages
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
+from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 
 MakeRun = Callable[..., Run]

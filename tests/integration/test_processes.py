@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 
 from pipeline import caption, embed
-from pipeline.cache import FeatureFile
 from pipeline.run import Run
+from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 
 MakeRun = Callable[..., Run]

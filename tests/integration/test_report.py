@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Locator, Page
 
 from pipeline import caption, config, datasets, edit, embed, released, report, search, tune
-from pipeline.cache import write_records
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.evaluate import evaluate
 from pipeline.everything import run_stages
@@ -20,6 +19,7 @@ from pipeline.printable import STEERING, printable
 from pipeline.report import charts
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
+from pipeline.store.jsonl import write_records
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
 

@@ -21,19 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pipeline.cache import (
-    CHECKED,
-    FeatureFile,
-    RecordFile,
-    atomic,
-    fingerprint,
-    lock,
-    read_header,
-    write_feature_blocks,
-    write_features,
-    write_json,
-)
 from pipeline.errors import InputError, StorageError
+from pipeline.store.features import CHECKED, FeatureFile, write_feature_blocks, write_features
+from pipeline.store.files import atomic, lock, write_json
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile, read_header
 
 HEADER = {"stage": "test", "seed": 0}
 
@@ -181,7 +173,7 @@ def test_a_feature_that_is_not_finite_names_its_item(tmp_path: Path, bad: float)
 HALF_WRITTEN = """
 import os, sys, time
 from pathlib import Path
-from pipeline.cache import atomic
+from pipeline.store.files import atomic
 with atomic(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print("writing", flush=True)

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.demo import world
 from pipeline.demo.build import build
-from pipeline.demo.train import edit_example, variants
+from pipeline.demo.train import edit_example
+from pipeline.demo.training import variants
 from pipeline.demo.world import Scene
 from tests.conftest import SIZES
 

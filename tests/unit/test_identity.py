@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from pipeline import caption, config, edit, embed, identity, verifiers
-from pipeline.cache import FeatureFile, read_header
 from pipeline.captioners.blip2 import Blip2
 from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.identity import COMPUTED, model_identity
 from pipeline.images import open_image
 from pipeline.run import Run
+from pipeline.store.features import FeatureFile
+from pipeline.store.jsonl import read_header
 from tests.conftest import PROJECT
 
 OLD = 1_000_000_000

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cache import RecordFile, write_records
 from pipeline.errors import InputError
-from pipeline.records import (
+from pipeline.store.jsonl import RecordFile, write_records
+from pipeline.store.schema import (
     CaptionRecord,
     EditRecord,
     FileRecord,

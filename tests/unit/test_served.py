@@ -13,7 +13,6 @@ from PIL import Image
 
 from pipeline import caption
 from pipeline.answers import CUT_OFF, read
-from pipeline.cache import RecordFile
 from pipeline.captioners import Failure
 from pipeline.captioners.served import ServedCaptioner
 from pipeline.chat import BREAK_AFTER
@@ -22,6 +21,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.llms import Answer, Request
 from pipeline.llms.served import ServedLlm
 from pipeline.run import Run
+from pipeline.store.jsonl import RecordFile
 from tests.stub import Fault, Running, Stub, Thinking
 
 Start = Callable[..., Running]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from pipeline import shards
-from pipeline.cache import FeatureFile, RecordFile, write_feature_blocks, write_features
 from pipeline.processes import Processes
 from pipeline.shards import Encoded, Shard, Stored, merge
+from pipeline.store.features import FeatureFile, write_feature_blocks, write_features
+from pipeline.store.jsonl import RecordFile
 
 
 def feature(name: int) -> np.ndarray:

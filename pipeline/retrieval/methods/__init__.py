@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from pipeline import plugins
 from pipeline.config import OWN_IMAGES, VERIFIED, Config
 from pipeline.errors import ConfigError, nearest
-from pipeline.prompts import first_problem
 from pipeline.retrieval.clues import Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
 from pipeline.scoring import Score
+from pipeline.yamls import first_problem
 
 GROUP = "seize.methods"
 

@@ -23,11 +23,11 @@ import psutil
 from aiohttp import web
 
 from pipeline import caption, config, datasets, edit
-from pipeline.cache import write_records
 from pipeline.datasets.circo import LISTING
 from pipeline.edit import Pair
 from pipeline.installation import PROJECT
 from pipeline.run import Run
+from pipeline.store.jsonl import write_records
 from tests.campaigns.soak import MIB
 from tests.stub import Fault, Stub
 
