@@ -5,7 +5,6 @@ the index says of an image is true of its bytes.
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import io
@@ -25,16 +24,13 @@ from pipeline.installation import WORLD
 from pipeline.listing import by_path, state_of, update_listing, without_file
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.store.features import FeatureFile
-from pipeline.store.files import lock
+from pipeline.store.files import FULL, lock
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import FileRecord
 
 AGAIN = 30_000
 """Milliseconds after which `--watch` tries again what failed for the cache."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a full disk answers."""
 
 
 State = tuple[int, ...]

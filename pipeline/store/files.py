@@ -26,6 +26,9 @@ UNFINISHED = ".unfinished"
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What a cache that may only be read answers."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk answers, or one on which no more is allowed."""
+
 SEAL = b"\nxxh3-64:"
 """What stands before the checksum at the end of a file that another library wrote."""
 
@@ -107,9 +110,11 @@ def storage_errors(file: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        full = isinstance(error, SafetensorError) or error.errno in FULL
         raise StorageError(
             f"Cannot write {file}: {reason}. What was computed before is kept; "
-            "make room or choose another --cache folder, then run the same command again."
+            f"{'make room or ' if full else ''}choose another --cache folder, then run the same "
+            "command again."
         ) from error
 
 

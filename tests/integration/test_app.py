@@ -246,7 +246,7 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(
     (tmp_path / "fake.png").write_bytes(b"<svg onload=alert(1)>")
     upload.set_input_files(tmp_path / "fake.png")
     search.click()
-    expect(status).to_have_text("fake.png is not an image that can be read.")
+    expect(status).to_have_text("fake.png is SVG, which is not read: convert it to PNG or JPEG.")
     Image.new("1", (3000, 2000)).save(tmp_path / "wide.png")
     upload.set_input_files(tmp_path / "wide.png")
     search.click()
@@ -418,7 +418,7 @@ def test_other_sites_get_no_answer(served: Served, headers: dict[str, str], stat
         ({"relative_caption": "x", "method": "m" * 60_000}, 400, "method has 60,000 characters"),
         ({"relative_caption": "x", "more": "y" * 70_000}, 413, "larger"),
         ({"relative_caption": " ", "image": b"x"}, 400, "The relative caption is empty"),
-        ({"relative_caption": "x", "image": b"%!PS-Adobe-3.0 EPSF-3.0"}, 200, "not an image"),
+        ({"relative_caption": "x", "image": b"%!PS-Adobe-3.0 EPSF-3.0"}, 200, "is PostScript"),
     ],
 )
 def test_queries_out_of_bounds_are_refused_in_words(

@@ -130,7 +130,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(StorageError, match="What was computed before is kept"):
+    with pytest.raises(StorageError, match="What was computed before is kept; choose another"):
         fill(blocked / "r.jsonl", 1)
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_written(tmp_path: Pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, limits[1]))
     try:
-        with pytest.raises(StorageError, match="Cannot write"):
+        with pytest.raises(StorageError, match=r"Cannot write .*; make room or choose another"):
             fill(file, 50)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
