@@ -3,12 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.store.schema import (
-    RankingRecord,
-)
-
 if TYPE_CHECKING:
-    pass
+    from pipeline.store.schema import RankingRecord
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Ranking:
     subset_scores: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, record: RankingRecord) -> "Ranking":
+    def of(cls, record: "RankingRecord") -> "Ranking":
         """Return the ranking of a record in a file."""
         return cls(
             record["query"],
