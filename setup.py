@@ -14,7 +14,13 @@ setup(
     packages=[*find_packages(include=["pipeline", "pipeline.*", "seize"]), *SHIPPED],
     package_dir=SHIPPED,
     package_data={
-        "pipeline": ["py.typed", "presets/*.yaml", "published.yaml", "report/report.*", "web/*"],
+        "pipeline": [
+            "py.typed",
+            "presets/*.yaml",
+            "study/published.yaml",
+            "pages/report/report.*",
+            "pages/web/*",
+        ],
         "seize": ["py.typed"],
         **{package: ["*", "*/*"] for package in SHIPPED},
     },

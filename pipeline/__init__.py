@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.gallery import Gallery
+    from pipeline.own.gallery import Gallery
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ def load(
     True
     """
     from pipeline import config as configuration
-    from pipeline.gallery import Gallery
+    from pipeline.own.gallery import Gallery
 
     settings = configuration.load(config) if isinstance(config, str) else config
     return Gallery(Path(folder), settings, Path(cache))

@@ -18,7 +18,7 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").startswith("pipeline"):
             raise
-        from pipeline import doctor
+        from pipeline.doctor import checks as doctor
 
         if "doctor" in sys.argv[1:]:
             sys.exit(doctor.installation_only())

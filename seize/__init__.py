@@ -11,14 +11,14 @@ from pipeline import __version__, load
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.errors import SeizeError
-    from pipeline.gallery import Gallery, Result
+    from pipeline.own.gallery import Gallery, Result
 
 __all__ = ["Config", "Gallery", "Result", "SeizeError", "__version__", "load"]
 
 _MODULES = {
     "Config": "pipeline.config",
-    "Gallery": "pipeline.gallery",
-    "Result": "pipeline.gallery",
+    "Gallery": "pipeline.own.gallery",
+    "Result": "pipeline.own.gallery",
     "SeizeError": "pipeline.errors",
 }
 """Where the names are that are not imported yet."""

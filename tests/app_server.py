@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from playwright.sync_api import Page
 
 from pipeline import config
-from pipeline.gallery import Gallery
+from pipeline.own.gallery import Gallery
 from tests.conftest import PROJECT
 
 SETTINGS = config.load("demo", {"runtime.workers": 0})

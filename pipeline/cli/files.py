@@ -89,7 +89,7 @@ def rank(
     Example: seize rank --composed a.npy --content b.npy --gallery x.npy --alpha-pos 0.13
     --alpha-neg 2.1 --out ranking.npz
     """
-    from pipeline.rank import rank_files
+    from pipeline.retrieval.files import rank_files
 
     queries, images = rank_files(
         composed, content, gallery, alpha_pos, alpha_neg, top_k, exclude, out, device
@@ -126,8 +126,9 @@ def import_(
     """
     from dataclasses import asdict
 
-    from pipeline import datasets, released
+    from pipeline import datasets
     from pipeline.run import dump
+    from pipeline.stages import released
 
     loaded = datasets.load(dataset, split, data_root, follow_links=True)  # opens no image
     sets = released.import_files(loaded, files, cache, name and f"{name}-")
@@ -157,8 +158,8 @@ def export(run: Any, out: Path, as_json: bool) -> None:
 
     Example: seize export --dataset circo --split val --data-root /data --out exported
     """
-    from pipeline import released
     from pipeline.run import dump
+    from pipeline.stages import released
 
     files = [str(file) for file in released.export(run, out)]
     echo(dump(files) if as_json else "\n".join(files))

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from pipeline import checks
 from pipeline.cli.ending import leave
 from pipeline.cli.options import (
     Stage,
@@ -18,6 +17,7 @@ from pipeline.cli.options import (
 )
 from pipeline.errors import STOPPED, InputError
 from pipeline.printable import echo
+from pipeline.stages import checks
 
 
 @click.command()
@@ -34,7 +34,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
     Example: seize index photos --config laptop --watch
     """
     checks.own_images(folder, settings)
-    from pipeline import folder as folders
+    from pipeline.own import folder as folders
 
     opened = folders.open_folder(folder, settings, cache)
     if watch:
@@ -78,14 +78,14 @@ def query(
     checks.own_query(folder, settings)
     if not image.exists():
         raise InputError(f"{image} does not exist.")
-    from pipeline.gallery import Gallery
+    from pipeline.own.gallery import Gallery
     from pipeline.run import dump
 
     result = Gallery(folder, settings, cache, given).query(image, relative_caption)
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:
-        from pipeline.page import write_page
+        from pipeline.pages.result import write_page
 
         write_page(result, out)
     if as_json:
@@ -169,8 +169,8 @@ def app(
     checks.own_query(folder, settings)
     import asyncio
 
-    from pipeline import app as page
-    from pipeline.gallery import Gallery
+    from pipeline.own.gallery import Gallery
+    from pipeline.pages import app as page
 
     gallery = Gallery(folder, settings, cache, given)
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import config, prompts
+from pipeline import config
 from pipeline.cli.options import (
     TRY,
     cache_option,
@@ -21,6 +21,7 @@ from pipeline.cli.options import (
     split_arguments,
     vllm_options,
 )
+from pipeline.models.prompts import edit as prompts
 from pipeline.printable import echo
 
 
@@ -49,7 +50,7 @@ def serve_llm(
 
     Example: seize serve-llm Qwen/Qwen2.5-7B-Instruct --vllm-bin vllm/bin/vllm
     """
-    from pipeline.llms.vllm import start
+    from pipeline.models.serving.vllm import start
 
     arguments = split_arguments(serve_arguments)
     with start(model, log_file, vllm_bin, arguments, port, serve_timeout) as server:
@@ -86,7 +87,7 @@ def doctor(
 
     Example: seize doctor --config laptop --dataset circo --data-root /data
     """
-    from pipeline import doctor as checks
+    from pipeline.doctor import checks
 
     patient = checks.Patient(preset, overrides, dataset, split, data_root, cache, load)
     findings = []
@@ -193,7 +194,7 @@ def prompts_group() -> None:
 @json_option
 def prompts_list(as_json: bool) -> None:
     """List the prompts of the prompts/ folder: of the edit stage, and of verify/."""
-    from pipeline.verifiers import prompts as questions
+    from pipeline.models.prompts import verify as questions
 
     loaded: dict[str, Any] = {name: prompts.load(name) for name in prompts.names()}
     loaded |= {f"verify/{name}": questions.load(name) for name in questions.names()}
@@ -216,7 +217,7 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
 
     A prompt of the verify stage is named verify/NAME; the caption stands for the edited caption.
     """
-    from pipeline.verifiers import prompts as questions
+    from pipeline.models.prompts import verify as questions
 
     if name.startswith("verify/"):
         prompt = questions.load(name.removeprefix("verify/"))
@@ -259,7 +260,7 @@ def prompts_try(
 
     Example: seize prompts try seize --image dog.jpg --text "is running on a beach" --captions 3
     """
-    from pipeline.edit import try_prompt
+    from pipeline.stages.edit import try_prompt
 
     if (image is None) == (text_of_image is None):
         raise click.UsageError("Give either --image or --caption.")

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from pipeline import checks
 from pipeline.cli.options import (
     Stage,
     json_option,
@@ -18,6 +17,7 @@ from pipeline.cli.options import (
     vllm_options,
 )
 from pipeline.printable import echo
+from pipeline.stages import checks
 
 
 @click.command(cls=Stage)
@@ -31,7 +31,7 @@ def caption(run: Any, as_json: bool) -> None:
     Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
     """
     checks.check(run, "caption")
-    from pipeline.caption import caption as stage
+    from pipeline.stages.caption import caption as stage
 
     print_reports([stage(run)], as_json)
 
@@ -60,8 +60,8 @@ def edit(
     --llm-url http://localhost:8000/v1
     """
     checks.check(run if model is None else run.with_llm(model, ""), "edit")
-    from pipeline import caption
-    from pipeline.edit import edit as stage
+    from pipeline.stages import caption
+    from pipeline.stages.edit import edit as stage
 
     if model is None:
         print_reports([stage(run, retry_failed)], as_json)
@@ -84,8 +84,8 @@ def embed(run: Any, as_json: bool) -> None:
     Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
     """
     checks.check(run, "embed")
-    from pipeline.embed import embed as stage
-    from pipeline.inputs import make_clues
+    from pipeline.stages.embed import embed as stage
+    from pipeline.stages.inputs import make_clues
 
     reports = stage(run)
     print_reports([*reports, *make_clues(run)], as_json)
@@ -100,7 +100,7 @@ def search(run: Any, as_json: bool) -> None:
     Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
     """
     checks.check(run, "search")
-    from pipeline.search import search as stage
+    from pipeline.stages.search import search as stage
 
     print_reports(stage(run), as_json)
 
@@ -134,8 +134,8 @@ def verify(
     Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
     """
     checks.check(run if model is None else run.with_verifier(model, ""), "verify")
-    from pipeline.verify import read_rankings
-    from pipeline.verify import verify as stage
+    from pipeline.stages.verify import read_rankings
+    from pipeline.stages.verify import verify as stage
 
     serving = None
     if model is not None:
@@ -153,7 +153,7 @@ def _serving(
     run: Any, model: str, binary: str | None, arguments: tuple[str, ...], timeout: float
 ) -> contextlib.AbstractContextManager[str]:
     """Return what serves ``model`` once it is entered; raises ConfigError without vllm now."""
-    from pipeline.llms.vllm import find, serve
+    from pipeline.models.serving.vllm import find, serve
 
     log_file = run.cache / "vllm.log"
     return serve(model, log_file, find(binary), split_arguments(arguments), timeout=timeout)
@@ -169,7 +169,7 @@ def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
     Example: seize evaluate --dataset circo --split val predictions.json --json
     """
     checks.check(run, "evaluate")
-    from pipeline import evaluate as stage
+    from pipeline.stages import evaluate as stage
 
     files = predictions
     metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
@@ -188,7 +188,7 @@ def submit(run: Any, as_json: bool) -> None:
     Example: seize submit --dataset cirr --split test1 --config paper-l14
     """
     checks.check(run, "submit")
-    from pipeline.submit import submit as stage
+    from pipeline.stages.submit import submit as stage
 
     print_reports([stage(run)], as_json)
 
@@ -222,7 +222,7 @@ def run_all(
     served = run if model is None else run.with_llm(model, "")
     checks.check(served, *checks.stages_of(run))
     from pipeline import profile as profiling
-    from pipeline.everything import run_stages
+    from pipeline.stages.everything import run_stages
 
     reports, metrics = run_stages(replace(run, profile=profile), model, serving)
     rows = profiling.rows(reports) if profile else []
@@ -249,8 +249,8 @@ def plan_(run: Any, as_json: bool) -> None:
 
     Example: seize plan --dataset circo --split test --data-root /data --config paper-l14
     """
-    from pipeline import plan
     from pipeline.run import dump
+    from pipeline.stages import plan
 
     lines = plan.plan(run)
     if as_json:

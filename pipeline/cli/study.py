@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from pipeline import checks, datasets
+from pipeline import datasets
 from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
 from pipeline.printable import echo
+from pipeline.stages import checks
 
 MOST_VALUES = 10_000
 """Values of one parameter that a grid may have."""
@@ -79,9 +80,9 @@ def compare(
     Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
     """
     checks.check(run, "compare")
-    from pipeline import compare as table
     from pipeline.run import dump
     from pipeline.store.files import write_text
+    from pipeline.study import compare as table
 
     rows = table.rows_of_run(run)
     for text in others:
@@ -138,7 +139,7 @@ def tune(
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """
     checks.check(run, "tune")
-    from pipeline import tune as tuning
+    from pipeline.study import tune as tuning
 
     name = run.config.search.method
     grid = tuning.grid_of(run.config, dict(grids))
@@ -204,7 +205,7 @@ def report(
 
     Example: seize report --dataset circo --split val --data-root /data --compare mean-ensemble
     """
-    from pipeline import report as page
+    from pipeline.pages import report as page
 
     out = out or Path("outputs") / f"report-{run.name}.html"
     written = page.report(run, out, page.Options(other=other, **options))
@@ -243,8 +244,8 @@ def table_(
     Example: seize table --dataset circo --backbone L/14 --mine "mine@L/14=server.json"
     """
     datasets.find(dataset)
-    from pipeline import published
     from pipeline.run import dump
+    from pipeline.study import published
 
     own = {}
     for text in mine:

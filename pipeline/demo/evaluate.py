@@ -8,18 +8,20 @@ from typing import Any
 import click
 import torch
 
-from pipeline import config, llms, prompts, verifiers
-from pipeline.captioners.blip2 import Blip2
-from pipeline.clip import Clip
+from pipeline import config
 from pipeline.config import CaptionerConfig, ClipConfig, LlmConfig, RuntimeConfig
 from pipeline.demo import verifier, world
 from pipeline.demo.roles import roles
 from pipeline.demo.training import MODELS
 from pipeline.demo.world import Scene
+from pipeline.models import llms, verifiers
+from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.encoders.open_clip import Clip
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import verify as questions_of
+from pipeline.models.verifiers import Question
 from pipeline.printable import echo
 from pipeline.store.files import write_json
-from pipeline.verifiers import Question
-from pipeline.verifiers import prompts as questions_of
 
 RUNTIME = RuntimeConfig(caption_batch=32, edit_batch=256, embed_batch=256)
 

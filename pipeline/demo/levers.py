@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline import compare, search, verify
 from pipeline.config import VERIFIED
 from pipeline.run import Run
+from pipeline.stages import search, verify
+from pipeline.study import compare
 
 BEST = "pdv"
 """The best lever that needs no further model call, at the weights of the demo's preset."""

@@ -4,14 +4,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, search, submit
+from pipeline import datasets
 from pipeline.config import Config
 from pipeline.demo import levers
 from pipeline.demo.build import build
-from pipeline.everything import run_stages
+from pipeline.images.pictures import contact_sheet
 from pipeline.installation import WORLD
-from pipeline.pictures import contact_sheet
 from pipeline.run import Run
+from pipeline.stages import search, submit
+from pipeline.stages.everything import run_stages
 from pipeline.store.files import atomic
 
 log = logging.getLogger("seize")

@@ -17,7 +17,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import prompts
 from pipeline.demo import world
 from pipeline.demo.roles import roles
 from pipeline.demo.training import (
@@ -39,6 +38,7 @@ from pipeline.demo.training import (
 )
 from pipeline.demo.verifier import train_verifier
 from pipeline.demo.world import Scene
+from pipeline.models.prompts import edit as prompts
 from pipeline.store.files import write_json
 
 

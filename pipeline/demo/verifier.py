@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pipeline.demo import training, world
 from pipeline.demo.world import Group, Scene
+from pipeline.models.prompts.verify import load as load_prompt
 from pipeline.store.files import write_json
-from pipeline.verifiers.prompts import load as load_prompt
 
 IMAGE = "<image>"
 CHAT = (

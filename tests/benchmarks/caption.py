@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from pipeline import config, datasets
-from pipeline.captioners import prompt_of
-from pipeline.captioners.blip2 import Blip2, NucleusSampler, uniform_numbers
 from pipeline.demo.build import build
-from pipeline.images import open_image
+from pipeline.images.files import open_image
+from pipeline.models.captioners import prompt_of
+from pipeline.models.captioners.blip2 import Blip2, NucleusSampler, uniform_numbers
 from tests.benchmarks.report import Size, table
 
 Captions = list[list[str]]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from pipeline.ranking import top_images
-from pipeline.scoring import Ends, increment_ends
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends, increment_ends
 from pipeline.store.features import FeatureFile, write_features
 from tests.benchmarks.report import Size, table
 from tests.benchmarks.search import best, data

@@ -19,12 +19,12 @@ from typing import Any
 import click
 import psutil
 
-from pipeline import prompts
-from pipeline.chat import ChatClient
 from pipeline.config import RuntimeConfig
 from pipeline.demo import world
 from pipeline.demo.evaluate import held_out_scenes
-from pipeline.llms import vllm
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.serving import vllm
+from pipeline.models.serving.chat import ChatClient
 from tests.conftest import PROJECT
 from tests.vllm.conftest import MODEL, binary
 

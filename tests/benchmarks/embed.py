@@ -20,11 +20,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline import clip, config, datasets, embed
+from pipeline import config, datasets
 from pipeline.datasets.circo import IMAGES, LISTING
-from pipeline.images import open_image
+from pipeline.images.files import open_image
+from pipeline.models.encoders import open_clip as clip
 from pipeline.processes import cores
 from pipeline.run import Run
+from pipeline.stages import embed
 from tests.benchmarks.report import Size, table
 
 DEMO_CLIP = config.load("demo").clip.model

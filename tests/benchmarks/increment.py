@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from pipeline import config, datasets
-from pipeline.inputs import Inputs
+from pipeline.retrieval.scoring import normalise
 from pipeline.run import Run
-from pipeline.scoring import normalise
+from pipeline.stages.inputs import Inputs
 
 
 def main() -> None:

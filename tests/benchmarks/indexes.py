@@ -19,13 +19,13 @@ import torch
 from milvus_lite.server_manager import server_manager_instance
 from torch import Tensor
 
-from pipeline import indexes
 from pipeline.config import IndexConfig, RuntimeConfig
-from pipeline.indexes import certified
-from pipeline.indexes.flat import Flat
-from pipeline.rank import Features
-from pipeline.ranking import top_images
-from pipeline.scoring import Ends, increment_ends, normalise
+from pipeline.retrieval import indexes
+from pipeline.retrieval.files import Features
+from pipeline.retrieval.indexes import certified
+from pipeline.retrieval.indexes.flat import Flat
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends, increment_ends, normalise
 from tests.benchmarks.report import Size, table
 
 WIDTH = 64

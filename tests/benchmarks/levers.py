@@ -11,13 +11,14 @@ import click
 import pandas as pd
 from tabulate import tabulate
 
-from pipeline import config, datasets, search, verify
+from pipeline import config, datasets
 from pipeline.demo import levers
-from pipeline.everything import run_stages
-from pipeline.prompts import ROLES
+from pipeline.models.prompts.edit import ROLES
 from pipeline.records import Ranking
 from pipeline.retrieval import methods
 from pipeline.run import Run
+from pipeline.stages import search, verify
+from pipeline.stages.everything import run_stages
 from tests import documents
 
 LAYOUTS = ("circo", "cirr", "fashioniq")

@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import clip, config
-from pipeline.gallery import Gallery
+from pipeline import config
+from pipeline.models.encoders import open_clip as clip
+from pipeline.own.gallery import Gallery
 from pipeline.retrieval.methods import METHODS
 from pipeline.store.features import write_features
 from pipeline.store.jsonl import write_records

@@ -20,9 +20,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline import caption, config, datasets, edit, embed, report, search
+from pipeline import config, datasets
+from pipeline.pages import report
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.stages import caption, edit, embed, search
 from pipeline.store.features import write_features
 from pipeline.store.jsonl import write_records
 from tests.browser import launch, watch

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.ranking import top_images
-from pipeline.scoring import Ends, RankEnds, Score, increment_ends, normalise
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends, RankEnds, Score, increment_ends, normalise
 from pipeline.store.features import FeatureFile, write_features
 from tests.benchmarks.report import Size, extra_memory, table
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import config, datasets
-from pipeline.caption import caption
 from pipeline.demo.build import build
-from pipeline.edit import edit
-from pipeline.embed import embed
 from pipeline.run import Run, StageReport
-from pipeline.search import search
+from pipeline.stages.caption import caption
+from pipeline.stages.edit import edit
+from pipeline.stages.embed import embed
+from pipeline.stages.search import search
 from tests.benchmarks.report import Size, table
 
 

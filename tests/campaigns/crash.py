@@ -122,8 +122,18 @@ FORKS = multiprocessing.get_context("forkserver")
 """Processes begin as copies of one that has imported what all stages need: that saves seconds."""
 FORKS.set_forkserver_preload(
     [
-        *("pipeline.cli", "pipeline.everything", "pipeline.clip", "pipeline.captioners.blip2"),
-        *("pipeline.llms.local", "pipeline.verifiers.local", "pipeline.tune", "pipeline.report"),
+        *(
+            "pipeline.cli",
+            "pipeline.stages.everything",
+            "pipeline.models.encoders.open_clip",
+            "pipeline.models.captioners.blip2",
+        ),
+        *(
+            "pipeline.models.llms.local",
+            "pipeline.models.verifiers.local",
+            "pipeline.study.tune",
+            "pipeline.pages.report",
+        ),
     ]
 )
 

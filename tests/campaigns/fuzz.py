@@ -30,40 +30,30 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from pipeline import (
-    caption,
-    compare,
-    config,
-    datasets,
-    edit,
-    embed,
-    folder,
-    prompts,
-    published,
-    released,
-    search,
-    tune,
-    verify,
-)
-from pipeline.app import Texts
-from pipeline.bodies import parse_json
-from pipeline.clip import width
+from pipeline import config, datasets
 from pipeline.datasets.reading import read_json
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import SeizeError
-from pipeline.evaluate import evaluate_files
-from pipeline.everything import run_stages
-from pipeline.images import open_image, read_image
-from pipeline.llms import Answer
-from pipeline.pixels import TargetPad
-from pipeline.rank import Features, read_excluded
-from pipeline.report import charts
-from pipeline.report.queries import side_of
+from pipeline.images.files import open_image, read_image
+from pipeline.models.encoders.open_clip import width
+from pipeline.models.encoders.pixels import TargetPad
+from pipeline.models.llms import Answer
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import verify as questions
+from pipeline.own import folder
+from pipeline.pages.app import Texts
+from pipeline.pages.bodies import parse_json
+from pipeline.pages.report import charts
+from pipeline.pages.report.queries import side_of
+from pipeline.retrieval.files import Features, read_excluded
 from pipeline.run import Run
-from pipeline.shards import Stored, folder_of, merge
+from pipeline.stages import caption, edit, embed, released, search, verify
+from pipeline.stages.evaluate import evaluate_files
+from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.jsonl import RecordFile, read_header
-from pipeline.verifiers import prompts as questions
+from pipeline.store.shards import Stored, folder_of, merge
+from pipeline.study import compare, published, tune
 from tests.campaigns import mutate
 
 SECONDS = 10

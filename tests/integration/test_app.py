@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from pipeline import config, folder
-from pipeline.app import App, Limits
+from pipeline import config
 from pipeline.errors import InputError
-from pipeline.folder import hash_of
-from pipeline.gallery import Gallery, Result
-from pipeline.visitors import HEADERS
+from pipeline.own import folder
+from pipeline.own.folder import hash_of
+from pipeline.own.gallery import Gallery, Result
+from pipeline.pages.app import App, Limits
+from pipeline.pages.visitors import HEADERS
 from tests.app_server import Served, images_loaded
 from tests.browser import watch
 from tests.conftest import PROJECT

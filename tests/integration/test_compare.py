@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import compare, search, submit, tune
 from pipeline.errors import ConfigError, MissingStageError
-from pipeline.evaluate import evaluate
-from pipeline.everything import run_stages
-from pipeline.prompts import ROLES
+from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval import methods
 from pipeline.run import Run
+from pipeline.stages import search, submit
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.everything import run_stages
+from pipeline.study import compare, tune
 from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import installation, weights
-from pipeline.doctor import Finding, Patient, examine, usable
+from pipeline import installation
+from pipeline.doctor.checks import Finding, Patient, examine, usable
 from pipeline.installation import PROJECT
+from pipeline.models import weights
 from tests.integration.test_errors import broken
 from tests.stub import Running, Stub
 

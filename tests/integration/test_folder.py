@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline
-from pipeline import clip, config, folder, listing, llms
+from pipeline import config
 from pipeline.cli import main
 from pipeline.errors import ConfigError, InputError, MissingStageError, StorageError
-from pipeline.folder import Folder, hash_of
-from pipeline.gallery import Gallery
-from pipeline.images import HEIF, read_image
-from pipeline.llms import Answer, Request
-from pipeline.page import write_page
-from pipeline.prompts import ROLES
+from pipeline.images.files import HEIF, read_image
+from pipeline.models import llms
+from pipeline.models.encoders import open_clip as clip
+from pipeline.models.llms import Answer, Request
+from pipeline.models.prompts.edit import ROLES
+from pipeline.own import folder, listing
+from pipeline.own.folder import Folder, hash_of
+from pipeline.own.gallery import Gallery
+from pipeline.pages.result import write_page
 from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
 from tests.conftest import PROJECT
@@ -532,7 +535,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a model was called")
 
-    for module in (pipeline.captioners, llms, clip):
+    for module in (pipeline.models.captioners, llms, clip):
         monkeypatch.setattr(module, "load", fail)
 
 

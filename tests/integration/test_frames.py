@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import frames, search
 from pipeline.errors import InputError
-from pipeline.evaluate import evaluate
-from pipeline.everything import run_stages
-from pipeline.pictures import show
+from pipeline.images.pictures import show
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.stages import search
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.everything import run_stages
+from pipeline.study import frames
 
 MakeRun = Callable[..., Run]
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import config, embed, search, verifiers
+from pipeline import config
 from pipeline.errors import InputError, ModelError
-from pipeline.everything import run_stages
-from pipeline.gallery import Gallery
+from pipeline.models import verifiers
+from pipeline.own.gallery import Gallery
 from pipeline.run import Run
+from pipeline.stages import embed, search
+from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile, write_features
 from tests.conftest import PROJECT
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from pipeline import config, datasets, pictures
-from pipeline.app import _result
-from pipeline.gallery import Gallery
-from pipeline.page import write_page
+from pipeline import config, datasets
+from pipeline.images import pictures
+from pipeline.own.gallery import Gallery
+from pipeline.pages.app import _result
+from pipeline.pages.result import write_page
 from pipeline.printable import STEERING, printable
 from pipeline.records import Ranking
 from pipeline.run import Run

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import captioners, clip, config, llms, loading, verifiers, weights
+from pipeline import config
 from pipeline.config import Config
 from pipeline.errors import ModelError
+from pipeline.models import captioners, llms, loading, verifiers, weights
+from pipeline.models.encoders import open_clip as clip
 from tests.conftest import PROJECT
 
 MODELS = PROJECT / "data" / "models"

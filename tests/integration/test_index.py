@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import search
 from pipeline.errors import ConfigError
-from pipeline.everything import run_stages
-from pipeline.indexes import certified
+from pipeline.retrieval.indexes import certified
 from pipeline.run import Run
+from pipeline.stages import search
+from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.connections import IDLE
-from pipeline.folder import hash_of
-from pipeline.visitors import HEADERS
+from pipeline.own.folder import hash_of
+from pipeline.pages.connections import IDLE
+from pipeline.pages.visitors import HEADERS
 from tests.app_server import Served
 from tests.conftest import PROJECT
 

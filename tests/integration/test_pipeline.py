@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import caption, edit, embed, ranking, search, submit
 from pipeline.errors import InputError, MissingStageError
-from pipeline.evaluate import evaluate, evaluate_files
-from pipeline.everything import run_stages
+from pipeline.retrieval import ranking
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
+from pipeline.stages import caption, edit, embed, search, submit
+from pipeline.stages.evaluate import evaluate, evaluate_files
+from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 

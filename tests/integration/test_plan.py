@@ -7,9 +7,9 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
-from pipeline.everything import run_stages
-from pipeline.plan import Line, plan
 from pipeline.run import Run
+from pipeline.stages.everything import run_stages
+from pipeline.stages.plan import Line, plan
 
 MakeRun = Callable[..., Run]
 

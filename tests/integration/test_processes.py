@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pipeline import caption, embed
 from pipeline.run import Run
+from pipeline.stages import caption, embed
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 

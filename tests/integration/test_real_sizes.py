@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from pipeline.captioners.blip2 import Blip2
-from pipeline.clip import Clip
 from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig
+from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.encoders.open_clip import Clip
 
 RUNTIME = RuntimeConfig(device="cpu")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import caption, config, datasets, edit, released
+from pipeline import config, datasets
 from pipeline.errors import ConfigError, InputError, MissingStageError
-from pipeline.everything import run_stages
 from pipeline.run import Run
+from pipeline.stages import caption, edit, released
+from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
 
 MakeRun = Callable[..., Run]

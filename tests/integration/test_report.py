@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page
 
-from pipeline import caption, config, datasets, edit, embed, released, report, search, tune
+from pipeline import config, datasets
 from pipeline.errors import ConfigError, InputError, MissingStageError
-from pipeline.evaluate import evaluate
-from pipeline.everything import run_stages
+from pipeline.pages import report
+from pipeline.pages.report import charts
 from pipeline.printable import STEERING, printable
-from pipeline.report import charts
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
+from pipeline.stages import caption, edit, embed, released, search
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.everything import run_stages
 from pipeline.store.jsonl import write_records
+from pipeline.study import tune
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
 

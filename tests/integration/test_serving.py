@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
-from pipeline.llms import Request, vllm
-from pipeline.llms.served import ServedLlm
+from pipeline.models.llms import Request
+from pipeline.models.llms.served import ServedLlm
+from pipeline.models.serving import vllm
 from tests.conftest import PROJECT
 
 PROGRAM = f'''#!{sys.executable}

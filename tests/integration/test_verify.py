@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import compare, datasets, search, submit, tune, verify
-from pipeline.caption import caption
-from pipeline.edit import edit
-from pipeline.embed import embed
+from pipeline import datasets
 from pipeline.errors import ConfigError, MissingStageError, ModelError
-from pipeline.evaluate import evaluate
 from pipeline.records import Ranking
 from pipeline.run import Run
+from pipeline.stages import search, submit, verify
+from pipeline.stages.caption import caption
+from pipeline.stages.edit import edit
+from pipeline.stages.embed import embed
+from pipeline.stages.evaluate import evaluate
+from pipeline.study import compare, tune
 from tests.conftest import PROJECT
 from tests.stub import Fault, Running, Stub, Thinking
 

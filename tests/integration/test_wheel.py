@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import config, prompts
-from pipeline.verifiers import prompts as verify_prompts
+from pipeline import config
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import verify as verify_prompts
 from tests.conftest import PROJECT
 from tests.variables import without
 

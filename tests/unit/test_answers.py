@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pipeline import answers
-from pipeline.answers import CHATTER, CUT_OFF, EMPTY, read
+from pipeline.models import answers
+from pipeline.models.answers import CHATTER, CUT_OFF, EMPTY, read
 
 LABEL = "Edited Description:"
 

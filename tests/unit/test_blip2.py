@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline import config
-from pipeline.captioners.blip2 import Blip2
 from pipeline.errors import ModelError
-from pipeline.images import two_pictures
+from pipeline.images.files import two_pictures
+from pipeline.models.captioners.blip2 import Blip2
 from tests.conftest import PROJECT
 
 MODEL = PROJECT / "data" / "models" / "captioner"

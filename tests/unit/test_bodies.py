@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipeline.bodies import JSON_STRUCTURE, STRING, file_name, parse_json
 from pipeline.errors import InputError
+from pipeline.pages.bodies import JSON_STRUCTURE, STRING, file_name, parse_json
 
 
 class Words(BaseModel):

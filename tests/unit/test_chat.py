@@ -12,9 +12,9 @@ import psutil
 import pytest
 from aiohttp import web
 
-from pipeline.chat import ChatClient, Completion
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
+from pipeline.models.serving.chat import ChatClient, Completion
 from tests.stub import Fault, Running, Stub
 
 Start = Callable[[Stub], Running]
@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr("pipeline.chat._backoff", lambda state: 0.01)
+    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda state: 0.01)
 
 
 def client(url: str, model: str = "echo", **runtime: Any) -> ChatClient:

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import v2
 
-from pipeline.clip import Clip, _preprocessing_of
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
+from pipeline.models.encoders.open_clip import Clip, _preprocessing_of
 from tests.conftest import PROJECT
 
 MODEL = PROJECT / "data" / "models" / "clip"

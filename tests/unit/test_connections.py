@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from pipeline import connections
-from pipeline.connections import Connections, Site, working
+from pipeline.pages import connections
+from pipeline.pages.connections import Connections, Site, working
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import images
 from pipeline.config import RuntimeConfig
-from pipeline.decode import decode
 from pipeline.errors import InputError, SeizeError
-from pipeline.images import encoded
+from pipeline.images import files as images
+from pipeline.images.files import encoded
+from pipeline.models.encoders.decode import decode
 
 CONTENT = encoded(Image.new("RGB", (50, 50)), 50)
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.dialect import Dialect, Manner, complaint, merged, out_of_money, parse
+from pipeline.models.serving.dialect import (
+    Dialect,
+    Manner,
+    complaint,
+    merged,
+    out_of_money,
+    parse,
+)
 
 ASKED = {
     "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pipeline import caption, edit, llms, prompts
-from pipeline.answers import CHATTER, CUT_OFF
-from pipeline.edit import Pair
 from pipeline.errors import ConfigError, ModelError
-from pipeline.llms import Answer, Request
+from pipeline.models import llms
+from pipeline.models.answers import CHATTER, CUT_OFF
+from pipeline.models.llms import Answer, Request
+from pipeline.models.prompts import edit as prompts
 from pipeline.run import Run
+from pipeline.stages import caption, edit
+from pipeline.stages.edit import Pair
 from tests.stub import Running, Stub, Thinking
 
 

@@ -2,7 +2,12 @@
 
 import pytest
 
-from pipeline.first_answers import LEAST, LEAST_CHANGES, FirstAnswers, SuspiciousAnswers
+from pipeline.stages.first_answers import (
+    LEAST,
+    LEAST_CHANGES,
+    FirstAnswers,
+    SuspiciousAnswers,
+)
 
 
 def test_most_first_answers_bad_ends_it_and_shows_three() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fusion import Fusion, average, confidence, fuse, scaled, walk
-from pipeline.verifiers import probability
+from pipeline.models.verifiers import probability
+from pipeline.retrieval.fusion import Fusion, average, confidence, fuse, scaled, walk
 
 PROBABILITIES = st.one_of(st.none(), st.sampled_from([0.0, 0.2, 0.5, 0.7, 0.9, 1.0]))
 FUSIONS = st.one_of(
@@ -114,7 +114,7 @@ def test_yes_and_no_count_in_every_spelling() -> None:
 
 def test_the_configured_fusion_is_used() -> None:
     from pipeline.config import VerifierConfig
-    from pipeline.verify import fusion_of
+    from pipeline.stages.verify import fusion_of
 
     assert fusion_of(VerifierConfig(fusion="average", weight=0.5))(0.2, 0.6) == pytest.approx(0.4)
     assert fusion_of(VerifierConfig(accept=0.8))(0.2, 0.75) == 0.0

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import caption, config, edit, embed, identity, verifiers
-from pipeline.captioners.blip2 import Blip2
+from pipeline import config
 from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.identity import COMPUTED, model_identity
-from pipeline.images import open_image
+from pipeline.images.files import open_image
+from pipeline.models import identity, verifiers
+from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.identity import COMPUTED, model_identity
 from pipeline.run import Run
+from pipeline.stages import caption, edit, embed
 from pipeline.store.features import FeatureFile
 from pipeline.store.jsonl import read_header
 from tests.conftest import PROJECT

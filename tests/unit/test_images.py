@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images
 from pipeline.errors import InputError
-from pipeline.images import encoded, open_image, opened_image
-from pipeline.pixels import TargetPad
+from pipeline.images import files as images
+from pipeline.images.files import encoded, open_image, opened_image
+from pipeline.models.encoders.pixels import TargetPad
 from tests.conftest import PROJECT
 
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import indexes
 from pipeline.config import IndexConfig, RuntimeConfig
 from pipeline.errors import InputError, StorageError
-from pipeline.indexes import certified
-from pipeline.indexes.base import Members
-from pipeline.indexes.flat import Flat
-from pipeline.ranking import top_images
-from pipeline.scoring import Ends, increment_ends
+from pipeline.retrieval import indexes
+from pipeline.retrieval.indexes import certified
+from pipeline.retrieval.indexes.base import Members
+from pipeline.retrieval.indexes.flat import Flat
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends, increment_ends
 
 WEIGHT = st.floats(-3, 3, allow_nan=False)
 SEED = st.integers(0, 2**32 - 1)

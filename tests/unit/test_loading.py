@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import weights
-from pipeline.loading import failed, sentences
+from pipeline.models import weights
+from pipeline.models.loading import failed, sentences
 from tests.conftest import PROJECT
 
 NOWHERE = "http://127.0.0.1:9"

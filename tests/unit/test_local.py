@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import prompts
-from pipeline.answers import CUT_OFF, read
 from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.llms import Request
-from pipeline.llms.local import LocalLlm
-from pipeline.llms.sampling import Sampler, uniform_numbers
-from pipeline.llms.template import ChatTemplate, plain
+from pipeline.models.answers import CUT_OFF, read
+from pipeline.models.llms import Request
+from pipeline.models.llms.local import LocalLlm
+from pipeline.models.llms.sampling import Sampler, uniform_numbers
+from pipeline.models.llms.template import ChatTemplate, plain
+from pipeline.models.prompts import edit as prompts
 from tests.conftest import PROJECT
 
 FOLDER = PROJECT / "data/models/llm"

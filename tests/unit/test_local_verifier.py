@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from pipeline import config
-from pipeline.verifiers import Question, prompts
-from pipeline.verifiers.local import LIKELY, LocalVerifier
+from pipeline.models.prompts import verify as prompts
+from pipeline.models.verifiers import Question
+from pipeline.models.verifiers.local import LIKELY, LocalVerifier
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import open_image
-from pipeline.pictures import SIZES, spread, thumbnails
+from pipeline.images.files import open_image
+from pipeline.images.pictures import SIZES, spread, thumbnails
 
 
 def photographs(folder: Path, count: int) -> dict[str, Path]:

@@ -14,12 +14,15 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional, v2
 
-from pipeline import clip, compare, config, embed
-from pipeline.decode import decode
+from pipeline import config
 from pipeline.errors import ConfigError, InputError
-from pipeline.images import open_image
-from pipeline.pixels import Preprocess, TargetPad
+from pipeline.images.files import open_image
+from pipeline.models.encoders import open_clip as clip
+from pipeline.models.encoders.decode import decode
+from pipeline.models.encoders.pixels import Preprocess, TargetPad
 from pipeline.run import Run
+from pipeline.stages import embed
+from pipeline.study import compare
 
 SIZES = [(640, 480), (481, 640), (224, 224), (97, 301), (1000, 333), (31, 30), (33, 400)]
 MODELS = [

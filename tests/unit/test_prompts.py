@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, prompts
+from pipeline import config
 from pipeline.errors import ConfigError
-from pipeline.verifiers import prompts as questions
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import verify as questions
 
 
 @pytest.mark.parametrize("name", prompts.names())

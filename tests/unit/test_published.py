@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import published
 from pipeline.datasets import known
 from pipeline.errors import ConfigError, InputError
+from pipeline.study import published
 from tests.integration.test_cli import seize
 
 

@@ -15,12 +15,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import ranking
-from pipeline.prompts import ROLES
-from pipeline.ranking import top_images
-from pipeline.retrieval import methods
+from pipeline.models.prompts.edit import ROLES
+from pipeline.retrieval import methods, ranking
 from pipeline.retrieval.clues import Clue, Clues, Texts
-from pipeline.scoring import Ends, RankEnds, Score
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends, RankEnds, Score
 
 Array = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.chat import Completion
 from pipeline.cli import main
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.replicas import Replicas, connect
+from pipeline.models.serving.chat import Completion
+from pipeline.models.serving.replicas import Replicas, connect
 from tests.stub import Fault, Running, Stub
 
 RUNTIME = RuntimeConfig(retries=1, concurrency=4)
@@ -31,7 +31,9 @@ def servers() -> Iterator[list[Running]]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr("pipeline.chat._backoff", lambda state: 0.01 * state.attempt_number)
+    monkeypatch.setattr(
+        "pipeline.models.serving.chat._backoff", lambda state: 0.01 * state.attempt_number
+    )
 
 
 def requests(count: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import ranking
-from pipeline.scoring import Ends, increment_ends, mean_feature, normalise, top_k
+from pipeline.retrieval import ranking
+from pipeline.retrieval.scoring import Ends, increment_ends, mean_feature, normalise, top_k
 
 WEIGHT = st.floats(-3, 3, allow_nan=False)
 SEED = st.integers(0, 2**32 - 1)

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import caption
-from pipeline.answers import CUT_OFF, read
-from pipeline.captioners import Failure
-from pipeline.captioners.served import ServedCaptioner
-from pipeline.chat import BREAK_AFTER
 from pipeline.config import CaptionerConfig, LlmConfig, RuntimeConfig
 from pipeline.errors import InputError, ModelError
-from pipeline.llms import Answer, Request
-from pipeline.llms.served import ServedLlm
+from pipeline.models.answers import CUT_OFF, read
+from pipeline.models.captioners import Failure
+from pipeline.models.captioners.served import ServedCaptioner
+from pipeline.models.llms import Answer, Request
+from pipeline.models.llms.served import ServedLlm
+from pipeline.models.serving.chat import BREAK_AFTER
 from pipeline.run import Run
+from pipeline.stages import caption
 from pipeline.store.jsonl import RecordFile
 from tests.stub import Fault, Running, Stub, Thinking
 
@@ -44,7 +44,9 @@ def start() -> Iterator[Start]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr("pipeline.chat._backoff", lambda state: 0.01 * state.attempt_number)
+    monkeypatch.setattr(
+        "pipeline.models.serving.chat._backoff", lambda state: 0.01 * state.attempt_number
+    )
 
 
 def llm(server: Running, model: str = "echo", **runtime: Any) -> ServedLlm:

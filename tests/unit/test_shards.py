@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from pipeline import shards
 from pipeline.processes import Processes
-from pipeline.shards import Encoded, Shard, Stored, merge
+from pipeline.store import shards
 from pipeline.store.features import FeatureFile, write_feature_blocks, write_features
 from pipeline.store.jsonl import RecordFile
+from pipeline.store.shards import Encoded, Shard, Stored, merge
 
 
 def feature(name: int) -> np.ndarray:

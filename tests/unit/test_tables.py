@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.printable import STEERING
-from pipeline.tables import FORMULA, percent, render
-from pipeline.tables import csv as as_csv
+from pipeline.study.tables import FORMULA, percent, render
+from pipeline.study.tables import csv as as_csv
 
 FORMULAS = [
     "=cmd|'/c calc'!A0",

@@ -14,8 +14,8 @@ from pipeline.errors import (
     SeizeError,
     StorageError,
 )
+from pipeline.pages.visitors import BusyError, for_visitors
 from pipeline.run import dump
-from pipeline.visitors import BusyError, for_visitors
 
 SECRETS = (
     "/home/me/photos",

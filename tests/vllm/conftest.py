@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.llms import vllm
+from pipeline.models.serving import vllm
 from tests.conftest import PROJECT
 
 MODEL = str(PROJECT / "data" / "models" / "llm")

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import caption, edit
 from pipeline.config import LlmConfig, RuntimeConfig
-from pipeline.everything import run_stages
-from pipeline.llms import Request
-from pipeline.llms.served import ServedLlm
-from pipeline.llms.vllm import serve
+from pipeline.models.llms import Request
+from pipeline.models.llms.served import ServedLlm
+from pipeline.models.serving.vllm import serve
 from pipeline.run import Run
+from pipeline.stages import caption, edit
+from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
 from tests.vllm.conftest import ARGUMENTS, MODEL, binary
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from pipeline import caption, edit
-from pipeline.embed import embed
-from pipeline.evaluate import evaluate
-from pipeline.prompts import ROLES
+from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.search import search
+from pipeline.stages import caption, edit
+from pipeline.stages.embed import embed
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.search import search
 from tests.vllm.conftest import MODEL
 
 MakeRun = Callable[..., Run]

@@ -4,16 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import search, verifiers
-from pipeline.captioners import Failure
-from pipeline.captioners.served import ServedCaptioner
 from pipeline.config import CaptionerConfig, VerifierConfig
-from pipeline.everything import run_stages
-from pipeline.images import open_image
-from pipeline.llms import IN_PROCESS
+from pipeline.images.files import open_image
+from pipeline.models import verifiers
+from pipeline.models.captioners import Failure
+from pipeline.models.captioners.served import ServedCaptioner
+from pipeline.models.llms import IN_PROCESS
+from pipeline.models.prompts import verify as prompts
+from pipeline.models.verifiers import Question
 from pipeline.run import Run
-from pipeline.verifiers import Question, prompts
-from pipeline.verify import verify
+from pipeline.stages import search
+from pipeline.stages.everything import run_stages
+from pipeline.stages.verify import verify
 from tests.vllm.conftest import VERIFIER
 
 MakeRun = Callable[..., Run]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.retrieval.scoring import mean_feature
 from pipeline.run import Run
-from pipeline.scoring import mean_feature
 
 if TYPE_CHECKING:
     from torch import Tensor

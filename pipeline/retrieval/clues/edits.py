@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.retrieval.clues.base import Clues, clue, good
-from pipeline.scoring import normalise
+from pipeline.retrieval.scoring import normalise
 
 if TYPE_CHECKING:
     from torch import Tensor

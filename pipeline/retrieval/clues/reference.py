@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.retrieval.clues.base import Clues, clue
-from pipeline.scoring import normalise
+from pipeline.retrieval.scoring import normalise
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.prompts import ROLES
+from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval.clues.base import Clues, clue, good
 
 if TYPE_CHECKING:

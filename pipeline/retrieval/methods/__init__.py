@@ -14,7 +14,7 @@ from pipeline.config import OWN_IMAGES, VERIFIED, Config
 from pipeline.errors import ConfigError, nearest
 from pipeline.retrieval.clues import Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
-from pipeline.scoring import Score
+from pipeline.retrieval.scoring import Score
 from pipeline.yamls import first_problem
 
 GROUP = "seize.methods"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.retrieval.clues import Clues
-from pipeline.scoring import Ends, Score
+from pipeline.retrieval.scoring import Ends, Score
 
 Grid = Mapping[str, Sequence[float]]
 """Names of weights to the values that tuning tries."""

@@ -1,7 +1,7 @@
 """Baselines that need neither captioner nor LLM."""
 
 from pipeline.retrieval.methods.base import Clues, method, same
-from pipeline.scoring import Score, normalise
+from pipeline.retrieval.scoring import Score, normalise
 
 
 @method("image", ("reference",))

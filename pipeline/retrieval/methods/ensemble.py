@@ -1,7 +1,7 @@
 """Absolute similarity alone: of all edited captions, and of the first."""
 
 from pipeline.retrieval.methods.base import Clues, method, same
-from pipeline.scoring import Score
+from pipeline.retrieval.scoring import Score
 
 
 @method("mean-ensemble", ("composed",))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.retrieval.methods.base import Clues, Section, method, steps, weight
-from pipeline.scoring import RankEnds, Score, increment_ends
+from pipeline.retrieval.scoring import RankEnds, Score, increment_ends
 
 if TYPE_CHECKING:
     from torch import Tensor

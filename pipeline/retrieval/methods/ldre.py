@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pipeline.retrieval.methods.base import Clues, Section, method, same, weight
-from pipeline.scoring import Score
+from pipeline.retrieval.scoring import Score
 
 
 class Ldre(Section):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.retrieval.methods.base import Clues, Section, method, same, weight
 from pipeline.retrieval.methods.increment import INCREMENT, NEEDS, Increment, incremented
-from pipeline.scoring import Score, normalise
+from pipeline.retrieval.scoring import Score, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor

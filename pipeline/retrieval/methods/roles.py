@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.prompts import ROLES
+from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval.methods.base import Clues, Section, method, same, weight
 from pipeline.retrieval.methods.increment import INCREMENT, NEEDS, Increment, incremented
-from pipeline.scoring import Score
+from pipeline.retrieval.scoring import Score
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.retrieval.methods.base import Clues, Section, method, same, weight
 from pipeline.retrieval.methods.increment import INCREMENT, NEEDS, Increment, incremented
-from pipeline.scoring import Score
+from pipeline.retrieval.scoring import Score
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,7 @@
 """The sum of raw features, as joint embedders trained for it are used."""
 
 from pipeline.retrieval.methods.base import Clues, method, same
-from pipeline.scoring import Score, normalise
+from pipeline.retrieval.scoring import Score, normalise
 
 
 @method("sum", ("reference_raw", "relative_raw"))

@@ -22,11 +22,12 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 
-from pipeline import caption, config, datasets, edit
+from pipeline import config, datasets
 from pipeline.datasets.circo import LISTING
-from pipeline.edit import Pair
 from pipeline.installation import PROJECT
 from pipeline.run import Run
+from pipeline.stages import caption, edit
+from pipeline.stages.edit import Pair
 from pipeline.store.jsonl import write_records
 from tests.campaigns.soak import MIB
 from tests.stub import Fault, Stub

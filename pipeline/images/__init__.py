@@ -1,0 +1,1 @@
+"""Image files and pictures made of them."""

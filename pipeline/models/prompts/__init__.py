@@ -1,0 +1,1 @@
+"""Prompts: how models are asked, as YAML files."""

@@ -1,0 +1,1 @@
+"""Served models: clients of their servers, and vLLM started from here."""

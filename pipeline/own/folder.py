@@ -1,0 +1,280 @@
+"""A folder of one's own images as a gallery: which files it holds, and their CLIP features.
+
+Files are known by the hash of their content: a renamed file or a copy costs nothing, and whatever
+the index says of an image is true of its bytes.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import InputError, MissingStageError, StorageError
+from pipeline.images import files as images
+from pipeline.images.files import image_stream
+from pipeline.installation import WORLD
+from pipeline.own.listing import by_path, state_of, update_listing, without_file
+from pipeline.run import StageReport, counted, log, slug, stage
+from pipeline.stages import embed
+from pipeline.store.features import FeatureFile
+from pipeline.store.files import FULL, lock
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import FileRecord
+
+AGAIN = 30_000
+"""Milliseconds after which `--watch` tries again what failed for the cache."""
+
+
+State = tuple[int, ...]
+"""What changes with a file's bytes."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder tree under one configuration's CLIP; ``root`` is absolute, its links resolved."""
+
+    root: Path
+    config: Config
+    cache: Path
+    command: str = ""
+    """The user's options of ``seize index``, to recommend it with."""
+
+    @property
+    def name(self) -> str:
+        """What the cache calls it: the folder's name and a hash of its absolute path."""
+        return f"folder-{slug(self.root.name) or 'root'}-{fingerprint(str(self.root))}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known about the models in use; nothing in the world of the demo's."""
+        inside = any((place / WORLD).exists() for place in (self.root, *self.root.parents))
+        return [] if inside or not self.config.note else [self.config.note]
+
+    @property
+    def advice(self) -> str:
+        """What to do where the index is not what is needed, for errors."""
+        return f"Run: seize index {shlex.quote(str(self.root))} {self.command}".rstrip()
+
+    @property
+    def listing(self) -> RecordFile:
+        """The file of ``FileRecord``s; a later record of a path counts."""
+        header = {"stage": "index", "folder": str(self.root)}
+        return RecordFile(self.cache / self.name / "files.jsonl", header)
+
+    @functools.cached_property  # it reads the model's files
+    def feature_file(self) -> Path:
+        """Where the features are, each named by its image's hash."""
+        name = f"{slug(self.config.clip.model)}-{fingerprint(embed.identity(self.config))}"
+        return self.cache / self.name / "images" / f"{name}.safetensors"
+
+    def hashes(self) -> dict[str, str]:
+        """Return each indexed image's hash by its path below the root, in the order of paths."""
+        return {path: record["hash"] for path, record in sorted(by_path(self.listing).items())}
+
+    def features(self) -> FeatureFile:
+        """Return the features on disk; raises MissingStageError where there are none."""
+        if not self.feature_file.exists():
+            raise MissingStageError(
+                f"{self.root} has no index for CLIP {self.config.clip.model} "
+                f"({self.feature_file} does not exist). {self.advice}"
+            )
+        return FeatureFile(self.feature_file)
+
+    def file(self, path: str) -> Path:
+        """Return the file of ``path`` below the root; raises InputError if it leads elsewhere."""
+        file = (self.root / path).resolve()
+        if not file.is_relative_to(self.root):
+            raise InputError(f"{self.root / path} leads out of the folder.")
+        return file
+
+    def state(self, path: str) -> State:
+        """Return what changes with the file of ``path``; raises InputError where it is gone."""
+        try:
+            status = self.file(path).stat()
+        except OSError as error:
+            raise InputError(f"{self.root / path} cannot be read: {error.strerror}.") from None
+        return tuple(state_of(status).values())
+
+    def open(self, path: str, flags: int) -> int:
+        """Open the file of ``path`` below the root and return its handle.
+
+        No folder on the way may be a link, or become one meanwhile, so that nothing outside is
+        opened: each part is opened by its parent's handle. Raises OSError, or InputError as
+        ``file`` does.
+        """
+        *folders, name = self.file(path).relative_to(self.root).parts
+        with contextlib.ExitStack() as stack:
+            handle: int | None = None
+            for part in (str(self.root), *folders):
+                own = os.O_RDONLY | os.O_DIRECTORY | (0 if handle is None else os.O_NOFOLLOW)
+                handle = os.open(part, own, dir_fd=handle)
+                stack.callback(os.close, handle)
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+
+    def stream(self, path: str) -> AbstractContextManager[io.BufferedReader]:
+        """Open the file of ``path`` to read its bytes; raises InputError as ``image_stream``."""
+        return image_stream(self.root / path, lambda _, flags: self.open(path, flags))
+
+    def read(self, path: str, content_hash: str) -> bytes:
+        """Return the bytes of an indexed image; raises InputError if they are no longer those."""
+        try:
+            with self.stream(path) as stream:
+                content = stream.read(os.fstat(stream.fileno()).st_size)
+        except InputError as error:
+            raise InputError(f"{error} {self.advice}") from None
+        if hash_of(content) != content_hash:
+            raise InputError(f"{self.root / path} has changed since it was indexed. {self.advice}")
+        return content
+
+
+def open_folder(root: Path, config: Config, cache: Path, command: str = "") -> Folder:
+    """Return the folder at ``root``; raises InputError if there is none."""
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder.")
+    return Folder(root.resolve(), config, cache, command)
+
+
+def hash_of(content: bytes) -> str:
+    """Return the name of an image of these bytes: SHA-256 in 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def index(folder: Folder) -> StageReport:
+    """Bring the index up to date with the folder: embed new and changed images, drop removed ones.
+
+    Stopped at any moment it loses at most the batch in flight. Images that could not be decoded are
+    not tried again before they change. Raises InputError if the folder holds no image that can be
+    read.
+    """
+    # What is listed is embedded under the same lock: two that list and then embed one after the
+    # other would each drop what only the other one has seen.
+    file = folder.feature_file
+    with (
+        lock(file.with_name(f"{file.name}.index")),
+        stage("index", folder, [folder.root], file) as report,
+    ):
+        for note in folder.notes:
+            log.warning("%s", note)
+        records = update_listing(folder, report)
+        if not records:
+            raise InputError(_nothing(folder, report))
+        if _has_heic(report):
+            log.info("%s", images.HEIC_HINT)
+        paths: dict[str, list[str]] = {}
+        for record in records:
+            paths.setdefault(record["hash"], []).append(record["path"])
+        decoder = images.decoder(folder.config.runtime.max_pixels)
+        known = {r["hash"]: r["broken"] for r in records if r.get("decoder") == decoder}
+        broken = StageReport("index", folder.name, [], "")
+        try:
+            todo = {name: places[0] for name, places in paths.items() if name not in known}
+            _embed(folder, todo, report, broken)
+        finally:
+            found = {
+                name: without_file(folder, paths[name][0], reason)
+                for name, reason in broken.failed.items()
+            }
+            failed = {path: r for name, r in (found | known).items() for path in paths[name]}
+            report.failed |= failed
+            report.known = [path for name in known for path in paths[name]]
+        lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
+        _remember(folder, [r for r in records if r["hash"] in lasting], found, decoder)
+    if not file.exists():
+        first = ": ".join(next(iter(failed.items())))
+        raise InputError(f"None of {len(records)} images could be read. The first: {first}")
+    return report
+
+
+def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: StageReport) -> None:
+    """Embed the images at ``paths`` by hash, those that are not yet, and drop all others."""
+    config, told = embed.settle(folder.config, folder.feature_file)
+    kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
+    read = functools.partial(_content, folder, paths)
+    encode = functools.partial(embed.encode_images, config, read, report=broken)
+    embed.encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
+
+
+def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[Path, bytes]:
+    path = paths[content_hash]
+    return folder.root / path, folder.read(path, content_hash)
+
+
+def _remember(
+    folder: Folder, records: list[FileRecord], reasons: dict[str, str], decoder: str
+) -> None:
+    """Note in the listing which files cannot be decoded."""
+    if records:
+        with folder.listing as listing:
+            for record in records:
+                why = {"broken": reasons[record["hash"]], "decoder": decoder}
+                listing.append(dict(record) | why)
+
+
+def _has_heic(report: StageReport) -> bool:
+    """Whether HEIC files were skipped, for want of a package."""
+    return not report.skipped.keys().isdisjoint(images.HEIC_ENDINGS)
+
+
+def _nothing(folder: Folder, report: StageReport) -> str:
+    found = f" Skipped: {counted(report.skipped)}." if report.skipped else ""
+    found += f" {images.HEIC_HINT}" if _has_heic(report) else ""
+    return (
+        f"There is no image below {folder.root}.{found} Known endings: "
+        f"{', '.join(sorted(images.endings()))}; hidden files and folders are left out."
+    )
+
+
+def watch(folder: Folder, updated: Callable[[StageReport], Any]) -> None:
+    """Index the folder, then again after every change below it, until Ctrl-C.
+
+    A change that leaves nothing to index is reported and waited out, as is a cache that cannot be
+    written, for instance on a full disk.
+    """
+    import watchfiles
+
+    cache = folder.cache.resolve()
+
+    def matters(change: watchfiles.Change, path: str) -> bool:
+        changed = Path(path)
+        inside = changed.parts[len(folder.root.parts) :]
+        return not changed.is_relative_to(cache) and not any(p.startswith(".") for p in inside)
+
+    updated(index(folder))
+    log.info("Watches %s; Ctrl-C ends it.", folder.root)
+    again = False
+    for changes in watchfiles.watch(
+        folder.root,
+        watch_filter=matters,
+        raise_interrupt=True,
+        rust_timeout=AGAIN,
+        yield_on_timeout=True,
+    ):
+        if changes or again:
+            again = not _try(folder, updated)
+
+
+def _try(folder: Folder, updated: Callable[[StageReport], Any]) -> bool:
+    """Index the folder; return False where it should be tried again without a change."""
+    try:
+        updated(index(folder))
+    except InputError as error:
+        log.warning("%s", error)
+    except StorageError as error:
+        log.warning("%s It is tried again.", error)
+        return False
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        log.warning("%s; it is tried again.", error)
+        return False
+    return True

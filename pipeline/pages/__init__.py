@@ -1,0 +1,1 @@
+"""Pages for people: the app, a query's result, the report."""

@@ -1,0 +1,1 @@
+"""Stages: each reads what those before wrote into the cache, and writes its own."""

@@ -1,0 +1,167 @@
+"""The caption stage: several captions of every distinct reference image."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pipeline.config import CaptionerConfig, Config
+from pipeline.errors import InputError, ModelError
+from pipeline.images.files import open_image
+from pipeline.models import captioners, identity
+from pipeline.processes import current
+from pipeline.run import Run, StageReport, progress, stage
+from pipeline.stages import released
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import CaptionRecord, typed
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything that changes the captions."""
+    model = run.config.captioner.model
+    if released.is_imported(model):
+        return released.header(run, "caption", model)
+    return settings(run.config) | {"gallery": run.dataset.gallery_fingerprint}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration that changes the captions of an image."""
+    captioner = config.captioner
+    elsewhere = {"url", "precision"} if captioner.model.startswith(captioners.SERVED) else {"url"}
+    return {
+        "stage": "caption",
+        **captioner.model_dump(exclude=elsewhere),
+        "prompt": captioners.prompt_of(captioner),
+        "model": identity.model_identity(captioner.model),
+    }
+
+
+def settle(config: Config, records: RecordFile) -> CaptionerConfig:
+    """Return the captioner that goes on with ``records`` in the precision they were begun in."""
+    if config.captioner.model.startswith(captioners.SERVED):
+        return config.captioner
+    begun = identity.begun_records(records.file)
+    captioner, told = identity.settle(config.captioner, config.runtime, begun)
+    records.header = records.header | told
+    return captioner
+
+
+def record_file(run: Run) -> RecordFile:
+    """Return the file of captions: records ``{"image": id, "captions": [text, …]}``.
+
+    An image that cannot be opened has no captions and a ``reason``; a rerun tries it again.
+    """
+    if released.is_imported(run.config.captioner.model):
+        return released.record_file(run, "caption", run.config.captioner.model)
+    content = header(run)
+    file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
+
+
+def read(run: Run) -> dict[str, list[str]]:
+    """Return each query's captions; raises MissingStageError if some were not made yet."""
+    records = record_file(run)
+    if released.is_imported(run.config.captioner.model):
+        return released.captions(records)
+    captions = by_image(records)
+    missing = sum(image not in captions for image in run.references)
+    if missing:
+        what = f"{missing} of {len(run.references)} reference images have no captions yet"
+        raise run.missing("caption", records.file, what)
+    return {query.id: captions[query.reference] for query in run.queries}
+
+
+def by_image(records: RecordFile) -> dict[str, list[str]]:
+    """Return what is there already: captions by image."""
+    return {record["image"]: record["captions"] for record in typed(records, CaptionRecord)}
+
+
+def caption(run: Run) -> StageReport:
+    """Caption what is not cached yet; captions are stored as soon as they come.
+
+    Processes launched together caption a share each.
+    """
+    records = record_file(run)
+    if released.is_imported(run.config.captioner.model):
+        return released.report("caption", run, records)
+    processes, settled = current(), settle(run.config, records)
+    with stage("caption", run, [run.dataset.root], records.file, "images") as report:
+        with records.shared(processes) as own:
+            done = by_image(records)
+            share = processes.share(run.references)
+            todo = [image for image in share if not done.get(image)]
+            report.cached = len(share) - len(todo)
+            if todo:
+                _caption(run, settled, todo, done, own, report)
+        report.collect(processes)
+    return report
+
+
+def _caption(
+    run: Run,
+    settled: CaptionerConfig,
+    todo: list[str],
+    done: Mapping[str, list[str]],
+    records: RecordFile,
+    report: StageReport,
+) -> None:
+    """Caption the images ``todo``; what is ``done`` holds those that failed before."""
+    with report.step("load the model"):
+        captioner = captioners.load(settled, run.config.runtime)
+    with progress(report.cached + len(todo), report.cached, "image", "caption") as bar:
+
+        def broken(image: str, reason: str) -> None:
+            report.failed[image] = reason
+            if image not in done:
+                records.append({"image": image, "captions": [], "reason": reason})
+            bar.update()
+
+        images = _opened(run, todo, broken, report)
+        batch = run.config.runtime.caption_batch
+        with contextlib.closing(captioner.stream(images, batch)) as captioned:
+            for image, captions in _timed(captioned, report):
+                if isinstance(captions, captioners.Failure):
+                    _fail(run, records, image, captions.reason, report)
+                else:
+                    records.append({"image": image, "captions": captions})
+                    report.computed += 1
+                bar.update()
+
+
+def _fail(run: Run, records: RecordFile, image: str, reason: str, report: StageReport) -> None:
+    if run.config.runtime.strict:
+        raise ModelError(f"Image {image} cannot be captioned: {reason}")
+    report.failed[image] = reason
+    records.append({"image": image, "captions": [], "reason": reason})
+
+
+def _opened(
+    run: Run, ids: list[str], broken: Callable[[str, str], None], report: StageReport
+) -> Iterator[captioners.Named]:
+    """Yield the images that can be opened, each when it is asked for; tell of those that cannot."""
+    for name in ids:
+        try:
+            with report.step("open images"):
+                file, limit = run.dataset.images[name], run.config.runtime.max_pixels
+                opened = open_image(file, max_pixels=limit)
+        except InputError as error:
+            if run.config.runtime.strict:
+                raise
+            broken(name, str(error))
+        else:
+            yield name, opened
+
+
+def _timed(
+    captioned: Iterator[captioners.Captioned], report: StageReport
+) -> Iterator[captioners.Captioned]:
+    """Yield what comes; the time until then, without the opening of images, is the captioner's."""
+    while True:
+        opening = report.steps.get("open images", 0.0)
+        with report.step("captioner"):
+            item = next(captioned, None)
+        opening = report.steps.get("open images", 0.0) - opening
+        report.steps["captioner"] = round(report.steps["captioner"] - opening, 4)
+        if item is None:
+            return
+        yield item

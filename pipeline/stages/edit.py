@@ -1,0 +1,375 @@
+"""The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.config import Config, LlmConfig
+from pipeline.errors import ConfigError, ModelError
+from pipeline.images.files import open_image
+from pipeline.models import captioners, identity, llms
+from pipeline.models.llms import Answer
+from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts.edit import Prompt
+from pipeline.records import Query
+from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.stages import caption, released
+from pipeline.stages.first_answers import FirstAnswers, SuspiciousAnswers
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import EditRecord, typed
+
+RETRY_TEMPERATURE = 0.7
+"""A bad answer is asked for again at this temperature at least: at 0 it would come again."""
+
+
+ALIKE = "the LLM gave the same answer whatever was asked"
+
+
+class Pair(NamedTuple):
+    """What one edit is made from; records are keyed by it, so equal pairs are edited once."""
+
+    caption: str
+    relative_caption: str
+    shared_concept: str = ""
+    """CIRCO's, where the configuration asks for it."""
+    sample: int = 0
+    """The number of the edit, where there are several a caption."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the pair as fields of a record; the rare ones only where they are set."""
+        rare = {"shared_concept": self.shared_concept, "sample": self.sample}
+        return {
+            "caption": self.caption,
+            "relative_caption": self.relative_caption,
+            **{name: value for name, value in rare.items() if value},
+        }
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything that changes an edit. Records are keyed by text, whatever made it."""
+    model = run.config.llm.model
+    if released.is_imported(model):
+        return released.header(run, "edit", model)
+    return settings(run.config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration that changes an edit of a given text."""
+    llm = config.llm
+    content = {
+        "stage": "edit",
+        "model": identity.model_identity(llm.model),
+        "prompt": prompts.load(llm.prompt).identity,
+        "temperature": llm.temperature,
+        "attempts": llm.attempts,
+        "seed": llm.seed,
+        "thinking": llm.thinking,
+        "thinking_tokens": llm.thinking_tokens,
+    }
+    if llm.model.startswith(llms.IN_PROCESS):
+        path = llm.model.removeprefix(llms.IN_PROCESS)
+        content["model"] = llms.IN_PROCESS + identity.model_identity(path)
+        content["precision"] = llm.precision
+    return content
+
+
+def settle(config: Config, records: RecordFile) -> Config:
+    """Return ``config`` with the precision that ``records`` were begun in, for an LLM in process.
+
+    What a new file is begun in goes into its header.
+    """
+    if not config.llm.model.startswith(llms.IN_PROCESS):
+        return config
+    begun = identity.begun_records(records.file)
+    llm, told = identity.settle(config.llm, config.runtime, begun)
+    records.header = records.header | told
+    return config.model_copy(update={"llm": llm})
+
+
+def asks_for_roles(run: Run) -> bool:
+    """Whether the LLM is asked for roles beside an edited caption."""
+    llm = run.config.llm
+    return not released.is_imported(llm.model) and prompts.load(llm.prompt).answer == "roles"
+
+
+def record_file(run: Run) -> RecordFile:
+    """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``."""
+    if released.is_imported(run.config.llm.model):
+        return released.record_file(run, "edit", run.config.llm.model)
+    content = header(run)
+    return RecordFile(
+        run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl"), content
+    )
+
+
+def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
+    """Return the distinct pairs of the run, in query order."""
+    wanted = (pair for query in run.queries for pair in query_pairs(run, query, captions))
+    return list(dict.fromkeys(wanted))
+
+
+def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
+    """Return one query's pairs, captions innermost: every caption as often as it is edited."""
+    concept = (query.shared_concept or "") if run.config.dataset.shared_concept else ""
+    texts = captions.get(query.id, [])
+    return make_pairs(texts, run.relative_captions(query), run.config.llm.edits, concept)
+
+
+def make_pairs(
+    captions: Sequence[str], relative_captions: Sequence[str], edits: int, concept: str = ""
+) -> list[Pair]:
+    """Return the pairs that ``captions`` are edited by, captions innermost."""
+    return [
+        Pair(caption, relative, concept, sample)
+        for relative in relative_captions
+        for sample in range(edits)
+        for caption in captions
+    ]
+
+
+def read(run: Run) -> dict[str, list[str | None]]:
+    """Return each query's edited captions, aligned with ``query_pairs``; None where the LLM failed.
+
+    Raises MissingStageError if some captions have not been edited.
+    """
+    records = record_file(run)
+    captions = caption.read(run)
+    if released.is_imported(run.config.llm.model):
+        return released.edits(run, records, captions)
+    edits = by_pair(records)
+    wanted = pairs(run, captions)
+    missing = sum(pair not in edits for pair in wanted)
+    if missing:
+        what = f"{missing} of {len(wanted)} captions have not been edited yet"
+        raise run.missing("edit", records.file, what)
+    return {q.id: [edits[pair] for pair in query_pairs(run, q, captions)] for q in run.queries}
+
+
+def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
+    """Return, for each query and role, the texts of all its edits; empty where none were asked for.
+
+    A text that several edits name is there several times, so that it counts more.
+    """
+    if not asks_for_roles(run):
+        return {query.id: {role: [] for role in prompts.ROLES} for query in run.queries}
+    records, captions = _records(record_file(run)), caption.read(run)
+    found = {}
+    for query in run.queries:
+        made = [records[pair] for pair in query_pairs(run, query, captions) if pair in records]
+        found[query.id] = {
+            role: [text for record in made for text in record.get(role, [])]  # type: ignore[attr-defined]
+            for role in prompts.ROLES
+        }
+    return found
+
+
+def why_missing(run: Run) -> str | None:
+    """Return the most common reason of the edits that failed, None where none tells one."""
+    if released.is_imported(run.config.llm.model):
+        return None
+    return _most_common(_records(record_file(run)).values())
+
+
+def _most_common(records: Iterable[EditRecord]) -> str | None:
+    failed = (record for record in records if record["edited_caption"] is None)
+    reasons = Counter(reason for record in failed if (reason := record.get("reason")))
+    return max(reasons, key=reasons.__getitem__, default=None)
+
+
+def edited(run: Run) -> dict[Pair, str | None]:
+    """Return what is there already: edited captions by pair, None where the LLM failed."""
+    return by_pair(record_file(run))
+
+
+def edit(run: Run, retry_failed: bool = False) -> StageReport:
+    """Edit every pair that is not cached yet; each answer is stored as it arrives.
+
+    An edit that failed before stays so, unless ``retry_failed``. Raises ConfigError for settings
+    that cannot work, ModelError if the LLM cannot answer.
+    """
+    source = caption.record_file(run).file
+    wanted = pairs(run, caption.read(run))
+    records = record_file(run)
+    if released.is_imported(run.config.llm.model):
+        return released.report("edit", run, records)
+    check(run.config)
+    config = settle(run.config, records)
+    reads: list[Path | str] = [source, run.config.llm.prompt]
+    with stage("edit", run, reads, records.file, "captions") as report, records:
+        stored = _records(records)
+        done = {pair: record["edited_caption"] for pair, record in stored.items()}
+        failed = {pair for pair in wanted if pair in done and done[pair] is None}
+        todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
+        report.cached = len(wanted) - len(todo)
+        if failed and not retry_failed:
+            why = _most_common(stored[pair] for pair in failed)
+            said = f", most of them: {why}" if why else ""
+            log.warning(
+                "%d edits failed before%s. To try them again: --retry-failed", len(failed), said
+            )
+        if not todo:
+            return report
+        with report.step("load the model"):
+            llm = llms.load(config.llm, config.runtime)
+        known_as_bad = {pair for pair in failed if stored[pair].get("reason") != ALIKE}
+        first = FirstAnswers(config.llm.model, known_as_bad)
+        with progress(len(wanted), report.cached, "edit", "edit") as bar:
+            try:
+                for made in ask(config, todo, first):
+                    records.append(made.record())
+                    if made.reason:
+                        report.failed[" | ".join(made.pair[:2])] = made.reason
+                    report.computed += 1
+                    bar.update()
+            except SuspiciousAnswers as error:
+                for pair in error.alike:  # a later record of the same pair counts
+                    records.append(Edited(pair, None, ALIKE).record())
+                raise
+        report.notes = list(getattr(llm, "notes", ()))
+    return report
+
+
+class Edited(NamedTuple):
+    """A pair with its edited caption, or None and the reason."""
+
+    pair: Pair
+    text: str | None
+    reason: str | None
+    roles: dict[str, list[str]] | None = None
+    """What the LLM said of each role, where it was asked for them."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a record of the edit stage's file."""
+        made = self.pair.record() | {"edited_caption": self.text}
+        if self.roles is not None:
+            made |= {role: self.roles[role] for role in prompts.ROLES}
+        return made if self.reason is None else made | {"reason": self.reason}
+
+
+def ask(
+    config: Config, todo: Sequence[Pair], first: FirstAnswers[Pair] | None = None
+) -> Iterator[Edited]:
+    """Yield each pair with what the LLM made of it, as answers come.
+
+    A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
+    cannot answer, or if its ``first`` answers show that it does something else.
+    """
+    prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
+    for attempt in range(config.llm.attempts):
+        last = attempt == config.llm.attempts - 1
+        bad = []
+        for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
+            pair = todo[answer.key]
+            text, reason = judge(prompt, pair, answer)
+            if first is not None and attempt == 0:
+                first.add(pair, pair.relative_caption, text, reason, answer.text)
+            if reason and answer.reason is None and not last:
+                bad.append(pair)
+            else:
+                with_roles = text is not None and prompt.answer_schema is not None
+                roles = prompt.fields(answer.text or "") if with_roles else None
+                yield Edited(pair, text, reason, roles)
+        todo = bad
+        if not todo:
+            break
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for settings of the edit stage that cannot work."""
+    prompt = prompts.load(config.llm.prompt)
+    if config.llm.edits > 1 and config.llm.temperature == 0:
+        raise ConfigError(
+            f"{config.llm.edits} edits a caption would all be the same at temperature 0. "
+            "Add --temperature 0.7, for instance."
+        )
+    if config.dataset.shared_concept and "shared_concept" not in prompt.variables:
+        raise ConfigError(
+            f"The prompt {prompt.name!r} does not use {{{{ shared_concept }}}}. Choose one that "
+            "does with --prompt, or drop --shared-concept."
+        )
+
+
+def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str | None]:
+    """Return the edited caption in an LLM's answer, or None and what is wrong with it."""
+    if answer.text is None:
+        return None, answer.reason or "no answer"
+    text, reason, ended = prompt.read(answer.text)
+    if reason:
+        return None, reason
+    if answer.truncated and not ended:
+        return None, f"the answer was longer than {prompt.max_tokens} tokens"
+    if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
+        return None, "the answer repeats the prompt"
+    return text, None
+
+
+def _records(records: RecordFile) -> dict[Pair, EditRecord]:
+    """Return the records by pair; a later one of the same pair counts."""
+    return {
+        Pair(
+            record["caption"],
+            record["relative_caption"],
+            record.get("shared_concept", ""),
+            record.get("sample", 0),
+        ): record
+        for record in typed(records, EditRecord)
+    }
+
+
+def by_pair(records: RecordFile) -> dict[Pair, str | None]:
+    """Return the edited captions by pair."""
+    return {pair: record["edited_caption"] for pair, record in _records(records).items()}
+
+
+def _asking(
+    config: LlmConfig, prompt: Prompt, todo: Sequence[Pair], attempt: int = 0
+) -> Iterator[llms.Request]:
+    temperature = config.temperature if attempt == 0 else max(config.temperature, RETRY_TEMPERATURE)
+    for key, pair in enumerate(todo):
+        yield llms.Request(
+            key=key,
+            messages=prompt.messages(pair.caption, pair.relative_caption, pair.shared_concept),
+            max_tokens=prompt.max_tokens,
+            stop=tuple(prompt.stop),
+            temperature=temperature,
+            seed=config.seed + attempt + pair.sample * config.attempts,
+            schema=prompt.answer_schema,
+        )
+
+
+def try_prompt(
+    config: Config,
+    image: Path | None,
+    text: str | None,
+    relative_caption: str,
+    shared_concept: str = "",
+) -> list[dict[str, Any]]:
+    """Edit each caption of one image (or ``text``) once, without a cache; to try a prompt.
+
+    Returns messages, raw answer, edited caption and reason of each. Raises InputError for an image
+    that cannot be read, ModelError for models that cannot be used.
+    """
+    texts = [text or ""]
+    if image is not None:
+        opened = open_image(image, max_pixels=config.runtime.max_pixels)
+        captioner = captioners.load(config.captioner, config.runtime)
+        (captions,) = captioner.caption([image.name], [opened])
+        if isinstance(captions, captioners.Failure):
+            raise ModelError(f"{image} cannot be captioned: {captions.reason}")
+        texts = captions
+    prompt = prompts.load(config.llm.prompt)
+    asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
+    found: dict[int, dict[str, Any]] = {}
+    for answer in llms.load(config.llm, config.runtime).answer(_asking(config.llm, prompt, asked)):
+        edited, reason = judge(prompt, asked[answer.key], answer)
+        messages = prompt.messages(*asked[answer.key][:3])
+        found[answer.key] = {
+            "messages": messages,
+            "raw": answer.text,
+            "edited_caption": edited,
+            "roles": prompt.fields(answer.text or "") if prompt.answer_schema else None,
+            "reason": reason,
+        }
+    return [found[key] for key in sorted(found)]

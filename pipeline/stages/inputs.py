@@ -1,0 +1,197 @@
+"""A run's features: of the gallery, and the clues of its queries, gathered when asked for."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.retrieval import methods
+from pipeline.retrieval.clues import Clue, Clues, Texts
+from pipeline.retrieval.parts import parts
+from pipeline.retrieval.scoring import Ends
+from pipeline.retrieval.searcher import Searcher
+from pipeline.run import Run, StageReport, progress, stage
+from pipeline.stages import edit, embed, texts
+from pipeline.stages.embed import finite
+from pipeline.store.features import FeatureFile, write_features
+from pipeline.store.identity import fingerprint
+
+QUERIES = 64
+"""Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
+
+
+class Inputs:
+    """A run's features: of the gallery, memory-mapped, and of its queries as ``clues``.
+
+    Texts and their features are read when a clue asks for them, so that a method takes the memory
+    of its own clues alone. ``searcher`` searches the gallery; ``failed`` says what is missing.
+    Raises MissingStageError where a stage was not run.
+    """
+
+    def __init__(self, run: Run, making: bool = False) -> None:
+        self.run = run
+        image_path = embed.image_file(run)
+        if not image_path.exists():
+            raise run.missing("embed", image_path, "The gallery has no features")
+        self.images = FeatureFile(image_path)
+        self.files = [image_path]
+        self.searcher = Searcher(run, self.images)
+        self.failed: dict[str, str] = {}
+        lost = len(run.dataset.images) - len(self.images.names)
+        if lost:
+            self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
+        self.clues = Clues(self)
+        self._making = making
+        self._texts: dict[str, Texts] = {}
+        self._embeddings: FeatureFile | None = None
+
+    @property
+    def count(self) -> int:
+        """How many queries there are."""
+        return len(self.run.queries)
+
+    @property
+    def normalise_texts(self) -> bool:
+        """Whether normalised text embeddings are averaged instead of raw ones."""
+        return self.run.config.search.normalise_texts
+
+    def texts(self, kind: str) -> Texts:
+        """Return the texts of a kind by query, as the stages before made them."""
+        if kind not in self._texts:
+            found = texts.KINDS[kind].read(self.run)
+            self._texts[kind] = [list(found.get(query.id, ())) for query in self.run.queries]
+            if kind == "edits":
+                self._note_missing(self._texts[kind])
+        return self._texts[kind]
+
+    def _note_missing(self, edits: Texts) -> None:
+        for query, answers in zip(self.run.queries, edits, strict=True):
+            failed = sum(answer is None for answer in answers)
+            if failed == len(answers):
+                said = "no edited caption; its relative caption is used"
+                self.failed[f"query {query.id}"] = said
+            elif failed:
+                said = f"{failed} of {len(answers)} edits missing"
+                self.failed[f"query {query.id}"] = said
+        if any(None in answers for answers in edits) and (why := edit.why_missing(self.run)):
+            self.failed["edits"] = f"most of those missing: {why}"
+
+    def embed(self, wanted: Sequence[str]) -> Tensor:
+        """Return raw embeddings, float32 (wanted, d), of texts that the embed stage embedded."""
+        if not wanted:
+            return torch.empty(0, self.images.shape[1])
+        stored = self._stored()
+        try:
+            rows = [stored.row[text] for text in wanted]
+        except KeyError as error:
+            raise self.run.missing(
+                "embed", stored.file, f"The text {error.args[0]!r} has no feature yet"
+            ) from None
+        return torch.from_numpy(stored.take(np.array(rows))).float()
+
+    def _stored(self) -> FeatureFile:
+        if self._embeddings is None:
+            file = embed.text_file(self.run)
+            if not file.exists():
+                raise self.run.missing("embed", file, "The texts have no features")
+            self._embeddings = FeatureFile(file)
+            self.files.append(file)
+        return self._embeddings
+
+    def references(self) -> Tensor:
+        """Return the raw features of the reference images, float32 (queries, d)."""
+        found = torch.zeros(self.count, self.images.shape[1])
+        row = self.images.row
+        known = [
+            (i, row[q.reference]) for i, q in enumerate(self.run.queries) if q.reference in row
+        ]
+        if known:
+            places, rows = zip(*known, strict=True)
+            found[list(places)] = torch.from_numpy(self.images.take(np.array(rows))).float()
+        return found
+
+    def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
+        """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).
+
+        A drop is (E(caption) − E(edit))·x, so each ``differences`` row (edits, d) is one inner
+        product.
+        """
+        found = [torch.zeros(len(rows), 0) for rows in differences]
+        with progress(len(differences), 0, "query", "largest drops") as bar:
+            for part in parts(self.run, self.images):
+                for start in range(0, len(part.places), QUERIES):
+                    chunk = part.places[start : start + QUERIES]
+                    rows = torch.cat([differences[i] for i in chunk])
+                    best, _ = self.searcher.best(Ends(rows, rows), part, k, excluding=False)
+                    split = torch.split(best.clamp(min=0), [len(differences[i]) for i in chunk])
+                    for i, piece in zip(chunk, split, strict=True):
+                        found[i] = piece
+                    bar.update(len(chunk))
+        return found
+
+    def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
+        """Return a clue that a model made (queries, d), from its file; see ``make_clues``."""
+        file = clue_file(self.run, clue)
+        if self._making:
+            return make()
+        if not file.exists():
+            raise self.run.missing("embed", file, f"The clue {clue.name!r} was not made")
+        stored = FeatureFile(file)
+        row = stored.row
+        if lacking := next((q.id for q in self.run.queries if q.id not in row), None):
+            raise InputError(f"{file} lacks query {lacking}. Delete it and run `seize embed`.")
+        self.files.append(file)
+        rows = np.array([row[query.id] for query in self.run.queries])
+        return torch.from_numpy(stored.take(rows)).float()
+
+
+def clue_header(run: Run, clue: Clue) -> dict[str, Any]:
+    """Return everything that changes a clue which a model makes."""
+    return {
+        "clue": clue.name,
+        **clue.header(run),
+        **texts.headers(run, clue.reads),
+        "clip": embed.header(run),
+        "protocol": run.protocol,
+        "queries": run.dataset.fingerprint,
+        "limited_to": None if run.dataset.complete else len(run.queries),
+    }
+
+
+def clue_file(run: Run, clue: Clue) -> Path:
+    """Return where a clue that a model makes is kept, one vector a query."""
+    return run.file("clues", clue.name, fingerprint(clue_header(run, clue)), ".safetensors")
+
+
+def make_clues(run: Run) -> list[StageReport]:
+    """Make the clues of the run's methods that only a model can make, and keep them."""
+    wanted: dict[str, Clue] = {}
+    for name in texts.selection(run):
+        wanted |= methods.clues_of(name)
+    reports = []
+    for clue in wanted.values():
+        if not clue.by_model:
+            continue
+        file = clue_file(run, clue)
+        with stage("embed", run, [embed.image_file(run)], file, "queries") as report:
+            if file.exists():
+                report.cached = len(run.queries)
+            else:
+                inputs = Inputs(run, making=True)
+                names = [query.id for query in run.queries]
+                with report.step("model"):
+                    made = inputs.clues.vectors(clue.name).numpy()
+                write_features(file, names, finite(made, names, "query"), clue_header(run, clue))
+                report.computed = len(names)
+        reports.append(report)
+    return reports
+
+
+def settings_of(run: Run, name: str) -> dict[str, Any]:
+    """Return the weights of a method's sections for the run, for a ranking's header."""
+    found = methods.settings(run.config, name, run.dataset.name)
+    return {one.name: one.model_dump() for one in found}

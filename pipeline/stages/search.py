@@ -1,0 +1,188 @@
+"""The search stage: rank the gallery for every query, from features on disk and no model."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.models import verifiers
+from pipeline.records import Query, Ranking
+from pipeline.retrieval import indexes, methods
+from pipeline.retrieval.parts import Part, parts
+from pipeline.retrieval.ranking import scores_of
+from pipeline.retrieval.scoring import Score, top_k
+from pipeline.retrieval.searcher import Searcher
+from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.stages import embed, texts
+from pipeline.stages.inputs import Inputs, settings_of
+from pipeline.store.identity import fingerprint
+from pipeline.store.jsonl import RecordFile, write_records
+from pipeline.store.schema import RankingRecord, typed
+
+
+def header(run: Run) -> dict[str, Any]:
+    """Return everything that changes the ranking: of its own method's clues and weights alone."""
+    if run.verified:
+        return _verified_header(run)
+    search = run.config.search
+    clues = methods.clues_of(search.method)
+    own = {name: found for name, clue in clues.items() if (found := clue.header(run))}
+    content = {
+        "stage": "search",
+        "format": 3,  # with the settings of one method
+        "method": search.method,
+        "settings": settings_of(run, search.method),
+        "normalise_texts": search.normalise_texts,
+        "protocol": run.protocol,
+        "top_k": search.top_k,
+        "limited_to": None if run.dataset.complete else len(run.queries),
+        "clip": embed.header(run),
+        **texts.headers(run, methods.reads(search.method)),
+        **({"clues": own} if own else {}),
+        "queries": run.dataset.fingerprint,
+        "gallery": run.dataset.gallery_fingerprint,
+    }
+    if search.index.kind not in indexes.EXACT:
+        content["index"] = search.index.model_dump()
+    return content
+
+
+def _verified_header(run: Run) -> dict[str, Any]:
+    config = run.config.verifier
+    limits = {"average": {"weight"}, "confidence": {"accept", "reject"}}[config.fusion]
+    rule = {"candidates", "captions", "fusion", "early_stop", "settled"} | limits
+    verifier = verifiers.header(config)
+    return header(run.unverified) | {
+        "method": run.config.search.method,
+        "verifier": verifier | config.model_dump(include=rule),
+    }
+
+
+def ranking_file(run: Run) -> RecordFile:
+    """Return the file of rankings: ``{"query", "images", "scores", "subset", …}`` a line."""
+    content = header(run)
+    file = run.file("search", run.config.search.method, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
+
+
+def read(run: Run) -> list[Ranking]:
+    """Return the rankings in query order; raises MissingStageError where there are none."""
+    records = ranking_file(run)
+    found = rankings_in(records)
+    if len(found) < len(run.queries):
+        stage = "verify" if run.verified else "search"
+        what = f"{len(found)} of {len(run.queries)} queries have a ranking" if found else None
+        raise run.missing(stage, records.file, what or "There is no ranking")
+    return found
+
+
+def rankings_in(records: RecordFile) -> list[Ranking]:
+    """Return the rankings that a file holds; raises InputError naming the record that is wrong."""
+    found = [Ranking.of(record) for record in typed(records, RankingRecord)]
+    for ranking in found:
+        images, scores = len(ranking.images), len(ranking.scores)
+        if images == scores:
+            # Files of earlier versions have no scores of groups.
+            images, scores = len(ranking.subset), len(ranking.subset_scores) or len(ranking.subset)
+        if images != scores:
+            raise InputError(
+                f"{records.file}, query {ranking.query}: {images} images have {scores} scores. "
+                "Delete the file and search again."
+            )
+    return found
+
+
+def search(run: Run) -> list[StageReport]:
+    """Rank every query's gallery by each method asked for; a ranking is written whole or not."""
+    names = texts.selection(run)
+    for name in names:
+        methods.find(name)  # raises for a verified one
+        methods.settings(run.config, name, run.dataset.name)
+    inputs = Inputs(run)
+    reports = []
+    for name in names:
+        one = run.with_method(name)
+        output = ranking_file(one)
+        with stage("search", one, inputs.files, output.file, "queries") as report:
+            score = methods.score(run.config, name, run.dataset.name, inputs.clues)
+            report.reads = [str(file) for file in inputs.files]
+            report.failed |= inputs.failed
+            searcher = inputs.searcher
+            searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
+            made = rank(one, score, searcher)
+            write_records(output.file, output.header, map(asdict, made))
+            report.computed = len(made)
+            if not searcher.scans:
+                report.visited = round(searcher.visited / len(made), 1)
+                log.info(
+                    f"{report.visited:,} images visited a query of {inputs.images.shape[0]:,}; "
+                    f"{searcher.scanned} queries scanned the gallery in the end"
+                )
+        reports.append(report)
+    return reports
+
+
+def rank(run: Run, score: Score, searcher: Searcher) -> list[Ranking]:
+    """Return each query's best images.
+
+    Gallery ids whose image could not be embedded are absent. Equal scores keep gallery order.
+    """
+    images, k = searcher.images, run.config.search.top_k
+    rankings: dict[str, Ranking] = {}
+    found = parts(run, images)
+    if searcher.scans:
+        bar = progress(sum(part.gallery.shape[0] for part in found), 0, "image", "search")
+    else:
+        bar = progress(len(run.queries), 0, "query", "search")
+    with bar:
+        for part in found:
+            own = score.map(itemgetter(part.places))
+            best, rows = searcher.best(own, part, k, advance=bar.update)
+            scores = []
+            if any(part.groups):
+                scores = scores_of(own, part.gallery, part.groups, part.inside, searcher.device)
+            for ranking in rankings_of(run, part, best, rows, scores):
+                rankings[ranking.query] = ranking
+    return [rankings[query.id] for query in run.queries]
+
+
+def rankings_of(
+    run: Run,
+    part: Part,
+    best: Tensor,
+    rows: Tensor,
+    group_scores: Sequence[Tensor],
+) -> list[Ranking]:
+    """Return the part's rankings from the best scores and their rows, both (queries, k).
+
+    ``group_scores`` holds the scores of each query's group, or nothing where there are no groups.
+    """
+    made = []
+    for i, place in enumerate(part.places):
+        query, kept = run.queries[place], torch.isfinite(best[i])
+        subset: dict[str, float] = {}
+        if group_scores:
+            subset = _subset(query, group_scores[i], part.groups[i], part.names)
+        made.append(
+            Ranking(
+                query.id,
+                tuple(part.names[row] for row in rows[i][kept].tolist()),
+                tuple(best[i][kept].tolist()),
+                tuple(subset),
+                subset_scores=tuple(subset.values()),
+            )
+        )
+    return made
+
+
+def _subset(query: Query, scores: Tensor, group: list[int], ids: Sequence[str]) -> dict[str, float]:
+    """Rank the members of the query's CIRR group; those without a feature come last."""
+    best, ranked = top_k(scores[None], torch.tensor(group, dtype=torch.long), len(group))
+    names = [ids[row] for row in ranked[0].tolist()]
+    found = dict(zip(names, best[0].tolist(), strict=True))
+    last = min(found.values(), default=0.0)
+    return found | {name: last for name in query.group if name not in found}

@@ -1,0 +1,1 @@
+"""Studies of rankings: comparison, tuning, published figures, frames."""

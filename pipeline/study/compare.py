@@ -1,0 +1,244 @@
+"""One table of validation metrics, a ranking a row, with paired bootstrap intervals."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.metrics import interval, resample
+from pipeline.datasets.reading import read_json
+from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
+from pipeline.printable import one_line
+from pipeline.records import Ranking
+from pipeline.run import Run
+from pipeline.stages import search, texts
+from pipeline.stages.evaluate import predictions_of_files
+from pipeline.store.jsonl import RecordFile, read_header
+from pipeline.study import tables
+from pipeline.study.tables import MISSING, Format, percent, words
+
+UNKNOWN = "unknown"
+"""What is shown of a setting that a ranking does not tell; it differs from every setting."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ranking of a split: each metric's value in [0, 1] by query, and how it was made."""
+
+    name: str
+    values: Mapping[str, Mapping[str, float]]
+    protocol: Mapping[str, Any] | None
+    """The choices that make figures differ (``Run.protocol``), None where nothing tells."""
+
+
+def rows_of_run(run: Run) -> list[Row]:
+    """Return a row for each of the run's methods; MissingStageError names those not searched."""
+    found, missing = [], []
+    for name in texts.selection(run):
+        one = run.with_method(name)
+        try:
+            lists = run.dataset.predictions(search.read(one))
+        except MissingStageError:
+            missing.append(name)
+            continue
+        found.append(Row(name, run.dataset.per_query(lists), run.protocol))
+    if missing:
+        first = run.with_method(missing[0])
+        alike = [name for name in missing if run.with_method(name).verified == first.verified]
+        raise run.with_method(",".join(alike)).missing(
+            "verify" if first.verified else "search",
+            search.ranking_file(first).file,
+            f"No ranking by {missing[0]}",
+        )
+    return found
+
+
+def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
+    """Return the row of a ranking of the search stage (.jsonl), or of submission-shaped files.
+
+    The protocol is read from the ranking's header, or from the ``.config.json`` beside the file.
+    """
+    first = files[0]
+    if first.suffix == ".jsonl":
+        rankings, header = read_ranking(first)
+        lists = dataset.predictions(rankings)
+    else:
+        sidecar = first.with_suffix(".config.json")
+        lists = predictions_of_files(dataset, files)
+        content = read_json(sidecar) if sidecar.exists() else {}
+        found = content.get("search", {}) if isinstance(content, dict) else None
+        if not isinstance(found, dict):
+            raise InputError(f"{sidecar}: 'search' must say how the submission was made.")
+        header = found
+    try:
+        return Row(name, dataset.per_query(lists), protocol_of(header, first))
+    except InputError as error:
+        raise InputError(f"{', '.join(map(str, files))}: {error}") from None
+
+
+def protocol_of(header: Mapping[str, Any], file: Path) -> Mapping[str, Any] | None:
+    """Return the protocol in a ranking's header, None where there is none; raises InputError."""
+    protocol = header.get("protocol")
+    if not isinstance(protocol, dict | None):
+        raise InputError(f"{file}: 'protocol' in its header must hold settings by name.")
+    return protocol
+
+
+def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
+    """Return the rankings of a file of the search stage and its header; raises InputError."""
+    header = read_header(file)
+    if header.get("stage") != "search":
+        raise InputError(
+            f"{file} is not a ranking of the search stage: give one of cache/…/search/*.jsonl, or "
+            "predictions as in a submission."
+        )
+    return search.rankings_in(RecordFile(file, header)), header
+
+
+def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
+    """Return the protocol's fields with the rows' values; raises ConfigError where they differ."""
+    known = [row.protocol or {} for row in rows]
+    fields = list(dict.fromkeys(field for protocol in known for field in protocol))
+    values = {field: [protocol.get(field, UNKNOWN) for protocol in known] for field in fields}
+    differing = [
+        field
+        for field, found in values.items()
+        if any(field not in protocol for protocol in known) or any(v != found[0] for v in found)
+    ]
+    if differing and not mixed:
+        told = "; ".join(
+            f"{field}: "
+            + ", ".join(
+                f"{row.name} {json.dumps(value)}"
+                for row, value in zip(rows, values[field], strict=True)
+            )
+            for field in differing
+        )
+        raise ConfigError(
+            f"These rankings were not made under one protocol, so their figures cannot be "
+            f"compared: {one_line(told)}. To see them in one table all the same, add --mixed."
+        )
+    return values
+
+
+def compare(
+    dataset: Dataset,
+    rows: Sequence[Row],
+    baseline: str,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return every metric of every row with 95 % intervals, one line a row and metric.
+
+    Columns: method, metric, value, low, high (percent), and difference, difference_low,
+    difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries are
+    resampled within their gallery, the same ones for both. Raises ConfigError for an unknown row.
+    """
+    names = [row.name for row in rows]
+    if baseline not in names:
+        raise ConfigError(
+            f"There is no row {baseline!r} to compare with.{nearest(baseline, names)}"
+        )
+    strata = [
+        [i for i, query in enumerate(dataset.queries) if query.gallery == gallery]
+        for gallery in dataset.galleries
+    ]
+    strata = [stratum for stratum in strata if stratum]
+    weights = resample(strata, len(dataset.queries), resamples, seed)
+    once = np.ones((1, len(dataset.queries)))
+    exact = {row.name: dataset.means(row.values, once) for row in rows}
+    sampled = {row.name: dataset.means(row.values, weights) for row in rows}
+    lines = []
+    for name in names:
+        for metric, value in exact[name].items():
+            low, high = interval(sampled[name][metric])
+            line = {"method": name, "metric": metric, "value": value[0], "low": low, "high": high}
+            if metric in exact[baseline]:
+                base = sampled[baseline][metric]
+                low, high = interval(sampled[name][metric] - base)
+                line |= {
+                    "difference": value[0] - exact[baseline][metric][0],
+                    "difference_low": low,
+                    "difference_high": high,
+                }
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def shown(dataset: Dataset, metrics: Sequence[str], found: pd.DataFrame) -> list[str]:
+    """Return the metrics to show: those asked for, or all but the parts of others.
+
+    Raises ConfigError for a metric that the table does not have.
+    """
+    known = list(dict.fromkeys(found["metric"]))
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError(f"{dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
+    return list(metrics) or [metric for metric in known if "/" not in metric]
+
+
+def render(
+    dataset: Dataset,
+    found: pd.DataFrame,
+    protocol: Mapping[str, Sequence[Any]],
+    baseline: str,
+    metrics: Sequence[str],
+    form: Format,
+) -> str:
+    """Return the table as text: wide for people, one line a row and metric (tidy) for CSV."""
+    names = list(dict.fromkeys(found["method"]))
+    if form == "csv":
+        made = found
+        for field, values in protocol.items():
+            of = dict(zip(names, values, strict=True))
+            made = made.assign(**{_column(field, found.columns): found["method"].map(of)})
+        return tables.csv(made)
+    columns = shown(dataset, metrics, found)
+    main = metrics[0] if metrics else dataset.headline
+    wide = found.pivot(index="method", columns="metric", values="value")
+    cells = found.set_index(["method", "metric"])
+    differing = {f: v for f, v in protocol.items() if any(value != v[0] for value in v)}
+    lines = []
+    for number, name in enumerate(names):
+        line: dict[str, Any] = {"method": name}
+        own = {metric: percent(wide[metric][name]) for metric in columns}
+        against = MISSING
+        if name == baseline:
+            against = ""
+        elif (name, main) in cells.index:
+            against = difference(cells.loc[(name, main)])
+        own[f"{main} against {baseline}"] = against
+        told = {_column(f, ["method", *own]): values[number] for f, values in differing.items()}
+        lines.append(line | told | own)
+    table = tables.render(lines, form)
+    same = {field: values[0] for field, values in protocol.items() if field not in differing}
+    note = _note(dataset, same, form)
+    return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
+
+
+def _column(field: str, taken: Iterable[str]) -> str:
+    """Return the name of a setting's column, which other columns do not have."""
+    return f"protocol.{field}" if field in set(taken) else field
+
+
+def difference(cell: Any) -> str:
+    """Return a cell's difference against the baseline, with its interval, where there is one."""
+    low, high = cell["difference_low"], cell["difference_high"]
+    if pd.isna(cell["difference"]):
+        return MISSING
+    return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _note(dataset: Dataset, protocol: Mapping[str, Any], form: Format) -> str:
+    said = ", ".join(
+        words(f"{field} {json.dumps(value)}", form) for field, value in protocol.items()
+    )
+    return (
+        f"{dataset.name} {dataset.split}, {len(dataset.queries)} queries, percent; "
+        f"in brackets 95 % intervals of the paired bootstrap. Protocol: {said or UNKNOWN}."
+    )
