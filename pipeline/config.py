@@ -447,18 +447,20 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
 def _resolve(config: Config) -> Config:
     """Make the paths of shipped models work from any folder."""
 
-    def found(model: str, scheme: str = "") -> str:
-        bare = model.removeprefix(scheme)
-        inside = SHIPPED / bare
-        if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
-            return model
-        return str(inside) if bare == model else f"{scheme}{inside}"
-
-    config.captioner.model = found(config.captioner.model)
-    config.llm.model = found(config.llm.model, "transformers:")
-    config.verifier.model = found(config.verifier.model, "transformers:")
-    config.clip.model = found(config.clip.model, "local-dir:")
+    config.captioner.model = shipped(config.captioner.model)
+    config.llm.model = shipped(config.llm.model, "transformers:")
+    config.verifier.model = shipped(config.verifier.model, "transformers:")
+    config.clip.model = shipped(config.clip.model, "local-dir:")
     return config
+
+
+def shipped(model: str, scheme: str = "") -> str:
+    """Return where a shipped model's path leads from this folder; any other name as it is."""
+    bare = model.removeprefix(scheme)
+    inside = SHIPPED / bare
+    if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
+        return model
+    return str(inside) if bare == model else f"{scheme}{inside}"
 
 
 def weights_family(clip: ClipConfig) -> str:

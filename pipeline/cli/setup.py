@@ -193,11 +193,13 @@ def prompts_group() -> None:
 @prompts_group.command("list")
 @json_option
 def prompts_list(as_json: bool) -> None:
-    """List the prompts of the prompts/ folder: of the edit stage, and of verify/."""
+    """List the prompts of the prompts/ folder: of the edit stage, of verify/, of inversion/."""
+    from pipeline.models.prompts import inversion
     from pipeline.models.prompts import verify as questions
 
     loaded: dict[str, Any] = {name: prompts.load(name) for name in prompts.names()}
     loaded |= {f"verify/{name}": questions.load(name) for name in questions.names()}
+    loaded |= {f"inversion/{name}": inversion.load(name) for name in inversion.names()}
     if as_json:
         from pipeline.run import dump
 
@@ -216,10 +218,16 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
     """Render the prompt NAME (or a YAML file) with a sample caption and relative caption.
 
     A prompt of the verify stage is named verify/NAME; the caption stands for the edited caption.
+    One of textual inversion is named inversion/NAME; the encoder sees it, $ for a pseudo-word.
     """
+    from pipeline.models.prompts import inversion
     from pipeline.models.prompts import verify as questions
 
-    if name.startswith("verify/"):
+    if name.startswith("inversion/"):
+        form = inversion.load(name.removeprefix("inversion/"))
+        said = form.template.replace("{words}", "$").replace("{text}", relative_caption)
+        messages: list[dict[str, Any]] = [{"role": "encoder", "content": said}]
+    elif name.startswith("verify/"):
         prompt = questions.load(name.removeprefix("verify/"))
         images = [{"type": "text", "text": f"({kind} image)"} for kind in prompt.images]
         messages = prompt.messages(images, caption, relative_caption)

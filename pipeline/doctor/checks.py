@@ -152,6 +152,7 @@ def _installation(_: Patient | None) -> Iterator[Finding]:
 def _configuration(patient: Patient) -> Iterator[Finding]:
     from pipeline import config, datasets
     from pipeline.models.prompts import edit as prompts
+    from pipeline.models.prompts import inversion
     from pipeline.models.prompts import verify as questions
     from pipeline.retrieval import indexes, methods
     from pipeline.stages import edit
@@ -159,7 +160,7 @@ def _configuration(patient: Patient) -> Iterator[Finding]:
     patient.config = config.load(patient.preset, patient.overrides)
     method = patient.config.search.method
     edit.check(patient.config)
-    methods.selection(method, {})
+    methods.selection(method, methods.lacking(patient.config, ""))
     methods.check(patient.config, tuple(datasets.known()))
     indexes.check(patient.config.search.index.kind)
     needs = f" It needs: {patient.config.needs.strip()}" if patient.config.needs else ""
@@ -168,6 +169,8 @@ def _configuration(patient: Patient) -> Iterator[Finding]:
         prompts.load(name)
     for name in questions.names():
         questions.load(name)
+    for name in inversion.names():
+        inversion.load(name)
     chosen = prompts.load(patient.config.llm.prompt).name
     questions.load(patient.config.verifier.prompt)
     count = len(prompts.names()) + len(questions.names())

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import UnitGallery, top_images
 from pipeline.retrieval.scoring import Ends
+from pipeline.retrieval.sections import Kind, section
 from pipeline.run import StageReport, log, slug
 from pipeline.stages import caption, checks, edit, embed
 from pipeline.stages.edit import Pair
@@ -39,6 +40,9 @@ from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import CaptionRecord, typed
+
+if TYPE_CHECKING:
+    from pipeline.models.encoders.open_clip import Clip
 
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
@@ -183,8 +187,8 @@ class Gallery:
     """
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
+        check_method(config, config.search.method)
         checks.own_query(root, config)
-        check_method(config.search.method)
         methods.check(config, tuple(datasets.known()))
         self.config = config
         self.folder = folder.open_folder(root, config, cache, command)
@@ -227,7 +231,7 @@ class Gallery:
     ) -> "Gallery":
         """Return this gallery with other search settings, sharing all it has loaded."""
         if method is not None:
-            check_method(method)
+            check_method(self.config, method)
         changed = self.config.model_copy(update={"search": settings or self.config.search})
         other = object.__new__(Gallery)
         other.folder, other._shared = self.folder, self._shared
@@ -245,8 +249,7 @@ class Gallery:
         kind = methods.increment_of(self.config.search.method)
         if kind is None:
             return None
-        found = methods.section(self.config, kind, OWN_IMAGES)
-        return cast("Increment | RankIncrement", found)
+        return cast("Increment | RankIncrement", section(self.config, kind, OWN_IMAGES))
 
     @property
     def needs(self) -> set[str]:
@@ -254,9 +257,9 @@ class Gallery:
         return methods.reads(self.config.search.method)
 
     def preload(self) -> None:
-        """Load the index and the models of this process now, not at the first query."""
+        """Load the index and what the method needs of the models now, not at the first query."""
         _ = self._images
-        self._shared.preload()
+        self._shared.preload(self.needs)
 
     def query(self, image: Path | str | bytes | Image.Image, relative_caption: str) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
@@ -354,8 +357,14 @@ class Gallery:
             )
         images, settings = self._images, self.config.search
         row = images.row.get(reference)
-        made = {"captions": captions, "edits": edits, "relative_captions": [relative_caption]}
-        clues = Clues(_OneQuery(self._shared, images, settings.normalise_texts, reference, made))
+        made = {
+            "captions": captions,
+            "edits": edits,
+            "relative_captions": [relative_caption],
+            "relative_parts": [relative_caption],
+        }
+        source = _OneQuery(self._shared, images, self.config, reference, made, notes)
+        clues = Clues(source)
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
         excluded = torch.tensor([[row if row is not None and settings.exclude_reference else -1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
@@ -420,20 +429,24 @@ class _OneQuery:
     """
 
     count = 1
+    dataset = OWN_IMAGES
 
     def __init__(
         self,
         shared: "_Shared",
         images: _Images,
-        normalise_texts: bool,
+        config: Config,
         reference: str,
         texts: Mapping[str, Sequence[str | None]],
+        notes: list[str],
     ) -> None:
         self._shared = shared
         self._images = images
-        self.normalise_texts = normalise_texts
+        self._config = config
+        self.normalise_texts = config.search.normalise_texts
         self._reference = reference
         self._texts = texts
+        self._notes = notes
 
     def texts(self, kind: str) -> Texts:
         """Return the query's texts of a kind."""
@@ -458,14 +471,32 @@ class _OneQuery:
 
     def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
         """Return a clue that a model makes, made now."""
-        return make()
+        with self._shared.alone("clip"):
+            return make()
+
+    def settings(self, kind: type[Kind]) -> Kind:
+        """Return a section of settings as it is for a folder of one's own."""
+        return section(self._config, kind, OWN_IMAGES)
+
+    def encoder(self) -> "Clip":
+        """Return CLIP, loaded now if it was not before."""
+        return embed.load_clip(self._shared.config)
+
+    def note(self, said: str) -> None:
+        """Say something with the result."""
+        self._notes.append(said)
 
 
-def check_method(name: str) -> None:
+def check_method(config: Config, name: str) -> None:
     """Raise ConfigError unless ``name`` is one method that can rank a folder of one's own."""
     methods.find(name)
+    methods.selection(name, lacking(config))
+
+
+def lacking(config: Config) -> dict[str, str]:
+    """Return what a folder of one's own has not, for ``methods.selection``."""
     why = "edits with roles, which are made for benchmarks only."
-    methods.selection(name, dict.fromkeys(prompts.ROLES, why))
+    return dict.fromkeys(prompts.ROLES, why) | methods.lacking(config, OWN_IMAGES)
 
 
 def _good(edits: Sequence[str | None]) -> list[str]:
@@ -526,7 +557,8 @@ class _Shared:
         self._features: OrderedDict[str, Vector] = OrderedDict()
         self._features_lock = threading.Lock()
         self._clip = embed.identity(config)
-        self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
+        # A clue's model may embed texts by the way, in the same thread.
+        self._locks = {model: threading.RLock() for model in ("captioner", "llm", "clip")}
         settings = caption.settings(config) | {"images": "by content"}
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
         self._captioner = caption.settle(config, records)
@@ -538,7 +570,7 @@ class _Shared:
         self._edits: _Kept[Pair, str | None] = _Kept(records.file, records.header, edit.by_pair)
 
     @contextlib.contextmanager
-    def _alone(self, model: str, served: bool) -> Iterator[None]:
+    def alone(self, model: str, served: bool = False) -> Iterator[None]:
         """Models in this process serve one thread at a time; a server takes as many as come."""
         if served:
             yield
@@ -546,22 +578,24 @@ class _Shared:
             with self._locks[model]:
                 yield
 
-    def preload(self) -> None:
-        """Load the models."""
+    def preload(self, needs: set[str]) -> None:
+        """Load CLIP, and the models that make the texts which are needed."""
         config = self.config
         with self._locks["clip"]:
             embed.load_clip(config)
-        with self._locks["captioner"]:
-            captioners.load(self._captioner, config.runtime)
-        with self._locks["llm"]:
-            llms.load(self._editing.llm, config.runtime)
+        if needs & {"captions", "edits"}:
+            with self._locks["captioner"]:
+                captioners.load(self._captioner, config.runtime)
+        if "edits" in needs:
+            with self._locks["llm"]:
+                llms.load(self._editing.llm, config.runtime)
 
     def caption(
         self, reference: str, picture: Callable[[], Image.Image]
     ) -> list[str] | captioners.Failure:
         """Return the captions of an image, made where they are not known."""
         config = self.config.captioner
-        with self._alone("captioner", config.model.startswith(captioners.SERVED)):
+        with self.alone("captioner", config.model.startswith(captioners.SERVED)):
             known = self._captions.values.get(reference)
             if known is not None:
                 return known
@@ -577,7 +611,7 @@ class _Shared:
         A failure is not kept: the next query asks again, as a server may be back by then.
         """
         pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
-        with self._alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
+        with self.alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
             known = self._edits.values
             # Files of earlier versions hold failures, too.
             todo = [pair for pair in dict.fromkeys(pairs) if known.get(pair) is None]

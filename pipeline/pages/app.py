@@ -26,9 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 
 from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
-from pipeline.models.prompts.edit import ROLES
 from pipeline.own.folder import State
-from pipeline.own.gallery import LONGEST_TEXT, Gallery, Result
+from pipeline.own.gallery import LONGEST_TEXT, Gallery, Result, lacking
 from pipeline.pages import bodies
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
@@ -177,8 +176,7 @@ class App:
         """Answer what the page has to know before the first query."""
         config = self.gallery.config
         known = {
-            name: _weights(self.gallery, name)
-            for name in methods.selection("all", dict.fromkeys(ROLES, "edits with roles"))
+            name: _weights(self.gallery, name) for name in methods.selection("all", lacking(config))
         }
         return answer(
             {

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import OWN_IMAGES
 from pipeline.errors import ConfigError, InputError, ModelError, StorageError
 
 if TYPE_CHECKING:
@@ -165,6 +166,17 @@ def method(run: "Run") -> None:
         methods.settings(run.config, name, run.dataset.name)
 
 
+def clues(run: "Run") -> None:
+    """Check what the models need that make the methods' clues, where those are not made yet."""
+    from pipeline.retrieval import methods
+    from pipeline.stages import inputs, texts
+
+    for name in texts.selection(run):
+        for clue in methods.clues_of(name).values():
+            if not (clue.by_model and inputs.clue_file(run, clue).exists()):
+                clue.check(run.config, run.dataset.name)
+
+
 def index(run: "Run") -> None:
     """Check the index's kind, and that it can serve the methods."""
     from pipeline.retrieval import indexes, methods
@@ -215,6 +227,7 @@ CHECKS: list[tuple[Check, tuple[str, ...]]] = [
     # What follows imports torch.
     (one_method, ("run", "evaluate", "submit")),
     (method, (*RANKINGS, "compare")),
+    (clues, ("embed", "run")),
     (index, ("search",)),
     (device, (*MODELS, "search")),
     (clip_names, ("run",)),
@@ -230,7 +243,24 @@ def own_images(root: Path, config: "Config") -> None:
 
 
 def own_query(root: Path, config: "Config") -> None:
-    """Raise what a query of one's own images would end in, as far as it can be known now."""
+    """Raise what a query of one's own images would end in, as far as it can be known now.
+
+    Captioner and LLM are looked at only where the method needs what they make.
+    """
+    from pipeline.retrieval import methods
+
+    needed = methods.reads(config.search.method) & {"captions", "edits"}
+    if needed:
+        _own_texts(config)
+    own_images(root, config)
+    if needed:
+        _captioner_files(config)
+        _llm_files(config)
+    for clue in methods.clues_of(config.search.method).values():
+        clue.check(config, OWN_IMAGES)
+
+
+def _own_texts(config: "Config") -> None:
     from pipeline.stages import edit, released
 
     for model in (config.captioner.model, config.llm.model):
@@ -239,6 +269,3 @@ def own_query(root: Path, config: "Config") -> None:
                 f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
             )
     edit.check(config)
-    own_images(root, config)
-    _captioner_files(config)
-    _llm_files(config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,15 @@ from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.retrieval.parts import parts
 from pipeline.retrieval.scoring import Ends
 from pipeline.retrieval.searcher import Searcher
-from pipeline.run import Run, StageReport, progress, stage
+from pipeline.retrieval.sections import Kind, section
+from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.stages import edit, embed, texts
 from pipeline.stages.embed import finite
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.models.encoders.open_clip import Clip
 
 QUERIES = 64
 """Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
@@ -41,6 +45,7 @@ class Inputs:
         self.files = [image_path]
         self.searcher = Searcher(run, self.images)
         self.failed: dict[str, str] = {}
+        self.notes: list[str] = []
         lost = len(run.dataset.images) - len(self.images.names)
         if lost:
             self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
@@ -58,6 +63,24 @@ class Inputs:
     def normalise_texts(self) -> bool:
         """Whether normalised text embeddings are averaged instead of raw ones."""
         return self.run.config.search.normalise_texts
+
+    @property
+    def dataset(self) -> str:
+        """The benchmark's name."""
+        return self.run.dataset.name
+
+    def settings(self, kind: type[Kind]) -> Kind:
+        """Return a section of settings as it is for the benchmark."""
+        return section(self.run.config, kind, self.dataset)
+
+    def encoder(self) -> "Clip":
+        """Return CLIP in the precision that the gallery was embedded in."""
+        config, _ = embed.settle(self.run.config, embed.image_file(self.run))
+        return embed.load_clip(config)
+
+    def note(self, said: str) -> None:
+        """Keep a note for the stage's report."""
+        self.notes.append(said)
 
     def texts(self, kind: str) -> Texts:
         """Return the texts of a kind by query, as the stages before made them."""
@@ -180,15 +203,39 @@ def make_clues(run: Run) -> list[StageReport]:
         with stage("embed", run, [embed.image_file(run)], file, "queries") as report:
             if file.exists():
                 report.cached = len(run.queries)
+                report.notes += FeatureFile(file).header.get("notes", ())
             else:
                 inputs = Inputs(run, making=True)
                 names = [query.id for query in run.queries]
                 with report.step("model"):
                     made = inputs.clues.vectors(clue.name).numpy()
-                write_features(file, names, finite(made, names, "query"), clue_header(run, clue))
-                report.computed = len(names)
+                told = clue_header(run, clue) | {"notes": inputs.notes}
+                write_features(file, names, finite(made, names, "query"), told)
+                report.computed, report.notes = len(names), inputs.notes
+                for said in inputs.notes:
+                    log.warning("%s", said)
         reports.append(report)
     return reports
+
+
+def ready(run: Run) -> list[str]:
+    """Return the run's methods; for ``all`` those whose clues are there or need no model.
+
+    Raises ConfigError, see ``methods.selection``.
+    """
+    names = texts.selection(run)
+    if run.config.search.method != "all":
+        return names
+    lacking = {
+        name
+        for name in names
+        for clue in methods.clues_of(name).values()
+        if clue.by_model and not clue_file(run, clue).exists()
+    }
+    if lacking:
+        log.info("Left out, as a model has to make their clues first: %s. Run: seize embed %s",
+                 ", ".join(sorted(lacking)), run.command)  # fmt: skip
+    return [name for name in names if name not in lacking]
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.retrieval.scoring import Score, top_k
 from pipeline.retrieval.searcher import Searcher
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.stages import embed, texts
-from pipeline.stages.inputs import Inputs, settings_of
+from pipeline.stages.inputs import Inputs, ready, settings_of
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile, write_records
 from pipeline.store.schema import RankingRecord, typed
@@ -98,7 +98,7 @@ def rankings_in(records: RecordFile) -> list[Ranking]:
 
 def search(run: Run) -> list[StageReport]:
     """Rank every query's gallery by each method asked for; a ranking is written whole or not."""
-    names = texts.selection(run)
+    names = ready(run)
     for name in names:
         methods.find(name)  # raises for a verified one
         methods.settings(run.config, name, run.dataset.name)

@@ -31,6 +31,10 @@ def _relative(run: Run) -> ByQuery:
     return {query.id: run.relative_captions(query) for query in run.queries}
 
 
+def _parts(run: Run) -> ByQuery:
+    return {query.id: query.relative_captions for query in run.queries}
+
+
 def _role(name: str) -> TextKind:
     def read(run: Run) -> ByQuery:
         return {query: said[name] for query, said in edit.read_roles(run).items()}
@@ -40,6 +44,7 @@ def _role(name: str) -> TextKind:
 
 KINDS: dict[str, TextKind] = {
     "relative_captions": TextKind(_relative),
+    "relative_parts": TextKind(_parts),
     "captions": TextKind(caption.read, "caption", "captions", caption.header),
     "edits": TextKind(edit.read, "edit", "edits", edit.header),
     **{role: _role(role) for role in prompts.ROLES},
@@ -58,7 +63,8 @@ def lacking(run: Run) -> dict[str, str]:
 
 def selection(run: Run) -> list[str]:
     """Return the run's methods; raises ConfigError, see ``methods.selection``."""
-    return methods.selection(run.config.search.method, lacking(run))
+    unmade = methods.lacking(run.config, run.dataset.name)
+    return methods.selection(run.config.search.method, lacking(run) | unmade)
 
 
 def reads(run: Run) -> set[str]:

@@ -19,8 +19,8 @@ from pipeline.records import Ranking
 from pipeline.retrieval import fusion, methods
 from pipeline.retrieval.fusion import fuse, scaled, walk
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import edit, search, texts
-from pipeline.stages.inputs import Inputs
+from pipeline.stages import edit, search
+from pipeline.stages.inputs import Inputs, ready
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile, read_header, write_records
 from pipeline.store.schema import VerdictRecord, typed
@@ -90,7 +90,7 @@ def read_rankings(run: Run) -> None:
 
 def _runs(run: Run) -> list[Run]:
     """Return a run for every method asked for, verified."""
-    names = map(methods.verified, texts.selection(run))
+    names = map(methods.verified, ready(run))
     return [run.with_method(name) for name in dict.fromkeys(names)]
 
 

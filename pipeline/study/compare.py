@@ -16,8 +16,9 @@ from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
 from pipeline.printable import one_line
 from pipeline.records import Ranking
 from pipeline.run import Run
-from pipeline.stages import search, texts
+from pipeline.stages import search
 from pipeline.stages.evaluate import predictions_of_files
+from pipeline.stages.inputs import ready
 from pipeline.store.jsonl import RecordFile, read_header
 from pipeline.study import tables
 from pipeline.study.tables import MISSING, Format, percent, words
@@ -39,7 +40,7 @@ class Row:
 def rows_of_run(run: Run) -> list[Row]:
     """Return a row for each of the run's methods; MissingStageError names those not searched."""
     found, missing = [], []
-    for name in texts.selection(run):
+    for name in ready(run):
         one = run.with_method(name)
         try:
             lists = run.dataset.predictions(search.read(one))

@@ -21,6 +21,7 @@ from pipeline.retrieval.methods.base import METHODS, Grid, Section
 from pipeline.retrieval.parts import Part, parts
 from pipeline.retrieval.ranking import Best, blocks, scores_of, top_images, without
 from pipeline.retrieval.scoring import Ends, Score
+from pipeline.retrieval.sections import validated
 from pipeline.run import Run, log, progress
 from pipeline.stages import checks, search, verify
 from pipeline.stages.inputs import Inputs
@@ -96,7 +97,7 @@ def _check(config: Config, name: str, weight: str, value: float) -> None:
     try:
         if name == methods.base(name):
             kind = methods.find(name).weights[weight]
-            methods.validated(kind, {weight: value})
+            validated(kind, {weight: value})
         else:
             unordered = {"accept": 1.0, "reject": 0.0} | {weight: value}
             VerifierConfig.model_validate(config.verifier.model_dump() | unordered)
@@ -192,7 +193,7 @@ def _with(base: Sequence[Section], cell: Mapping[str, float]) -> tuple[Section, 
     found = []
     for one in base:
         own = {name: value for name, value in cell.items() if name in type(one).model_fields}
-        found.append(methods.validated(type(one), one.model_dump() | own))
+        found.append(validated(type(one), one.model_dump() | own))
     return tuple(found)
 
 

@@ -23,7 +23,11 @@ from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]
 
-EVERY = [name for name in methods.names() if not methods.reads(name) & set(ROLES)]
+EVERY = [
+    name
+    for name in methods.names()
+    if not (methods.reads(name) & set(ROLES) or methods.by_model(name))
+]
 
 
 @pytest.fixture(params=["circo", "cirr", "fashioniq"])

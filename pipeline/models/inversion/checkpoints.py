@@ -26,9 +26,10 @@ PLACES = ("Phi", "state_dict_img2text", "state_dict")
 """Keys under which projects keep the state dict of φ."""
 
 
-def load(file: Path, d: int, t: int, v: int | None = None) -> Network:
+def load(file: Path, d: int | None, t: int | None, v: int | None = None) -> Network:
     """Return the network whose weights ``file`` holds, for an encoder of widths d, t and v.
 
+    A d or t of None is not known yet and fits; without v a network that needs it does not.
     Reads safetensors and PyTorch files; of a pickled module only its tensors, running none of its
     code. Raises ModelError for a file that holds no φ, and for one of another backbone, with both
     shapes.
@@ -189,8 +190,8 @@ def _check(
     network: Network,
     weights: Mapping[str, Tensor],
     file: Path,
-    d: int,
-    t: int,
+    d: int | None,
+    t: int | None,
     v: int | None,
 ) -> None:
     """Raise ModelError unless the network takes and gives what the encoder has."""
@@ -206,7 +207,10 @@ def _check(
     else:
         first, last = weights["layers.0.weight"], weights["layers.6.weight"]
         theirs, needed = (first.shape[1], last.shape[0]), (d, t)
-    if theirs != needed:
+    known = [
+        own if width is None else width for own, width in zip(theirs, needed[:2], strict=False)
+    ]
+    if theirs != (*known, *needed[2:]):
         names = "image feature, text token, image token"
         raise ModelError(
             f"{file} was trained for another backbone: its widths ({names}) are "

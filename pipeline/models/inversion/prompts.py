@@ -136,6 +136,13 @@ def token_embedding(model: nn.Module) -> nn.Module:
     raise ValueError(f"{type(model).__name__} has no embedding of text tokens")
 
 
+def token_width(model: nn.Module) -> int:
+    """Return t, the width of the token embeddings of open_clip's ``model``."""
+    weight = token_embedding(model).weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[1]
+
+
 @contextmanager
 def injected(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor) -> Iterator[None]:
     """Let the text tower see ``words`` (m, t) at rows and columns (m) of the ids it is given."""

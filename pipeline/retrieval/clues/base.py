@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.retrieval.scoring import mean_feature
+from pipeline.retrieval.sections import Kind, Section
 from pipeline.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.config import Config
+    from pipeline.models.encoders.open_clip import Clip
 
 Texts = Sequence[Sequence[str | None]]
 """For each query its texts of one kind, in order; None stands for one that failed."""
@@ -30,8 +34,9 @@ class Source(Protocol):
 
     def texts(self, kind: str) -> Texts:
         """Return the queries' texts of a kind: ``captions``, ``edits`` (aligned with the captions,
-        repeated as often as each was edited), ``relative_captions``, or a role of
-        ``prompts.ROLES``. Raises MissingStageError where a stage has to run first."""
+        repeated as often as each was edited), ``relative_captions`` (joined where there are two),
+        ``relative_parts`` (one by one), or a role of ``prompts.ROLES``. Raises MissingStageError
+        where a stage has to run first."""
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Return raw text embeddings, float32 (texts, d); no text gives (0, d)."""
@@ -47,10 +52,27 @@ class Source(Protocol):
     def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
         """Return a clue that only a model can make (queries, d), kept from an earlier stage."""
 
+    @property
+    def dataset(self) -> str:
+        """The name by which settings differ: the benchmark's, or ``config.OWN_IMAGES``."""
+
+    def settings(self, kind: type[Kind]) -> Kind:
+        """Return a section of settings as it is for these queries."""
+
+    def encoder(self) -> Clip:
+        """Return the encoder, loaded now if it was not before."""
+
+    def note(self, said: str) -> None:
+        """Keep something that whoever looks at these queries should know."""
+
 
 def nothing(run: Run) -> dict[str, Any]:
     """Return no header."""
     return {}
+
+
+def anything(config: Config, dataset: str) -> None:
+    """Refuse nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,10 @@ class Clue:
     """What else changes it; enters the fingerprint of a ranking whose method uses it."""
     by_model: bool = False
     """Whether a model has to make it: the embed stage does so and keeps it in a file."""
+    settings: type[Section] | None = None
+    """What its user chooses about it; ``header`` tells what of that changes it."""
+    check: Callable[[Config, str], None] = anything
+    """Raises what making it would end in, as far as configuration and dataset's name tell."""
 
 
 CLUES: dict[str, Clue] = {}
@@ -79,11 +105,13 @@ def clue(
     reads: tuple[str, ...] = (),
     header: Callable[[Run], dict[str, Any]] = nothing,
     by_model: bool = False,
+    settings: type[Section] | None = None,
+    check: Callable[[Config, str], None] = anything,
 ) -> Callable[[Callable[[Clues], Any]], Callable[[Clues], Any]]:
     """Register what makes a clue under its name; see ``Clue``."""
 
     def register(make: Callable[[Clues], Any]) -> Callable[[Clues], Any]:
-        CLUES[name] = Clue(name, make, needs, reads, header, by_model)
+        CLUES[name] = Clue(name, make, needs, reads, header, by_model, settings, check)
         return make
 
     return register

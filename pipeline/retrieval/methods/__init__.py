@@ -5,17 +5,14 @@ module that registers them with ``method``.
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic import ValidationError
 
 from pipeline import plugins
 from pipeline.config import OWN_IMAGES, VERIFIED, Config
 from pipeline.errors import ConfigError, nearest
-from pipeline.retrieval.clues import Clue, Clues, closure
+from pipeline.retrieval.clues import CLUES, Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
 from pipeline.retrieval.scoring import Score
-from pipeline.yamls import first_problem
+from pipeline.retrieval.sections import section
 
 GROUP = "seize.methods"
 
@@ -62,16 +59,26 @@ def reads(name: str) -> set[str]:
     return {kind for one in clues_of(name).values() for kind in one.reads}
 
 
+def by_model(name: str) -> bool:
+    """Whether a model has to make a clue of a method's, beside the features of its texts."""
+    return any(one.by_model for one in clues_of(name).values())
+
+
 def selection(chosen: str, lacking: Mapping[str, str]) -> list[str]:
     """Return the methods of a comma-separated list, or every one that can be for ``all``.
 
-    ``lacking`` maps kinds of texts that there are none of to what would make them. Names may end in
-    ``+verify``; raises ConfigError for unknown ones, and for one that needs what is lacking.
+    ``lacking`` maps kinds of texts that there are none of, and clues that cannot be made, to what
+    would make them. Names may end in ``+verify``; raises ConfigError for unknown ones, and for one
+    that needs what is lacking.
     """
-    possible = [name for name in names() if not reads(name) & lacking.keys()]
+
+    def uses(name: str) -> set[str]:
+        return reads(name) | clues_of(name).keys()
+
+    possible = [name for name in names() if not uses(name) & lacking.keys()]
     wanted = possible if chosen == "all" else [name.strip() for name in chosen.split(",")]
     for name in wanted:
-        missing = reads(name) & lacking.keys()
+        missing = uses(name) & lacking.keys()
         if missing:
             raise ConfigError(f"The method {name} needs {lacking[min(missing)]}")
     return list(dict.fromkeys(wanted))
@@ -86,20 +93,11 @@ def settings(config: Config, name: str, dataset: str) -> tuple[Section, ...]:
     return tuple(section(config, kind, dataset) for kind in find(base(name)).sections)
 
 
-def section(config: Config, kind: type[Section], dataset: str) -> Section:
-    """Return one section's weights for a dataset; raises ConfigError naming the field."""
-    given = config.search.section(kind.name)
-    general = {field: value for field, value in given.items() if field in kind.model_fields}
-    values = dict(kind.by_dataset.get(dataset, {})) | general | dict(given.get(dataset) or {})
-    return validated(kind, values)
-
-
-def validated(kind: type[Section], values: Mapping[str, Any]) -> Section:
-    """Return ``values`` as a section; raises ConfigError naming the field that is wrong."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"search.{kind.name}.{first_problem(error)}") from None
+def lacking(config: Config, dataset: str) -> dict[str, str]:
+    """Return the clues that cannot be made as the configuration is, and what each needs."""
+    kinds = {name: one.settings for name, one in CLUES.items() if one.settings}
+    found = {name: section(config, kind, dataset).lacking for name, kind in kinds.items()}
+    return {name: what for name, what in found.items() if what}
 
 
 def check(config: Config, datasets: tuple[str, ...]) -> None:
@@ -108,6 +106,7 @@ def check(config: Config, datasets: tuple[str, ...]) -> None:
     ``datasets`` are the names that a section may hold weights for, beside its own fields.
     """
     kinds = {kind.name: kind for one in METHODS.values() for kind in one.sections}
+    kinds |= {one.settings.name: one.settings for one in CLUES.values() if one.settings}
     for name in config.search.sections:
         if name in MOVED:
             raise ConfigError(f"search.{name} is now search.{MOVED[name]}.")

@@ -2,54 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.scoring import Ends, Score
+from pipeline.retrieval.sections import Section, steps, weight
 
 Grid = Mapping[str, Sequence[float]]
 """Names of weights to the values that tuning tries."""
-
-
-class Section(BaseModel):
-    """A section of the configuration's ``search``: the weights that one or several methods share.
-
-    The one home of a weight: its default, its defaults by dataset, its label and the values that
-    tuning tries by default. Fields are made by ``weight``.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-    name: ClassVar[str]
-    by_dataset: ClassVar[Mapping[str, Mapping[str, float]]] = {}
-    """Defaults that differ by dataset; ``config.OWN_IMAGES`` is a folder of one's own."""
-
-    @classmethod
-    def label(cls, field: str) -> str:
-        """Return what a weight is called in a picture."""
-        return cls.model_fields[field].title or field
-
-    @classmethod
-    def grid(cls) -> dict[str, list[float]]:
-        """Return the values that are tried by default of every weight that has some."""
-        found = {}
-        for name, field in cls.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and isinstance(extra.get("grid"), list):
-                found[name] = cast("list[float]", extra["grid"])
-        return found
-
-
-def weight(default: float, label: str, grid: Sequence[float] = (), **bounds: Any) -> Any:
-    """Return a field of a ``Section``: its default, its label and the values that are tuned."""
-    extra: Any = {"grid": list(grid)} if grid else None
-    return Field(default=default, title=label, json_schema_extra=extra, **bounds)
-
-
-def steps(start: float, stop: float, step: float) -> list[float]:
-    """Return evenly spaced values, both ends included."""
-    return [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
 
 
 @dataclass(frozen=True)

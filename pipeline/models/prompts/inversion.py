@@ -1,0 +1,104 @@
+"""Prompts of textual inversion, YAML files too: where the pseudo-words and the change stand."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.errors import ConfigError, nearest
+from pipeline.models.prompts.edit import PROMPTS
+from pipeline.yamls import first_problem, read_yaml
+
+FOLDER = PROMPTS / "inversion"
+LONGEST_TEMPLATE = 1_000
+"""Characters of a template; an encoder's context holds far fewer."""
+
+Orders = Literal["given", "reversed", "both"]
+
+
+def _checked(template: str | None) -> str | None:
+    if template is None:
+        return None
+    if len(template) > LONGEST_TEMPLATE:
+        raise ValueError(f"has more than {LONGEST_TEMPLATE:,} characters")
+    for part in ("{words}", "{text}"):
+        if template.count(part) != 1:
+            raise ValueError(f"must hold {part} once")
+    if re.search(r"[{}]", template.replace("{words}", "").replace("{text}", "")):
+        raise ValueError("may hold no braces but those of {words} and {text}")
+    return template
+
+
+class Form(BaseModel):
+    """How the prompts of one benchmark's queries are made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str = "a photo of {words} that {text}"
+    """``{words}`` stands for the pseudo-words, ``{text}`` for what the query says."""
+    strip: str = ""
+    """Characters taken from both ends of each relative caption."""
+    joined: str = " and "
+    """Between the relative captions of a query with several."""
+    orders: Orders = "given"
+    """The order of these; ``both`` makes a prompt of either, whose features are averaged."""
+
+    _template = field_validator("template")(_checked)
+
+    def texts(self, captions: Sequence[str]) -> list[str]:
+        """Return what takes the place of ``{text}``: one text, or one an order."""
+        parts = [caption.strip(self.strip) if self.strip else caption for caption in captions]
+        orders = {"given": [parts], "reversed": [parts[::-1]], "both": [parts, parts[::-1]]}
+        texts = [self.joined.join(order) for order in orders[self.orders]]
+        return list(dict.fromkeys(texts))
+
+
+class Changes(BaseModel):
+    """What is another for one benchmark; None leaves it as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str | None = None
+    strip: str | None = None
+    joined: str | None = None
+    orders: Orders | None = None
+
+    _template = field_validator("template")(_checked)
+
+
+class InversionPrompt(Form):
+    """A prompt around pseudo-words, with what differs by benchmark."""
+
+    name: str
+    description: str
+    source: str = ""
+    by_dataset: dict[str, Changes] = Field(default_factory=dict)
+
+    def form(self, dataset: str) -> Form:
+        """Return how a benchmark's prompts are made."""
+        general = self.model_dump(include=set(Form.model_fields))
+        own: dict[str, Any] = {}
+        if dataset in self.by_dataset:
+            own = self.by_dataset[dataset].model_dump(exclude_none=True)
+        return Form.model_validate(general | own)
+
+
+def names() -> list[str]:
+    """Return the names of the prompts that come with the project."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> InversionPrompt:
+    """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
+    file = Path(name)
+    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
+        if name not in names():
+            raise ConfigError(f"There is no inversion prompt {name!r}.{nearest(name, names())}")
+        file = FOLDER / f"{name}.yaml"
+    try:
+        return InversionPrompt.model_validate(read_yaml(file) or {})
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {first_problem(error)}") from None

@@ -1,0 +1,201 @@
+"""Textual inversion: the query as a text in which pseudo-words stand for the reference image.
+
+One clue a method, each with a section of its own for the weights of φ and the prompt, so that
+several can be compared in one run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from pipeline.config import Config, shipped
+from pipeline.errors import ModelError
+from pipeline.models.identity import model_identity
+from pipeline.models.prompts import inversion as prompts
+from pipeline.retrieval.clues.base import Clues, Source, clue
+from pipeline.retrieval.scoring import normalise
+from pipeline.retrieval.sections import Section, section
+from pipeline.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.encoders.open_clip import Clip
+    from pipeline.models.inversion.networks import Network
+
+
+class Inversion(Section):
+    """The weights of φ and the prompt around the pseudo-words that it makes."""
+
+    needed: ClassVar[Mapping[str, str]] = {"phi": "FILE"}
+    network: ClassVar[str] = "Phi"
+    """The class of ``models.inversion.networks`` that the weights must be of."""
+
+    phi: str | None = Field(default=None, title="the weights of its network φ")
+    prompt: str
+
+    @property
+    def file(self) -> Path:
+        """The file of weights; those that come with the project are found from any folder."""
+        return Path(shipped(self.phi or ""))
+
+
+class Lincir(Inversion):
+    """LinCIR's φ (CVPR 2024), trained from texts alone."""
+
+    name: ClassVar[str] = "lincir"
+
+    prompt: str = "lincir"
+
+
+class Searle(Inversion):
+    """SEARLE's φ (ICCV 2023), distilled from pseudo-words that were optimised image by image."""
+
+    name: ClassVar[str] = "searle"
+
+    prompt: str = "searle"
+
+
+class Pic2word(Inversion):
+    """Pic2Word's network (CVPR 2023), trained by contrast on images alone."""
+
+    name: ClassVar[str] = "pic2word"
+    network: ClassVar[str] = "Pic2Word"
+
+    prompt: str = "pic2word"
+
+
+NOTHING = "something"
+"""Stands for a reference image that could not be read."""
+
+
+def check(kind: type[Inversion], config: Config, dataset: str) -> None:
+    """Raise ConfigError for the prompt; ModelError for weights that are not there or do not fit."""
+    from pipeline.models.inversion.widths import widths
+
+    own = section(config, kind, dataset)
+    prompts.load(own.prompt)
+    _load(own, *widths(config.clip))
+
+
+def _load(own: Inversion, d: int | None, t: int | None) -> Network:
+    """Return the network of weights for an encoder of widths d and t, as far as they are known."""
+    file = own.file
+    if not file.is_file():
+        raise ModelError(
+            f"There is no file {file} with the weights of φ. Give another: "
+            f"--set search.{own.name}.phi=FILE"
+        )
+    status = file.stat()
+    found = _loaded(file.absolute(), (status.st_size, status.st_mtime_ns, status.st_ino), d, t)
+    if type(found).__name__ != own.network:
+        raise ModelError(
+            f"{file} holds a network {type(found).__name__}, but {own.name} is of the kind "
+            f"{own.network}. Give other weights with --set search.{own.name}.phi=FILE, or choose "
+            "the method that these are of."
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(file: Path, state: tuple[int, ...], d: int | None, t: int | None) -> Network:
+    from pipeline.models.inversion import checkpoints
+
+    return checkpoints.load(file, d, t)
+
+
+def header(kind: type[Inversion], run: Run) -> dict[str, Any]:
+    """Return φ's identity and how prompts are made; the encoder's stands beside every clue."""
+    own = section(run.config, kind, run.dataset.name)
+    form = prompts.load(own.prompt).form(run.dataset.name)
+    return {"phi": model_identity(str(own.file)), "prompt": form.model_dump()}
+
+
+def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
+    """Return the normalised features (queries, d) of the prompts with pseudo-words.
+
+    A query with a prompt for either order of its relative captions has the mean of both. Raises
+    ConfigError for a prompt that does not fit, ModelError for weights that do not.
+    """
+    import torch
+
+    from pipeline.models.inversion.prompts import token_width
+
+    source = clues.source
+    own = source.settings(kind)
+    form = prompts.load(own.prompt).form(source.dataset)
+    encoder, references = source.encoder(), source.references()
+    width = token_width(encoder.model)
+    phi = _load(own, references.shape[1], width)
+    with torch.inference_mode():
+        words = phi(references)
+        said = source.texts("relative_parts")
+        asked = [
+            (query, text)
+            for query, parts in enumerate(said)
+            for text in form.texts([part for part in parts if part])
+        ]
+        seen = references.any(dim=1)
+        features = normalise(_encode(source, encoder, form.template, asked, words, seen))
+    rows = torch.tensor([query for query, _ in asked])
+    total = torch.zeros(source.count, features.shape[1]).index_add_(0, rows, features)
+    return normalise(total)
+
+
+def _encode(
+    source: Source,
+    encoder: Clip,
+    template: str,
+    asked: list[tuple[int, str]],
+    words: Tensor,
+    seen: Tensor,
+) -> Tensor:
+    """Return the text features (prompts, d) of ``asked``, each a query's place and its text."""
+    import torch
+
+    from pipeline.errors import ConfigError
+    from pipeline.models.inversion.prompts import Tokenizer, assemble, encode
+
+    tokenizer = Tokenizer(encoder.tokenizer)
+    unseen = template.replace("{words}", NOTHING)
+    try:
+        made = [
+            assemble(tokenizer, template if seen[query] else unseen, text, 1)
+            for query, text in asked
+        ]
+    except ValueError as error:
+        raise ConfigError(f"The inversion prompt {template!r} cannot be used: {error}.") from None
+    cut = sum(prompt.cut > 0 for prompt in made)
+    if cut:
+        source.note(
+            f"{cut} of {len(made)} prompts with pseudo-words were too long for the encoder's "
+            f"{tokenizer.context} tokens: the ends of their relative captions were cut."
+        )
+    if lost := int((~seen).sum()):
+        source.note(f"{lost} reference images could not be read: {NOTHING!r} stands for them.")
+    found = []
+    for start in range(0, len(made), encoder.batch):
+        batch = made[start : start + encoder.batch]
+        queries = [query for query, _ in asked[start : start + encoder.batch]]
+        own = [words[q : q + 1] for q, prompt in zip(queries, batch, strict=True) if prompt.places]
+        found.append(encode(encoder.model, tokenizer, batch, own).float().cpu())
+    return torch.cat(found)
+
+
+def _register(kind: type[Inversion]) -> None:
+    clue(
+        kind.name,
+        by_model=True,
+        settings=kind,
+        header=functools.partial(header, kind),
+        check=functools.partial(check, kind),
+    )(functools.partial(vectors, kind))
+
+
+for _kind in (Lincir, Searle, Pic2word):
+    _register(_kind)
