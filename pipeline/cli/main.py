@@ -6,7 +6,7 @@ import sys
 import click
 
 from pipeline import __version__, processes
-from pipeline.cli import files, own, setup, stages, study
+from pipeline.cli import files, own, setup, stages, study, train
 from pipeline.cli.ending import Commands, exit_codes
 from pipeline.cli.options import log
 from pipeline.errors import ConfigError
@@ -48,6 +48,6 @@ def main(debug: bool, quiet: bool) -> None:
         )
 
 
-for family in (stages, study, own, files, setup):
+for family in (stages, study, own, files, train, setup):
     for command in family.COMMANDS:
         main.add_command(command)

@@ -1,0 +1,215 @@
+"""Texts that φ is trained from: read from files of others, and masked where they say what is seen.
+
+A keyword is what a picture could show: with spaCy's ``en_core_web_sm`` a run of nouns, proper
+nouns, adjectives and determiners, as LinCIR has it; without it a run of words that are in no small
+list of function words. Keywords are matched as whole words, not inside others.
+"""
+
+import codecs
+import importlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.store.identity import fingerprint
+
+LONGEST_LINE = 1 << 20
+"""Bytes of a line; longer ones are left out without being held in memory."""
+LONGEST_TEXT = 2_000
+"""Characters of a text: no encoder reads more."""
+JSON_ENDINGS = (".jsonl", ".ndjson")
+
+Masking = Literal["auto", "spacy", "words"]
+Spans = list[tuple[int, int]]
+"""Where keywords begin and end in a text, rising."""
+
+WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
+_FUNCTION_WORDS = """
+    about above across after against along also am among and are around as at away back be because
+    been before behind being below beneath beside between beyond but by can could did do does
+    during each for from had has have having he her hers him his how i if in inside into is it its
+    just like me more my near next no not of off on onto or our out outside over own she should so
+    some such than that their them then there these they this those through to together too toward
+    towards under until up upon us very was we were what when where which while who whose will with
+    within without would you your left right top bottom
+    """
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""Words that no picture shows by themselves: they stay where there is no tagger."""
+TAGS = {"NOUN", "PROPN", "ADJ", "DET"}
+"""spaCy's tags of what LinCIR masks."""
+
+
+@dataclass
+class Corpus:
+    """Texts to train from, and what of their file was left out, counted by its kind."""
+
+    texts: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of the texts in their order."""
+        return fingerprint(self.texts)
+
+
+def read(file: Path) -> Corpus:
+    """Return the texts of a file: one a line, or JSON lines with ``text`` or ``captions``.
+
+    A caption stage's file is of the second kind. Empty lines, lines that are no UTF-8 or too long,
+    and records without a text are counted. Raises InputError for a file that cannot be read, is of
+    another encoding, or holds no text at all.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is no file of texts.")
+    corpus = Corpus()
+    of_line = _of_json if file.suffix in JSON_ENDINGS else _of_text
+    try:
+        with file.open("rb") as stream:
+            _check_encoding(file, stream.read(4))
+            stream.seek(0)
+            for line in _lines(stream, corpus):
+                try:
+                    texts = of_line(line.decode("utf-8-sig"))
+                except UnicodeDecodeError:
+                    corpus.left_out["not UTF-8"] += 1
+                    continue
+                except (ValueError, RecursionError):
+                    corpus.left_out["no JSON"] += 1
+                    continue
+                for text in texts:
+                    _add(corpus, text)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+    if not corpus.texts or corpus.left_out["not UTF-8"] > len(corpus.texts):
+        raise InputError(
+            f"{file} holds {len(corpus.texts):,} texts that can be used ({said(corpus.left_out)}). "
+            "Give UTF-8 with one text a line, or JSON lines with `text` or `captions` "
+            f"({', '.join(JSON_ENDINGS)})."
+        )
+    return corpus
+
+
+def said(left_out: Counter[str]) -> str:
+    """Return what was left out in words."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in left_out.items()) or "nothing left out"
+
+
+def _check_encoding(file: Path, start: bytes) -> None:
+    for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if start.startswith(mark):
+            raise InputError(
+                f"{file} is UTF-16, not UTF-8. Convert it: iconv -f utf-16 -t utf-8 {file}"
+            )
+
+
+def _lines(stream: BinaryIO, corpus: Corpus) -> Iterator[bytes]:
+    while line := stream.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(LONGEST_LINE)
+            corpus.left_out["too long"] += 1
+        else:
+            yield line
+
+
+def _of_text(line: str) -> list[Any]:
+    return [line]
+
+
+def _of_json(line: str) -> list[Any]:
+    """Return the texts of a record; raises ValueError for no JSON."""
+    if not line.strip():
+        return [""]
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        return [None]
+    if "header" in record:  # the first line of a stage's file
+        return []
+    texts = record.get("captions", record.get("text"))
+    return texts if isinstance(texts, list) else [texts]
+
+
+def _add(corpus: Corpus, text: Any) -> None:
+    if not isinstance(text, str):
+        corpus.left_out["without a text"] += 1
+    elif len(text) > LONGEST_TEXT:
+        corpus.left_out["too long"] += 1
+    elif not (clean := " ".join(text.replace("<PERSON>", "person").lower().split())):
+        corpus.left_out["empty"] += 1
+    elif not WORD.search(clean):
+        corpus.left_out["without a word"] += 1
+    else:
+        corpus.texts.append(clean)
+
+
+def masker(kind: Masking) -> tuple[str, Callable[[str], Spans]]:
+    """Return a way to find keywords and its name; ``auto`` takes spaCy where it is installed.
+
+    Raises ConfigError where spaCy or its model is asked for and not there.
+    """
+    if kind != "words":
+        try:
+            spacy: Any = importlib.import_module("spacy")  # one may have it; nothing requires it
+            tagger = spacy.load("en_core_web_sm", exclude=["ner", "lemmatizer", "parser"])
+            return f"spacy en_core_web_sm {tagger.meta['version']}", lambda t: _tagged(tagger, t)
+        except (ImportError, OSError):
+            if kind == "spacy":
+                raise ConfigError(
+                    "spaCy with en_core_web_sm is not installed. Run: pip install spacy && python "
+                    "-m spacy download en_core_web_sm; or leave it to --masking words."
+                ) from None
+    return "words", content_words
+
+
+def _tagged(tagger: Any, text: str) -> Spans:
+    spans: Spans = []
+    before = None
+    for token in tagger(text):
+        if token.pos_ in TAGS:
+            end = token.idx + len(token.text)
+            if before is not None and spans:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((token.idx, end))
+            before = token
+        else:
+            before = None
+    return spans
+
+
+def content_words(text: str) -> Spans:
+    """Return runs of words that are no function words, with nothing but spaces between them."""
+    spans: Spans = []
+    for word in WORD.finditer(text):
+        if word.group() in FUNCTION_WORDS:
+            continue
+        start, end = word.span()
+        if spans and not text[spans[-1][1] : start].strip():
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def masked(text: str, spans: Spans, rng: random.Random) -> list[str | None]:
+    """Return ``text`` in pieces, None for each keyword; a random word where there is none.
+
+    A keyword is taken wherever it stands as whole words.
+    """
+    spans = spans or [rng.choice([word.span() for word in WORD.finditer(text)])]
+    keywords = {text[start:end] for start, end in spans}
+    longest = sorted(keywords, key=lambda keyword: (-len(keyword), keyword))
+    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
+    pieces: list[str | None] = []
+    at = 0
+    for match in found.finditer(text):
+        pieces += [text[at : match.start()], None]
+        at = match.end()
+    pieces.append(text[at:])
+    return [piece for piece in pieces if piece is None or piece.strip()]
