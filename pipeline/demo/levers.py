@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline.config import VERIFIED
 from pipeline.run import Run
-from pipeline.stages import search, verify
+from pipeline.stages import inputs, search, verify
 from pipeline.study import compare
 
 BEST = "pdv"
@@ -20,6 +20,7 @@ def rank(run: Run, names: Sequence[str]) -> dict[str, float]:
     Those of a verified one are the verifier's, from when it was asked.
     """
     plain = dict.fromkeys(name.removesuffix(VERIFIED) for name in names)
+    inputs.make_clues(run.with_method(",".join(plain)))
     reports = search.search(run.with_method(",".join(plain)))
     spent = {name: r.seconds for name, r in zip(plain, reports, strict=True)}
     for name in names:

@@ -1,7 +1,8 @@
 """Trains the demo's models from scratch on rendered scenes that are not held out.
 
-``python -m pipeline.demo.train clip|captioner|llm`` writes each in the format of the real ones:
-an open_clip folder, a ``Blip2ForConditionalGeneration`` with its processor, and a Llama chat model.
+``python -m pipeline.demo.train clip|captioner|llm|verifier|phi`` writes each in the format of the
+real ones: an open_clip folder, a ``Blip2ForConditionalGeneration`` with its processor, a Llama chat
+model, a Llava one, and a φ of LinCIR.
 """
 
 import json
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.demo import world
+from pipeline.demo.phi import train_phi
 from pipeline.demo.roles import roles
 from pipeline.demo.training import (
     CHAT,
@@ -270,6 +272,7 @@ TRAINERS = {
     "captioner": (train_captioner, 1e-3),
     "llm": (train_llm, 2e-3),
     "verifier": (train_verifier, 1e-3),
+    "phi": (train_phi, 3e-4),
 }
 """How to train each model, and at which learning rate."""
 

@@ -78,7 +78,8 @@ def main(folder: Path, write: bool) -> None:
         made[name].append(f"{title}:\n\n{text}\n")
         click.echo(f"\n{title}\n\n{text}")
 
-    every = [name for name in methods.names() if not methods.reads(name) & set(ROLES)]
+    lacking = dict.fromkeys(ROLES, "edits with roles") | methods.lacking(config.load("demo"), "")
+    every = methods.selection("all", lacking)
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
             {},

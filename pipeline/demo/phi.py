@@ -1,0 +1,40 @@
+"""Trains the demo's φ for LinCIR from descriptions of scenes alone.
+
+It shows that the path works, not that it helps: φ sees features of texts and is given those of
+images, and most relative captions of the world (`is red instead of blue`) name what they change and
+describe no picture, which a prompt with a pseudo-word needs. See ``data/models/README.md``.
+"""
+
+import random
+import shutil
+from pathlib import Path
+
+import click
+
+from pipeline import config
+from pipeline.demo import world
+from pipeline.demo.training import said
+from pipeline.models.inversion import training
+from pipeline.models.inversion.corpus import Corpus
+from pipeline.stages import embed
+
+NAME = "lincir.safetensors"
+TEXTS = 20_000
+
+
+def train_phi(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
+    """Train LinCIR's φ on the demo's CLIP, and keep its weights and record in ``out``."""
+    if start:
+        raise click.UsageError("φ is trained anew; a stopped training resumes without --start.")
+    rng = random.Random(seed)
+    texts = [said(world.training_scene(rng), rng) for _ in range(TEXTS)]
+    settings = training.Settings(
+        steps=steps, batch=256, rate=rate, dropout=0.1, seed=seed, masking="words", every=100
+    )
+    demo = config.load("demo")
+    clip, file = embed.load_clip(demo), out / NAME
+    encoder = embed.identity(demo)
+    training.train(clip.model, clip.tokenizer, encoder, Corpus(texts), file, settings, half=True)
+    folder = training.folder_of(file)
+    (folder / "training.json").replace(out / "training.json")
+    shutil.rmtree(folder)

@@ -1,0 +1,206 @@
+"""Textual inversion from end to end on the small world, with the demo's φ: nothing is stubbed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from pipeline import config
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.inversion.networks import Phi, Pic2Word
+from pipeline.own.gallery import Gallery
+from pipeline.retrieval import methods
+from pipeline.run import Run
+from pipeline.stages import embed, inputs, search
+from pipeline.stages.everything import run_stages
+from pipeline.store.features import FeatureFile
+from tests.conftest import PROJECT
+from tests.integration.test_cli import seize
+from tests.unit.test_inversion import by_hand
+
+MakeRun = Callable[..., Run]
+PHI = PROJECT / "data" / "models" / "phi" / "lincir.safetensors"
+
+
+def clue(run: Run, name: str = "lincir") -> FeatureFile:
+    (one,) = (c for c in methods.clues_of(name).values() if c.by_model)
+    return FeatureFile(inputs.clue_file(run, one))
+
+
+def expected(run: Run, query: int, texts: list[str]) -> NDArray[np.float64]:
+    """A query's feature by hand: φ in float64, and its word put in by a plain forward pass."""
+    images = FeatureFile(embed.image_file(run))
+    reference = images.all()[images.row[run.queries[query].reference]].astype(np.float64)
+    weights = {name: value.astype(np.float64) for name, value in load_file(PHI).items()}
+    word = by_hand(reference, weights)
+    clip = embed.load_clip(run.config)
+    total = np.zeros(images.shape[1])
+    for text in texts:
+        ids = clip.tokenizer([f"a photo of thing that {text}"])
+        (place,) = (ids[0] == clip.tokenizer(["thing"])[0, 1]).nonzero()[0].tolist()[:1]
+        model = clip.model
+        with torch.no_grad():
+            x = model.token_embedding(ids)
+            x[0, place] = torch.from_numpy(word).float()
+            x = model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask)
+            feature = model.ln_final(x)[0, int(ids.argmax())] @ model.text_projection
+        made = feature.double().numpy()
+        total += made / np.linalg.norm(made)
+    return total / np.linalg.norm(total)
+
+
+def test_lincir_runs_without_captioner_and_llm(make_run: MakeRun) -> None:
+    nowhere = {"captioner__model": "/nowhere/captioner", "llm__model": "transformers:/nowhere/llm"}
+    run = make_run("circo", search__method="lincir", **nowhere)
+    reports, metrics = run_stages(run)
+    assert metrics is not None
+    assert {report.stage for report in reports} == {"embed", "search", "submit"}
+    made = {file.parent.name for file in run.cache.rglob("*") if file.is_file()}
+    assert made <= {"images", "clues", "search"}, "no captions, no edits, no features of texts"
+    stored = clue(run)
+    assert stored.names == [query.id for query in run.queries]
+    gallery = FeatureFile(embed.image_file(run))
+    unit = gallery.all() / np.linalg.norm(gallery.all(), axis=1, keepdims=True)
+    for place, ranking in enumerate(search.read(run)):
+        query = run.queries[place]
+        vector = expected(run, place, list(query.relative_captions))
+        np.testing.assert_allclose(stored.all()[place], vector, atol=1e-5)
+        scores = {name: unit[row] @ vector for name, row in gallery.row.items()}
+        found = [scores[image] for image in ranking.images]
+        np.testing.assert_allclose(ranking.scores, found, atol=1e-5)
+    assert all(report.computed == 0 for report in run_stages(run)[0] if report.stage == "embed")
+
+
+def test_fashioniqs_two_captions_are_stripped_and_averaged_in_both_orders(
+    make_run: MakeRun,
+) -> None:
+    run = make_run("fashioniq", search__method="lincir")
+    run_stages(run)
+    for place, query in enumerate(run.queries):
+        one, other = (caption.strip(".?, ") for caption in query.relative_captions)
+        both = expected(run, place, [f"{one} and {other}", f"{other} and {one}"])
+        np.testing.assert_allclose(clue(run).all()[place], both, atol=1e-5)
+
+
+def test_the_increment_is_stacked_on_lincirs_query(make_run: MakeRun) -> None:
+    run = make_run("circo", search__method="seize+lincir")
+    run_stages(run)
+    weights = methods.settings(run.config, "seize+lincir", "circo")[0]
+    alone = run.with_method("lincir")
+    query = clue(alone).all()
+    found = inputs.Inputs(run).clues
+    content, composed = (found.vectors(name).numpy() for name in ("content", "composed"))
+    gallery = FeatureFile(embed.image_file(run))
+    unit = gallery.all() / np.linalg.norm(gallery.all(), axis=1, keepdims=True)
+    positive, negative = (getattr(weights, name) for name in ("positive", "negative"))
+    for place, ranking in enumerate(search.read(run)):
+        rise = unit @ (composed[place] - content[place])
+        score = unit @ query[place]
+        score += positive * np.maximum(rise, 0) + negative * np.minimum(rise, 0)
+        rows = [gallery.row[image] for image in ranking.images]
+        np.testing.assert_allclose(ranking.scores, score[rows], atol=1e-4)
+    # What was made for one method serves the other.
+    assert clue(alone).file == clue(run, "seize+lincir").file
+
+
+def test_another_backbone_is_refused_with_both_shapes_before_anything_is_embedded(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    other, words = tmp_path / "other.safetensors", tmp_path / "words.safetensors"
+    save_file(Phi(64, 96).state_dict(), other)
+    save_file(Pic2Word(128, 96).state_dict(), words)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"search__lincir__phi": str(other)}, "64 x 96, this encoder's 128 x 96"),
+        ({"search__lincir__phi": str(words)}, "holds a network Pic2Word"),
+        ({"search__lincir__phi": str(tmp_path / "none.pt")}, "There is no file"),
+    ]
+    for given, said in refused:
+        run = make_run(search__method="lincir", **given)
+        with pytest.raises(ModelError, match=said):
+            run_stages(run)
+        assert not run.cache.exists() or not list(run.cache.rglob("*.safetensors"))
+        with pytest.raises(ModelError, match=said):
+            Gallery(tmp_path, run.config, tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
+        run_stages(make_run(search__method="searle"))
+    with pytest.raises(ConfigError, match="no inversion prompt 'linzir'"):
+        run_stages(make_run(search__method="lincir", search__lincir__prompt="linzir"))
+    with pytest.raises(ConfigError, match=r"search\.lincir has no 'phy'"):
+        methods.check(make_run(search__lincir__phy="x").config, ("circo",))
+
+
+def test_all_leaves_out_what_has_no_weights_or_was_not_made(make_run: MakeRun) -> None:
+    run_stages(make_run(search__method="text"))
+    run = make_run(search__method="all")
+    assert {"lincir", "seize+lincir"} <= set(inputs.texts.selection(run))
+    assert not {"searle", "pic2word"} & set(inputs.texts.selection(run))
+    assert "lincir" not in inputs.ready(run)
+    inputs.make_clues(run.with_method("lincir"))
+    assert {"lincir", "seize+lincir"} <= set(inputs.ready(run))
+
+
+def test_weights_and_prompt_are_what_a_ranking_is_known_by(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    def file(**given: Any) -> Path:
+        return search.ranking_file(make_run(search__method="lincir", **given)).file
+
+    moved = tmp_path / PHI.name
+    moved.write_bytes(PHI.read_bytes())
+    assert file(search__lincir__phi=str(moved)) == file(), "where the weights are changes nothing"
+    other = tmp_path / "other.safetensors"
+    save_file(Phi(128, 96).state_dict(), other)
+    assert file(search__lincir__phi=str(other)) != file()
+    prompt = tmp_path / "prompt.yaml"
+    prompt.write_text(
+        yaml.safe_dump({"name": "x", "description": "x", "template": "{words} but {text}"})
+    )
+    assert file(search__lincir__prompt=str(prompt)) != file()
+
+
+def test_a_prompt_that_was_cut_is_counted(make_run: MakeRun, small_world: Path) -> None:
+    run = make_run(search__method="lincir")
+    query = run.dataset.queries[0]
+    object.__setattr__(query, "relative_captions", ("is red " * 30,))
+    embed.embed(run)
+    for _ in range(2):  # made, then from the cache
+        (report,) = inputs.make_clues(run)
+        assert len(report.notes) == 1
+        assert report.notes[0].startswith(f"1 of {len(run.queries)} prompts")
+
+
+def test_a_query_of_ones_own_needs_neither_captioner_nor_llm(
+    small_world: Path, tmp_path: Path
+) -> None:
+    pictures = sorted((small_world / "CIRCO").rglob("*.jpg"))[:20]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for picture in pictures:
+        (photos / picture.name).write_bytes(picture.read_bytes())
+    given = ["--config", "demo", "--cache", str(tmp_path / "cache"), "--clip"]
+    given.append(f"local-dir:{PROJECT / 'data' / 'models' / 'clip'}")
+    assert seize("index", str(photos), *given, "--workers", "0").exit_code == 0
+    absent = ("--captioner", "/nowhere", "--llm", "transformers:/nowhere")
+    result = seize(
+        *("query", str(pictures[0]), "has a dark background", "--gallery", str(photos)),
+        *(*given, *absent, "--method", "lincir", "--top-k", "5", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert (content["captions"], content["edited_captions"]) == ([], [])
+    assert len(content["images"]) == 5
+    assert not list((tmp_path / "cache").rglob("*.jsonl")) or not any(
+        file.parent.name in ("caption", "edit") for file in (tmp_path / "cache").rglob("*.jsonl")
+    )
+    # The same images, in the same order, by the feature that a run would make.
+    gallery = Gallery(photos, config.load("demo", {"search.method": "lincir"}), tmp_path / "cache")
+    ranked = gallery.query(pictures[0], "has a dark background")
+    assert [image["path"] for image in content["images"]] == ranked.paths[:5]
