@@ -19,7 +19,7 @@ from pipeline.models.inversion.networks import Phi, Pic2Word
 from pipeline.own.gallery import Gallery
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.stages import embed, inputs, search
+from pipeline.stages import checks, embed, inputs, search
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
@@ -129,8 +129,11 @@ def test_another_backbone_is_refused_with_both_shapes_before_anything_is_embedde
         assert not run.cache.exists() or not list(run.cache.rglob("*.safetensors"))
         with pytest.raises(ModelError, match=said):
             Gallery(tmp_path, run.config, tmp_path / "cache")
+    run = make_run(search__method="searle")
     with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
-        run_stages(make_run(search__method="searle"))
+        run_stages(run)
+    with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
+        checks.own_query(tmp_path, run.config)
     with pytest.raises(ConfigError, match="no inversion prompt 'linzir'"):
         run_stages(make_run(search__method="lincir", search__lincir__prompt="linzir"))
     with pytest.raises(ConfigError, match=r"search\.lincir has no 'phy'"):

@@ -164,7 +164,8 @@ def encode(
 ) -> Tensor:
     """Return text features (prompts, d), not normalised, of prompts with pseudo-words.
 
-    ``words`` holds, for each prompt, its pseudo-words (places, t) in order. Gradients flow to them.
+    ``words`` holds the prompts' pseudo-words (places, t) in order, a tensor a prompt or of several.
+    Gradients flow to them.
     """
     device = next(model.parameters()).device
     ids = tokenizer.rows(prompts).to(device)

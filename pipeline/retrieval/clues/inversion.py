@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pipeline.config import Config, shipped
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.identity import model_identity
 from pipeline.models.prompts import inversion as prompts
 from pipeline.retrieval.clues.base import Clues, Source, clue
@@ -79,6 +79,8 @@ def check(kind: type[Inversion], config: Config, dataset: str) -> None:
     from pipeline.models.inversion.widths import widths
 
     own = section(config, kind, dataset)
+    if own.lacking:
+        raise ConfigError(f"The method {own.name} needs {own.lacking}")
     prompts.load(own.prompt)
     _load(own, *widths(config.clip))
 
@@ -131,9 +133,10 @@ def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
     form = prompts.load(own.prompt).form(source.dataset)
     encoder, references = source.encoder(), source.references()
     width = token_width(encoder.model)
-    phi = _load(own, references.shape[1], width)
+    phi = _load(own, references.shape[1], width).to(encoder.device)
     with torch.inference_mode():
-        words = phi(references)
+        parts = torch.split(references, encoder.batch)
+        words = torch.cat([phi(part.to(encoder.device)) for part in parts])
         said = source.texts("relative_parts")
         asked = [
             (query, text)
@@ -158,7 +161,6 @@ def _encode(
     """Return the text features (prompts, d) of ``asked``, each a query's place and its text."""
     import torch
 
-    from pipeline.errors import ConfigError
     from pipeline.models.inversion.prompts import Tokenizer, assemble, encode
 
     tokenizer = Tokenizer(encoder.tokenizer)
@@ -182,8 +184,8 @@ def _encode(
     for start in range(0, len(made), encoder.batch):
         batch = made[start : start + encoder.batch]
         queries = [query for query, _ in asked[start : start + encoder.batch]]
-        own = [words[q : q + 1] for q, prompt in zip(queries, batch, strict=True) if prompt.places]
-        found.append(encode(encoder.model, tokenizer, batch, own).float().cpu())
+        own = [query for query, prompt in zip(queries, batch, strict=True) if prompt.places]
+        found.append(encode(encoder.model, tokenizer, batch, [words[own]]).float().cpu())
     return torch.cat(found)
 
 
