@@ -290,7 +290,13 @@ class RuntimeConfig(_Section):
 
 
 class Config(_Section):
-    """Everything one run needs besides the dataset, split and folders."""
+    """Everything one run needs besides the dataset, split and folders.
+
+    >>> import seize
+    >>> config = seize.Config.load("demo", {"search.method": "pdv", "captioner.samples": 5})
+    >>> config.search.method, config.captioner.samples
+    ('pdv', 5)
+    """
 
     description: str = ""
     needs: str = ""
@@ -304,6 +310,14 @@ class Config(_Section):
     verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @classmethod
+    def load(cls, name: str, overrides: dict[str, Any] | None = None) -> "Config":
+        """Return a preset by name or a YAML file's settings, changed by ``overrides``.
+
+        Their keys are dotted, as ``--set`` has them. Raises ConfigError; see ``config.load``.
+        """
+        return load(name, overrides)
 
     def with_search(self, **changes: Any) -> "Config":
         """Return a copy whose ``search`` section has ``changes``; None changes nothing.

@@ -1,6 +1,11 @@
 """``import seize``: what a program of one's own calls; the code is the package ``pipeline``.
 
 A name is imported when it is first used (PEP 562), so that ``import seize`` loads no torch.
+
+- ``load`` a folder of one's own images as a ``Gallery``; a query gives a ``Result``;
+- ``open`` a benchmark as a ``Benchmark``: run, search, evaluate, compare;
+- ``rank`` features made elsewhere;
+- ``Config``: settings; ``SeizeError``: what goes wrong.
 """
 
 import importlib
@@ -12,22 +17,40 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.errors import SeizeError
     from pipeline.own.gallery import Gallery, Result
+    from pipeline.retrieval.files import rank
+    from pipeline.study.benchmark import Benchmark
+    from pipeline.study.benchmark import open_benchmark as open
 
-__all__ = ["Config", "Gallery", "Result", "SeizeError", "__version__", "load"]
+__all__ = [
+    "Benchmark",
+    "Config",
+    "Gallery",
+    "Result",
+    "SeizeError",
+    "__version__",
+    "load",
+    "open",
+    "rank",
+]
 
-_MODULES = {
-    "Config": "pipeline.config",
-    "Gallery": "pipeline.own.gallery",
-    "Result": "pipeline.own.gallery",
-    "SeizeError": "pipeline.errors",
+_PLACES = {
+    "Benchmark": ("pipeline.study.benchmark", "Benchmark"),
+    "Config": ("pipeline.config", "Config"),
+    "Gallery": ("pipeline.own.gallery", "Gallery"),
+    "Result": ("pipeline.own.gallery", "Result"),
+    "SeizeError": ("pipeline.errors", "SeizeError"),
+    "open": ("pipeline.study.benchmark", "open_benchmark"),
+    "rank": ("pipeline.retrieval.files", "rank"),
 }
 """Where the names are that are not imported yet."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    module, own = _PLACES[name]
+    found = globals()[name] = getattr(importlib.import_module(module), own)
+    return found
 
 
 def __dir__() -> list[str]:
