@@ -5,7 +5,8 @@ A name is imported when it is first used (PEP 562), so that ``import seize`` loa
 - ``load`` a folder of one's own images as a ``Gallery``; a query gives a ``Result``;
 - ``open`` a benchmark as a ``Benchmark``: run, search, evaluate, compare;
 - ``rank`` features made elsewhere;
-- ``Config``: settings; ``SeizeError``: what goes wrong.
+- ``configure`` gives a preset's or a file's settings as a ``Config``;
+- ``SeizeError`` is what goes wrong.
 """
 
 import importlib
@@ -15,6 +16,7 @@ from pipeline import __version__, load
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.config import load as configure
     from pipeline.errors import SeizeError
     from pipeline.own.gallery import Gallery, Result
     from pipeline.retrieval.files import rank
@@ -28,6 +30,7 @@ __all__ = [
     "Result",
     "SeizeError",
     "__version__",
+    "configure",
     "load",
     "open",
     "rank",
@@ -39,6 +42,7 @@ _PLACES = {
     "Gallery": ("pipeline.own.gallery", "Gallery"),
     "Result": ("pipeline.own.gallery", "Result"),
     "SeizeError": ("pipeline.errors", "SeizeError"),
+    "configure": ("pipeline.config", "load"),
     "open": ("pipeline.study.benchmark", "open_benchmark"),
     "rank": ("pipeline.retrieval.files", "rank"),
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline import config
-from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig
+from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig, devices
 from pipeline.errors import ModelError
 from pipeline.images.files import open_image
 from pipeline.models import identity, verifiers
@@ -169,7 +169,7 @@ def test_auto_is_what_the_file_was_begun_in() -> None:
 
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``auto`` come to what it does on a GPU, whose work this machine's processor then does."""
-    monkeypatch.setattr(config, "resolve_precision", lambda *_: "bfloat16")
+    monkeypatch.setattr(devices, "resolve_precision", lambda *_: "bfloat16")
 
 
 def test_a_reader_without_the_makers_gpu_finds_and_finishes_its_files(
