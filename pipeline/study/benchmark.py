@@ -15,8 +15,8 @@ from pipeline.images import pictures
 from pipeline.records import Ranking
 from pipeline.retrieval import methods as retrieval
 from pipeline.run import Run
-from pipeline.stages import checks, texts
 from pipeline.stages import search as searching
+from pipeline.stages import texts
 from pipeline.stages.everything import run_stages
 from pipeline.study import compare, frames
 
@@ -84,9 +84,7 @@ class Benchmark:
 
     def search(self, methods: str | Sequence[str] | None = None) -> None:
         """Rank the gallery by one method, several or ``"all"``, from features on disk."""
-        run = self._with(methods)
-        checks.check(run, "search")
-        searching.search(run)
+        searching.search(self._with(methods))
 
     def rankings(self, method: str | None = None) -> pd.DataFrame:
         """Return a line a retrieved image: query, rank (from 1), image, score, relevant.
@@ -106,7 +104,7 @@ class Benchmark:
         if isinstance(rankings, pd.DataFrame):
             return _series(self._run.dataset.evaluate(self._lists(rankings)), "rankings")
         run = self._with(rankings)
-        checks.check(run, "evaluate")
+        run.dataset.check_ground_truth()
         found = searching.read(run)
         metrics = run.dataset.evaluate(run.dataset.predictions(found))
         return _series(metrics, run.config.search.method)
@@ -126,7 +124,7 @@ class Benchmark:
         whether they were made under the same protocol is for you to know.
         """
         run = self._with(methods)
-        checks.check(run, "compare")
+        run.dataset.check_ground_truth()
         rows = compare.rows_of_run(run)
         for name, frame in (others or {}).items():
             values = run.dataset.per_query(self._lists(frame))
