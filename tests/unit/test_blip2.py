@@ -202,8 +202,10 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
 
 
 QUIET = """
-from pipeline import captioners, clip, config, llms, verifiers
-from pipeline.images import two_pictures
+from pipeline import config
+from pipeline.images.files import two_pictures
+from pipeline.models import captioners, llms, verifiers
+from pipeline.models.encoders import open_clip as clip
 settings = config.load("demo", {"captioner.model": %r})
 captioner = captioners.load(settings.captioner, settings.runtime)
 captioner.caption(["a", "b"], two_pictures())
