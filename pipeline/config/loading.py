@@ -48,6 +48,11 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
 
     Raises ConfigError naming the file or the option, and the field that is wrong, or the nearest
     preset's name; also for a file that asks for what only an override may (``_check_consent``).
+
+    >>> import seize
+    >>> config = seize.configure("demo", {"search.method": "pdv", "search.pdv.blend": 0.5})
+    >>> config.search.method
+    'pdv'
     """
     content, file = _read(name)
     overrides = overrides or {}

@@ -279,7 +279,13 @@ class RuntimeConfig(_Section):
 
 
 class Config(_Section):
-    """Everything one run needs besides the dataset, split and folders."""
+    """Everything one run needs besides the dataset, split and folders.
+
+    >>> import seize
+    >>> config: seize.Config = seize.configure("demo")
+    >>> config.search.method, config.captioner.samples
+    ('seize', 15)
+    """
 
     description: str = ""
     needs: str = ""

@@ -1,6 +1,5 @@
 """A folder of images is indexed once, kept up to date, and searched by the demo's own models."""
 
-import doctest
 import errno
 import json
 import os
@@ -821,18 +820,3 @@ def test_the_written_page_is_one_file_with_all_text_escaped(
     assert text.count("src=") == 5
     assert "http:" not in text
     assert "https:" not in text
-
-
-def test_the_documented_examples_run(
-    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for picture in pictures[:20]:
-        put(picture, tmp_path / "photos" / picture.name)
-    shutil.copy(pictures[20], tmp_path / "dog.jpg")
-    monkeypatch.chdir(tmp_path)
-    tested = doctest.testmod(pipeline)
-    assert tested.attempted >= 6
-    assert tested.failed == 0
-    readme = doctest.testfile(str(PROJECT / "README.md"), module_relative=False)
-    assert readme.attempted >= 3
-    assert readme.failed == 0
