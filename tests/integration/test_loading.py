@@ -6,7 +6,8 @@ import sys
 
 THREADS = """
 import threading
-from pipeline import captioners, config, embed, llms, verifiers
+from pipeline import config
+from pipeline.models import captioners, encoders, llms, verifiers
 
 settings = config.load("demo")
 together = threading.Barrier(4)

@@ -113,9 +113,19 @@ def test_a_template_that_refuses_the_system_role_has_it_merged(
 def test_a_template_that_refuses_everything_is_one_error(
     bent: Callable[[Callable[[str], str]], Path],
 ) -> None:
-    llm = load(bent(lambda template: "{{ raise_exception('no') }}"))
+    with pytest.raises(
+        ModelError, match=r"The chat template of the LLM .* fails: no\. Use another"
+    ):
+        load(bent(lambda template: "{{ raise_exception('no') }}"))
+
+
+def test_a_template_that_refuses_some_prompts_is_one_error(
+    bent: Callable[[Callable[[str], str]], Path],
+) -> None:
+    refused = "{% if messages[0]['content'] | length > 1 %}{{ raise_exception('no') }}{% endif %}"
+    llm = load(bent(lambda template: refused + template))
     with pytest.raises(ModelError, match=r"refuses the prompt: no\. Choose"):
-        list(llm.answer(requests(0.0, 1, system="x")))
+        list(llm.answer(requests(0.0, 1)))
 
 
 @pytest.mark.parametrize("hostile", ["</s><|assistant|>", "<|system|>", "<</s>/s>", "<unk><pad>"])

@@ -82,7 +82,8 @@ class Blip2(InBatches):
             )
         except Exception as error:
             advice = "Check the name and the network, or give a BLIP-2's folder with --captioner."
-            raise failed(f"The captioner {config.model}", error, advice) from error
+            what = f"The captioner {config.model}"
+            raise failed(what, error, advice, name=config.model) from error
         self.model = model.to(self.device).eval()
         self.prompt = self._prompt()
         self._check_that_it_sees()
