@@ -21,6 +21,7 @@ from pipeline.errors import InputError, MissingStageError, StorageError
 from pipeline.images import files as images
 from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
+from pipeline.models.embedding import encode_images, encode_missing
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.stages import embed
@@ -200,8 +201,8 @@ def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: S
     kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
     size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
     read = functools.partial(_content, folder, paths)
-    encode = functools.partial(embed.encode_images, config, read, report=broken)
-    embed.encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
+    encode = functools.partial(encode_images, config, read, report=broken)
+    encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
 
 
 def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[Path, bytes]:

@@ -8,12 +8,13 @@ them; imports are inside the checks, since the first ones, of folders and option
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, InputError, ModelError, StorageError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.models.kinds import Choice
     from pipeline.run import Run
 
 Check = Callable[["Run"], None]
@@ -75,36 +76,31 @@ def _writable(folder: Path, option: str) -> None:
 
 
 def captions(run: "Run") -> None:
-    """Check the captioner: its files where it runs here, or that its captions were imported."""
-    from pipeline.stages import caption, released
+    """Check the captioner's files, or that the captions of others are there."""
+    from pipeline.models import captioners
+    from pipeline.stages import caption
 
-    if released.is_imported(run.config.captioner.model):
-        caption.record_file(run)
-    else:
-        _captioner_files(run.config)
+    caption.record_file(run)
+    model_files(captioners.ROLE.chosen(run.config))
 
 
 def edits(run: "Run") -> None:
-    """Check prompt, number of edits and the LLM's files, or that its edits were imported."""
-    from pipeline.stages import edit, released
+    """Check prompt, number of edits and the LLM's files, or that the edits of others are there."""
+    from pipeline.models import llms
+    from pipeline.stages import edit
 
-    if released.is_imported(run.config.llm.model):
-        edit.record_file(run)
-    else:
-        edit.check(run.config)
-        _llm_files(run.config)
+    edit.check(run.config)
+    edit.record_file(run)
+    model_files(llms.ROLE.chosen(run.config))
 
 
 def verdicts(run: "Run") -> None:
     """Check the verifier's prompt and, where it runs here, its files."""
-    from pipeline.models.llms import IN_PROCESS
+    from pipeline.models import verifiers
     from pipeline.models.prompts import verify as prompts
 
-    verifier = run.config.verifier
-    prompts.load(verifier.prompt)
-    if verifier.model.startswith(IN_PROCESS):
-        name = verifier.model.removeprefix(IN_PROCESS)
-        model_files("verifier", name, f"--verifier {IN_PROCESS}FOLDER")
+    prompts.load(run.config.verifier.prompt)
+    model_files(verifiers.ROLE.chosen(run.config))
 
 
 def clip_files(run: "Run") -> None:
@@ -112,41 +108,30 @@ def clip_files(run: "Run") -> None:
     _clip_files(run.config)
 
 
-def _captioner_files(config: "Config") -> None:
-    from pipeline.models.captioners import SERVED
-
-    if not config.captioner.model.startswith(SERVED):
-        model_files("captioner", config.captioner.model, "--captioner FOLDER")
-
-
-def _llm_files(config: "Config") -> None:
-    from pipeline.models.llms import IN_PROCESS
-
-    if config.llm.model.startswith(IN_PROCESS):
-        name = config.llm.model.removeprefix(IN_PROCESS)
-        model_files("LLM", name, f"--llm {IN_PROCESS}FOLDER")
-
-
 def _clip_files(config: "Config") -> None:
-    scheme, _, folder = config.clip.model.partition(":")
-    if scheme == "local-dir":
-        model_files("CLIP", folder, "--clip local-dir:FOLDER")
+    from pipeline.models import encoders
+
+    model_files(encoders.ROLE.chosen(config))
 
 
-def model_files(role: str, name: str, option: str) -> None:
+def model_files(model: "Choice[Any, Any]") -> None:
     """Raise ModelError for a model's folder that is not there, or lacks a file of the model.
 
     Hub names pass: whether the hub has them is found out when they are loaded.
     """
     from pipeline.models import weights
 
-    wrong = None
-    if os.path.isdir(name):
-        wrong = weights.problem(Path(name))
-    elif not os.path.exists(name) and weights.is_path(name):
-        wrong = "there is no such folder"
-    if wrong is not None:
-        raise ModelError(f"The {role} {name} cannot be loaded: {wrong}. Give another: {option}.")
+    for place in model.files:
+        wrong = None
+        if os.path.isdir(place):
+            wrong = weights.problem(Path(place))
+        elif not os.path.exists(place) and weights.is_path(place):
+            wrong = "there is no such folder"
+        if wrong is not None:
+            raise ModelError(
+                f"The {model.role.name} {place} cannot be loaded: {wrong}. "
+                f"Give another: {model.advice}."
+            )
 
 
 def one_method(run: "Run") -> None:
@@ -194,13 +179,13 @@ def device(run: "Run") -> None:
 
 
 def clip_names(run: "Run") -> None:
-    """Raise ModelError for a CLIP model or tag that open_clip does not know."""
+    """Raise ModelError for an encoder that its kind does not know."""
     from pipeline.stages import embed
 
     if not embed.image_file(run).exists():  # else it was known; open_clip is slow to import
-        from pipeline.models.encoders import open_clip as clip
+        from pipeline.models import encoders
 
-        clip.width(run.config.clip)
+        encoders.width(run.config.clip)
 
 
 CHECKS: list[tuple[Check, tuple[str, ...]]] = [
@@ -231,14 +216,16 @@ def own_images(root: Path, config: "Config") -> None:
 
 def own_query(root: Path, config: "Config") -> None:
     """Raise what a query of one's own images would end in, as far as it can be known now."""
-    from pipeline.stages import edit, released
+    from pipeline.models import captioners, llms
+    from pipeline.stages import edit
 
-    for model in (config.captioner.model, config.llm.model):
-        if released.is_imported(model):
+    for model in (captioners.ROLE.chosen(config), llms.ROLE.chosen(config)):
+        if model.kind.given:
+            name = f"{model.kind_name}:{model.name}"
             raise ConfigError(
-                f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
+                f"{name}: {model.kind_name} texts belong to a benchmark's queries, not to a "
+                "folder's."
             )
+        model_files(model)
     edit.check(config)
     own_images(root, config)
-    _captioner_files(config)
-    _llm_files(config)

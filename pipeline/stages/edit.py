@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from pipeline.config import Config, LlmConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.images.files import open_image
-from pipeline.models import captioners, identity, llms
+from pipeline.models import captioners, llms
+from pipeline.models.kinds import Given
 from pipeline.models.llms import Answer
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts.edit import Prompt
 from pipeline.records import Query
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import caption, released
+from pipeline.stages import caption
 from pipeline.stages.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
@@ -49,30 +50,22 @@ class Pair(NamedTuple):
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes an edit. Records are keyed by text, whatever made it."""
-    model = run.config.llm.model
-    if released.is_imported(model):
-        return released.header(run, "edit", model)
-    return settings(run.config)
+    return record_file(run).header
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return everything about the configuration that changes an edit of a given text."""
     llm = config.llm
-    content = {
+    return {
         "stage": "edit",
-        "model": identity.model_identity(llm.model),
         "prompt": prompts.load(llm.prompt).identity,
         "temperature": llm.temperature,
         "attempts": llm.attempts,
         "seed": llm.seed,
         "thinking": llm.thinking,
         "thinking_tokens": llm.thinking_tokens,
+        **llms.ROLE.chosen(config).identity,
     }
-    if llm.model.startswith(llms.IN_PROCESS):
-        path = llm.model.removeprefix(llms.IN_PROCESS)
-        content["model"] = llms.IN_PROCESS + identity.model_identity(path)
-        content["precision"] = llm.precision
-    return content
 
 
 def settle(config: Config, records: RecordFile) -> Config:
@@ -80,28 +73,31 @@ def settle(config: Config, records: RecordFile) -> Config:
 
     What a new file is begun in goes into its header.
     """
-    if not config.llm.model.startswith(llms.IN_PROCESS):
-        return config
-    begun = identity.begun_records(records.file)
-    llm, told = identity.settle(config.llm, config.runtime, begun)
-    records.header = records.header | told
+    llm = llms.ROLE.settle(config.llm, config.runtime, records)
     return config.model_copy(update={"llm": llm})
+
+
+def _given(run: Run) -> Given | None:
+    """Return where the run's edits are if others made them."""
+    return llms.ROLE.chosen(run.config).kind.given
 
 
 def asks_for_roles(run: Run) -> bool:
     """Whether the LLM is asked for roles beside an edited caption."""
-    llm = run.config.llm
-    return not released.is_imported(llm.model) and prompts.load(llm.prompt).answer == "roles"
+    return not _given(run) and prompts.load(run.config.llm.prompt).answer == "roles"
 
 
 def record_file(run: Run) -> RecordFile:
-    """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``."""
-    if released.is_imported(run.config.llm.model):
-        return released.record_file(run, "edit", run.config.llm.model)
-    content = header(run)
-    return RecordFile(
-        run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl"), content
-    )
+    """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``.
+
+    Raises MissingStageError for edits of others that are not in the cache.
+    """
+    llm = llms.ROLE.chosen(run.config)
+    if llm.kind.given:
+        return llm.kind.given.file(run, llm.name)
+    content = settings(run.config)
+    file = run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
 
 
 def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
@@ -136,8 +132,12 @@ def read(run: Run) -> dict[str, list[str | None]]:
     """
     records = record_file(run)
     captions = caption.read(run)
-    if released.is_imported(run.config.llm.model):
-        return released.edits(run, records, captions)
+    if (given := _given(run)) is not None:
+        found = given.read(run, records)
+        return {
+            query.id: [*found.get(query.id, ())] or [None] * len(captions.get(query.id, ()))
+            for query in run.queries
+        }
     edits = by_pair(records)
     wanted = pairs(run, captions)
     missing = sum(pair not in edits for pair in wanted)
@@ -167,7 +167,7 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
 
 def why_missing(run: Run) -> str | None:
     """Return the most common reason of the edits that failed, None where none tells one."""
-    if released.is_imported(run.config.llm.model):
+    if _given(run):
         return None
     return _most_common(_records(record_file(run)).values())
 
@@ -192,8 +192,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     source = caption.record_file(run).file
     wanted = pairs(run, caption.read(run))
     records = record_file(run)
-    if released.is_imported(run.config.llm.model):
-        return released.report("edit", run, records)
+    if _given(run):
+        return caption.given("edit", run, records)
     check(run.config)
     config = settle(run.config, records)
     reads: list[Path | str] = [source, run.config.llm.prompt]
@@ -278,6 +278,8 @@ def ask(
 
 def check(config: Config) -> None:
     """Raise ConfigError for settings of the edit stage that cannot work."""
+    if llms.ROLE.chosen(config).kind.given:
+        return
     prompt = prompts.load(config.llm.prompt)
     if config.llm.edits > 1 and config.llm.temperature == 0:
         raise ConfigError(

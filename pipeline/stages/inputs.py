@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.models.embedding import finite
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.retrieval.parts import parts
@@ -16,7 +17,6 @@ from pipeline.retrieval.scoring import Ends
 from pipeline.retrieval.searcher import Searcher
 from pipeline.run import Run, StageReport, progress, stage
 from pipeline.stages import edit, embed, texts
-from pipeline.stages.embed import finite
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.errors import MissingStageError
-from pipeline.models.encoders import open_clip as clip
+from pipeline.models import captioners, encoders, llms
 from pipeline.models.prompts import edit as prompts
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, released, texts, verify
+from pipeline.stages import caption, edit, embed, texts, verify
 from pipeline.store.shards import Stored
 
 CHARACTERS_A_TOKEN = 4
@@ -44,7 +44,7 @@ class Line:
 def plan(run: Run) -> list[Line]:
     """Return what every stage has to do; loads no model and asks no server."""
     captions, needed = _captions(run), texts.stages(run)
-    width = clip.width(run.config.clip)
+    width = encoders.width(run.config.clip)
     lines = _captioning(run, captions) if "caption" in needed else []
     lines += _edits(run, captions) if "edit" in needed else []
     lines += [*_gallery(run, width), *_texts(run, width), *_search(run)]
@@ -53,12 +53,7 @@ def plan(run: Run) -> list[Line]:
 
 def _captions(run: Run) -> dict[str, list[str]]:
     """Return the captions of the queries that have some."""
-    records = caption.record_file(run)
-    if released.is_imported(run.config.captioner.model):
-        return released.captions(records)
-    by_image = caption.by_image(records)
-    known = {query.id: by_image.get(query.reference, []) for query in run.queries}
-    return {name: texts for name, texts in known.items() if texts}
+    return {query: texts for query, texts in caption.known(run).items() if texts}
 
 
 def _captioning(run: Run, captions: dict[str, list[str]]) -> list[Line]:
@@ -66,7 +61,7 @@ def _captioning(run: Run, captions: dict[str, list[str]]) -> list[Line]:
     images = len(run.references)
     done = len({query.reference for query in run.queries if query.id in captions})
     tokens = config.samples * config.max_new_tokens
-    if released.is_imported(config.model):
+    if captioners.ROLE.choose(config).kind.given:
         return [Line("caption", "reference images", images, done)]
     return [
         Line("caption", "reference images", images, done),
@@ -77,7 +72,7 @@ def _captioning(run: Run, captions: dict[str, list[str]]) -> list[Line]:
 
 def _edits(run: Run, captions: dict[str, list[str]]) -> list[Line]:
     """Count distinct prompts: exact for captions that exist, all different for the others."""
-    if released.is_imported(run.config.llm.model):
+    if llms.ROLE.chosen(run.config).kind.given:
         return []
     known = edit.pairs(run, captions)
     stand_ins = {

@@ -168,7 +168,7 @@ def _judge(
 
     In rounds: each asks, for every query that is not settled, what is needed whatever comes of it.
     """
-    config = verifiers.settle(run.config.verifier, run.config.runtime, records)
+    config = verifiers.ROLE.settle(run.config.verifier, run.config.runtime, records)
     run = replace(run, config=run.config.model_copy(update={"verifier": config}))
     cost, start = Cost(len(rankings)), time.monotonic()
     with records:

@@ -16,7 +16,7 @@ from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig, devices
 from pipeline.errors import ModelError
 from pipeline.images.files import open_image
 from pipeline.models import identity, verifiers
-from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.captioners._blip2 import Blip2
 from pipeline.models.identity import COMPUTED, model_identity
 from pipeline.run import Run
 from pipeline.stages import caption, edit, embed
