@@ -21,7 +21,7 @@ from pipeline.models.embedding import finite
 from pipeline.models.kinds import Choice
 from pipeline.own.loaded import Images
 from pipeline.run import log, slug
-from pipeline.stages import caption, edit, embed
+from pipeline.stages import caption, edit, embeddings
 from pipeline.stages.edit import Pair
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
@@ -76,13 +76,13 @@ class Shared:
     """What galleries that differ only in search settings share: models, answers and features."""
 
     def __init__(self, config: Config, cache: Path, index: Path) -> None:
-        self.config, self._clip_told = embed.settle(config, index)
+        self.config, self._clip_told = embeddings.settle(config, index)
         self.images: Images | None = None
         self.images_lock = threading.Lock()
         self._cache = cache
         self._features: OrderedDict[str, Vector] = OrderedDict()
         self._features_lock = threading.Lock()
-        self._clip = embed.identity(config)
+        self._clip = embeddings.identity(config)
         self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
         settings = caption.settings(config) | {"images": "by content"}
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)

@@ -10,6 +10,8 @@ from pipeline.images.files import open_image
 from pipeline.models import captioners
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, progress, stage
+from pipeline.stages import checks, texts
+from pipeline.stages.base import Line, Stage, TextKind
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import CaptionRecord, typed
@@ -160,3 +162,51 @@ def _timed(
         if item is None:
             return
         yield item
+
+
+def _plan(run: Run) -> list[Line]:
+    config = run.config.captioner
+    captions = {query: made for query, made in known(run).items() if made}
+    images = len(run.references)
+    done = len({query.reference for query in run.queries if query.id in captions})
+    tokens = config.samples * config.max_new_tokens
+    if captioners.ROLE.choose(config).kind.given:
+        return [Line("caption", "reference images", images, done)]
+    return [
+        Line("caption", "reference images", images, done),
+        Line("caption", "captions", images * config.samples, done * config.samples),
+        Line("caption", "tokens sampled", images * tokens, done * tokens, "at most"),
+    ]
+
+
+def _check(run: Run) -> None:
+    """Check the captioner's files, or that the captions of others are there."""
+    record_file(run)
+    checks.model_files(captioners.ROLE.chosen(run.config))
+
+
+STAGE = Stage(
+    "caption",
+    """Describe each distinct reference image several times with BLIP-2.
+
+    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
+
+    Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
+    """,
+    lambda run: [caption(run)],
+    wanted=lambda run: "caption" in texts.stages(run),
+    header=header,
+    sources={"captions": lambda run: record_file(run).file},
+    texts={
+        "captions": TextKind(
+            read,
+            "captions",
+            header,
+            most=lambda run: len(run.references) * run.config.captioner.samples,
+        )
+    },
+    plan=_plan,
+    checks=(checks.cache_folder, _check),
+    slow_checks=(checks.device,),
+    shared=True,
+)

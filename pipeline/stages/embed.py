@@ -1,63 +1,21 @@
 """The embed stage: features of every gallery image and of every distinct text."""
 
 import functools
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import Config
+from pipeline import stages
 from pipeline.errors import InputError, MissingStageError
 from pipeline.images.files import read_image
 from pipeline.models import encoders
 from pipeline.models.embedding import encode_images, encode_missing, finite
-from pipeline.models.identity import begun_features
-from pipeline.models.identity import settle as settle_model
 from pipeline.processes import current
-from pipeline.run import Run, StageReport, log, slug, stage
-from pipeline.stages import caption, edit, texts
-from pipeline.store.identity import fingerprint
-from pipeline.store.shards import Encoded, folder_of
-
-TEXTS = "texts"
-"""The folder of the cache that holds the features of texts, one file an encoder."""
-
-
-def header(run: Run) -> dict[str, Any]:
-    """Return everything about the encoder that changes a feature."""
-    return identity(run.config)
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """Return everything about the configuration's encoder that changes a feature."""
-    return encoders.ROLE.chosen(config).identity
-
-
-def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
-    """Return ``config`` with the precision to go on with ``files`` in, and what headers say of it.
-
-    The first of them that is there tells; a server's precision is its own matter.
-    """
-    if encoders.ROLE.chosen(config).kind.served:
-        return config, {}
-    parts = ([file, *sorted(folder_of(file).glob("*.safetensors"))] for file in files)
-    begun = begun_features(list(itertools.chain.from_iterable(parts)))
-    clip, told = settle_model(config.clip, config.runtime, begun)
-    return config.model_copy(update={"clip": clip}), told
-
-
-def image_file(run: Run) -> Path:
-    """Where the features of the gallery's images are; splits with one gallery share it."""
-    content = header(run) | {"gallery": run.dataset.gallery_fingerprint}
-    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
-    return run.cache / run.dataset.gallery_name / "images" / name
-
-
-def text_file(run: Run) -> Path:
-    """Where the features of all texts are that this encoder has embedded, whatever the dataset."""
-    content = header(run) | {"stage": "embed texts"}
-    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
-    return run.cache / TEXTS / name
+from pipeline.run import Run, StageReport, log, stage
+from pipeline.stages import checks, texts
+from pipeline.stages.base import Certainty, Line, Stage
+from pipeline.stages.embeddings import header, image_file, settle, text_file
+from pipeline.stages.inputs import make_clues
+from pipeline.store.shards import Encoded, Stored
 
 
 def embed(run: Run) -> list[StageReport]:
@@ -97,8 +55,8 @@ def _read(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
     file = text_file(run)
-    files = {"caption": caption.record_file, "edit": edit.record_file}
-    reads = [files[name](run).file for name in files if name in texts.stages(run)]
+    made_by = [one for one in stages.known().values() if one.name in texts.stages(run)]
+    reads = [file(run) for one in made_by for file in one.sources.values()]
     config, told = settle(run.config, file, image_file(run))
     with stage("embed", run, reads, file, "texts") as report:
 
@@ -116,3 +74,71 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
         size = run.config.runtime.shard
         encode_missing(file, wanted, encode, kind, size, report, "text", grows=True)
     return report
+
+
+def _run(run: Run) -> list[StageReport]:
+    return [*embed(run), *make_clues(run)]
+
+
+def _plan(run: Run) -> list[Line]:
+    width = encoders.width(run.config.clip)
+    stored, images = Stored(image_file(run)).places, run.dataset.images
+    known = sum(name in stored for name in images)
+    return [*_features("image", len(images), known, width), *_texts(run, width)]
+
+
+def _texts(run: Run, width: int | None) -> list[Line]:
+    """Count the texts: exact once captions and edits exist, before all different."""
+    try:
+        wanted = texts.embedded(run)
+    except MissingStageError:
+        relative = {text for query in run.queries for text in run.relative_captions(query)}
+        total = len(relative) + texts.most(run)
+        return _features("text", total, 0, width, "at most")
+    if not wanted:
+        return []
+    stored = Stored(text_file(run)).places
+    return _features("text", len(wanted), sum(text in stored for text in wanted), width)
+
+
+def _features(
+    what: str, total: int, cached: int, width: int | None, certainty: Certainty = "exact"
+) -> list[Line]:
+    """Return how many there are and the bytes of their features, where the width is known."""
+    count = Line("embed", f"{what}s", total, cached, certainty)
+    if width is None:
+        return [count]
+    disk: Certainty = "estimate" if certainty == "exact" else certainty  # names come on top
+    return [
+        count,
+        Line("embed", f"bytes of {what} features", 4 * width * total, 4 * width * cached, disk),
+    ]
+
+
+def _clip_files(run: Run) -> None:
+    """Check the encoder's files."""
+    checks.model_files(encoders.ROLE.chosen(run.config))
+
+
+def _clip_names(run: Run) -> None:
+    """Raise ModelError for a CLIP model or tag that open_clip does not know."""
+    if not image_file(run).exists():  # else it was known; open_clip is slow to import
+        encoders.width(run.config.clip)
+
+
+STAGE = Stage(
+    "embed",
+    """Compute CLIP features of the gallery's images, and of all texts once they exist.
+
+    Several GPUs or machines: accelerate launch -m pipeline embed … shares images and texts out.
+
+    Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
+    """,
+    _run,
+    after=("caption", "edit"),
+    sources={"image features": image_file},
+    plan=_plan,
+    checks=(checks.cache_folder, _clip_files),
+    slow_checks=(checks.device, _clip_names),
+    shared=True,
+)
