@@ -375,12 +375,12 @@ def _server(role: str, model: str, url: str, option: str, config: "Config") -> F
 
 def _schema(config: "Config") -> Finding:
     """Ask for one edit with a JSON schema, as the prompt needs it."""
-    from pipeline.stages import edit
+    from pipeline.stages import trial
 
     limits = {"timeout": SERVER_TIMEOUT, "give_up_after": SERVER_TIMEOUT, "retries": 0}
     runtime = config.runtime.model_copy(update=limits)
     brief = config.model_copy(update={"runtime": runtime})
-    (tried,) = edit.try_prompt(brief, None, "a red apple on a table", "is green")
+    (tried,) = trial.try_prompt(brief, None, "a red apple on a table", "is green")
     if tried["roles"]:
         return Finding("server", "JSON schema", "ok", "the answer follows the prompt's schema")
     said = f"the answer does not follow the prompt's schema: {tried['raw'] or tried['reason']!r}"

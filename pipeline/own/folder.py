@@ -23,7 +23,7 @@ from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.run import StageReport, counted, log, slug, stage
-from pipeline.stages import embed
+from pipeline.stages import embed, embeddings
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import FULL, lock
 from pipeline.store.identity import fingerprint
@@ -73,7 +73,7 @@ class Folder:
     @functools.cached_property  # it reads the model's files
     def feature_file(self) -> Path:
         """Where the features are, each named by its image's hash."""
-        name = f"{slug(self.config.clip.model)}-{fingerprint(embed.identity(self.config))}"
+        name = f"{slug(self.config.clip.model)}-{fingerprint(embeddings.identity(self.config))}"
         return self.cache / self.name / "images" / f"{name}.safetensors"
 
     def hashes(self) -> dict[str, str]:
@@ -196,8 +196,10 @@ def index(folder: Folder) -> StageReport:
 
 def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: StageReport) -> None:
     """Embed the images at ``paths`` by hash, those that are not yet, and drop all others."""
-    config, told = embed.settle(folder.config, folder.feature_file)
-    kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    config, told = embeddings.settle(folder.config, folder.feature_file)
+    kind = (
+        embeddings.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    )
     size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
     read = functools.partial(_content, folder, paths)
     encode = functools.partial(embed.encode_images, config, read, report=broken)

@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.images.files import lossless, open_image, read_image
 from pipeline.models import captioners, llms
 from pipeline.models.prompts import edit as prompts
-from pipeline.own import folder
+from pipeline.own import checks, folder
 from pipeline.own.folder import Folder, State, hash_of
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
@@ -33,7 +33,7 @@ from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import UnitGallery, top_images
 from pipeline.retrieval.scoring import Ends
 from pipeline.run import StageReport, log, slug
-from pipeline.stages import caption, checks, edit, embed
+from pipeline.stages import caption, edit, embed, embeddings
 from pipeline.stages.edit import Pair
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
@@ -183,7 +183,7 @@ class Gallery:
     """
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
-        checks.own_query(root, config)
+        checks.query(root, config)
         check_method(config.search.method)
         methods.check(config, tuple(datasets.known()))
         self.config = config
@@ -519,13 +519,13 @@ class _Shared:
     """What galleries that differ only in search settings share: models, answers and features."""
 
     def __init__(self, config: Config, cache: Path, index: Path) -> None:
-        self.config, self._clip_told = embed.settle(config, index)
+        self.config, self._clip_told = embeddings.settle(config, index)
         self.images: _Images | None = None
         self.images_lock = threading.Lock()
         self._cache = cache
         self._features: OrderedDict[str, Vector] = OrderedDict()
         self._features_lock = threading.Lock()
-        self._clip = embed.identity(config)
+        self._clip = embeddings.identity(config)
         self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
         settings = caption.settings(config) | {"images": "by content"}
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
@@ -614,7 +614,7 @@ class _Shared:
         def encode() -> Vector:
             model = embed.load_clip(self.config)
             made = model.encode_images(model.preprocess(picture())[None])
-            return embed.finite(made, [reference], "image")
+            return embeddings.finite(made, [reference], "image")
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
 
@@ -627,7 +627,7 @@ class _Shared:
             size = self.config.runtime.embed_batch
             batches = [own[start : start + size] for start in range(0, len(own), size)]
             return np.concatenate(
-                [embed.finite(model.encode_texts(batch), batch, "text") for batch in batches]
+                [embeddings.finite(model.encode_texts(batch), batch, "text") for batch in batches]
             )
 
         names = [f"text:{text}" for text in texts]

@@ -10,7 +10,8 @@ from pipeline.images.files import open_image
 from pipeline.models import captioners, identity
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, progress, stage
-from pipeline.stages import released
+from pipeline.stages import checks, released, texts
+from pipeline.stages.base import Line, Stage, TextKind
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import CaptionRecord, typed
@@ -165,3 +166,68 @@ def _timed(
         if item is None:
             return
         yield item
+
+
+def known(run: Run) -> dict[str, list[str]]:
+    """Return the captions of the queries that have some."""
+    records = record_file(run)
+    if released.is_imported(run.config.captioner.model):
+        return released.captions(records)
+    captions = by_image(records)
+    found = {query.id: captions.get(query.reference, []) for query in run.queries}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def _plan(run: Run) -> list[Line]:
+    config, captions = run.config.captioner, known(run)
+    images = len(run.references)
+    done = len({query.reference for query in run.queries if query.id in captions})
+    tokens = config.samples * config.max_new_tokens
+    if released.is_imported(config.model):
+        return [Line("caption", "reference images", images, done)]
+    return [
+        Line("caption", "reference images", images, done),
+        Line("caption", "captions", images * config.samples, done * config.samples),
+        Line("caption", "tokens sampled", images * tokens, done * tokens, "at most"),
+    ]
+
+
+def check_files(config: Config) -> None:
+    """Raise ModelError for the captioner's folder, where it runs here and cannot be loaded."""
+    if not config.captioner.model.startswith(captioners.SERVED):
+        checks.model_files("captioner", config.captioner.model, "--captioner FOLDER")
+
+
+def _check(run: Run) -> None:
+    """Check the captioner: its files where it runs here, or that its captions were imported."""
+    if released.is_imported(run.config.captioner.model):
+        record_file(run)
+    else:
+        check_files(run.config)
+
+
+STAGE = Stage(
+    "caption",
+    """Describe each distinct reference image several times with BLIP-2.
+
+    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
+
+    Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
+    """,
+    lambda run: [caption(run)],
+    wanted=lambda run: "caption" in texts.stages(run),
+    header=header,
+    sources={"captions": lambda run: record_file(run).file},
+    texts={
+        "captions": TextKind(
+            read,
+            "captions",
+            header,
+            most=lambda run: len(run.references) * run.config.captioner.samples,
+        )
+    },
+    plan=_plan,
+    checks=(checks.cache_folder, _check),
+    slow_checks=(checks.device,),
+    shared=True,
+)

@@ -325,7 +325,9 @@ def test_recommended_commands_can_be_parsed(
     result = seize(*command.format(run=shlex.join(given), out=tmp_path).split())
     assert result.exit_code == 4, result.output
     name, *words = recommended(result.stderr)
-    context = main.commands[name].make_context(name, list(words))
+    told = main.get_command(click.Context(main), name)
+    assert told is not None
+    context = told.make_context(name, list(words))
     assert context.params["limit"] == 1
     assert context.params["settings"] == ("llm.seed=1",)
     assert words.count("--method") <= 1

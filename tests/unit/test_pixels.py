@@ -21,7 +21,7 @@ from pipeline.models.encoders import open_clip as clip
 from pipeline.models.encoders.decode import decode
 from pipeline.models.encoders.pixels import Preprocess, TargetPad
 from pipeline.run import Run
-from pipeline.stages import embed
+from pipeline.stages import embeddings
 from pipeline.study import compare
 
 SIZES = [(640, 480), (481, 640), (224, 224), (97, 301), (1000, 333), (31, 30), (33, 400)]
@@ -202,4 +202,4 @@ def test_the_pixel_path_is_part_of_the_protocol(make_run: Callable[..., Run]) ->
     rows = [compare.Row(run.config.clip.pixels, {}, run.protocol) for run in (plain, released)]
     with pytest.raises(ConfigError, match="pixels"):
         compare.check_protocols(rows, mixed=False)
-    assert embed.identity(plain.config) != embed.identity(released.config)
+    assert embeddings.identity(plain.config) != embeddings.identity(released.config)
