@@ -6,7 +6,9 @@ import sys
 
 THREADS = """
 import threading
-from pipeline import captioners, config, embed, llms, verifiers
+from pipeline import config
+from pipeline.models import captioners, llms, verifiers
+from pipeline.stages import embed
 
 settings = config.load("demo")
 together = threading.Barrier(4)
