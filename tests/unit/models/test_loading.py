@@ -16,7 +16,7 @@ from pipeline.models.loading import failed, sentences
 from tests.conftest import PROJECT
 
 NOWHERE = "http://127.0.0.1:9"
-ASK = "import sys; from pipeline import weights; print(weights.reachable('me/model'))"
+ASK = "import sys; from pipeline.models import weights; print(weights.reachable('me/model'))"
 
 
 class Host:
@@ -104,7 +104,8 @@ def test_clip_too_says_it_once(tmp_path: Path) -> None:
         home=tmp_path,
     )
     assert code == 5
-    (line,) = said.splitlines()
+    note, line = said.splitlines()
+    assert note.startswith("The models of the preset demo")
     assert "CLIP ViT-B-32 (openai) cannot be loaded: It is not on this machine" in line
 
 
