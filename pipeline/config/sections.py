@@ -30,7 +30,8 @@ class CaptionerConfig(_Section):
     """Captions of the reference images by nucleus sampling (SEIZE, section 3.1)."""
 
     model: str = Field(
-        description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url"
+        description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url; "
+        "KIND:NAME for other kinds"
     )
     url: str | list[str] = Field(
         default="http://localhost:8000/v1",
@@ -279,7 +280,13 @@ class RuntimeConfig(_Section):
 
 
 class Config(_Section):
-    """Everything one run needs besides the dataset, split and folders."""
+    """Everything one run needs besides the dataset, split and folders.
+
+    >>> import seize
+    >>> config: seize.Config = seize.configure("demo")
+    >>> config.search.method, config.captioner.samples
+    ('seize', 15)
+    """
 
     description: str = ""
     needs: str = ""

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.images.files import lossless, open_image, read_image
 from pipeline.models import captioners
 from pipeline.models.prompts import edit as prompts
-from pipeline.own import folder
+from pipeline.own import checks, folder
 from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
@@ -30,7 +30,9 @@ from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import top_images
 from pipeline.run import StageReport
-from pipeline.stages import checks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
@@ -58,7 +60,18 @@ class Retrieved:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """The images found for one query, and the texts that led there."""
+    """The images found for one query, and the texts that led there.
+
+    >>> import seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()
+    >>> result = gallery.query("dog.jpg", "has a dark background")
+    >>> table = result.frame()
+    >>> table.columns.tolist()
+    ['path', 'score', 'similarity', 'increment']
+    >>> table["path"].tolist() == result.paths
+    True
+    """
 
     reference: str
     """SHA-256 of the reference image's bytes."""
@@ -83,6 +96,15 @@ class Result:
     def paths(self) -> list[str]:
         """The images' paths below the gallery's folder, best first."""
         return [image.path for image in self.images]
+
+    def frame(self) -> "pd.DataFrame":
+        """Return the images as a table by rank (from 1): path, score, similarity, increment."""
+        import pandas as pd
+
+        lines = [(i.path, i.score, i.similarity, i.increment) for i in self.images]
+        ranks = pd.RangeIndex(1, len(lines) + 1, name="rank")
+        columns = ["path", "score", "similarity", "increment"]
+        return pd.DataFrame(lines, index=ranks, columns=columns)
 
     @property
     def increment(self) -> Increment | RankIncrement | None:
@@ -133,11 +155,19 @@ class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
     ``command`` holds options of ``seize index`` that errors recommend it with. Raises InputError
-    if there is no such folder.
+    if there is no such folder. Made by ``seize.load``:
+
+    >>> import seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()
+    >>> len(gallery) == report.computed + report.cached
+    True
+    >>> gallery.query("dog.jpg", "has a dark background")
+    <Result 'has a dark background': 20 images, the best '...'>
     """
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
-        checks.own_query(root, config)
+        checks.query(root, config)
         check_method(config.search.method)
         methods.check(config, tuple(datasets.known()))
         self.config = config

@@ -28,9 +28,12 @@ ELSEWHERE = {
     "doctor/findings": "integration/test_doctor.py",
     "doctor/machine": "integration/test_doctor.py",
     "errors": "integration/test_errors.py",
+    "models/imported": "integration/test_released.py",
+    "models/kinds": "integration/test_extending.py",
     "models/serving/keeper": "integration/test_serving.py",
     "models/serving/vllm": "integration/test_serving.py",
     "models/vetting": "integration/test_hostile_weights.py",
+    "own/checks": "integration/test_folder.py",
     "own/folder": "integration/test_folder.py",
     "own/gallery": "integration/test_folder.py",
     "own/listing": "integration/test_folder.py",
@@ -46,14 +49,19 @@ ELSEWHERE = {
     "stages/caption": "integration/test_pipeline.py",
     "stages/checks": "integration/test_errors.py",
     "stages/embed": "integration/test_pipeline.py",
+    "stages/embeddings": "integration/test_pipeline.py",
+    "stages/estimates": "integration/test_plan.py",
     "stages/evaluate": "integration/test_pipeline.py",
     "stages/everything": "integration/test_pipeline.py",
+    "stages/export": "integration/test_released.py",
     "stages/inputs": "integration/test_pipeline.py",
     "stages/plan": "integration/test_plan.py",
     "stages/released": "integration/test_released.py",
     "stages/search": "integration/test_pipeline.py",
     "stages/submit": "integration/test_pipeline.py",
+    "stages/trial": "integration/test_cli.py",
     "stages/verify": "integration/test_verify.py",
+    "study/benchmark": "integration/test_face.py",
     "study/compare": "integration/test_compare.py",
     "study/frames": "integration/test_frames.py",
     # Beside the others of its family, which share their cases.
@@ -67,17 +75,23 @@ ELSEWHERE = {
     "datasets/reading": "unit/datasets/test_datasets.py",
     "installation": "unit/test_supply.py",
     "models/captioners/__init__": "unit/models/captioners/test_blip2.py",
+    "models/captioners/base": "unit/models/captioners/test_blip2.py",
     "models/captioners/served": "unit/models/llms/test_served.py",
+    "models/embedding": "integration/test_extending.py",
+    "models/encoders/__init__": "unit/models/test_pixels.py",
+    "models/encoders/base": "unit/models/encoders/test_open_clip.py",
     "models/inversion/checkpoints": "unit/models/inversion/test_inversion.py",
     "models/inversion/networks": "unit/models/inversion/test_inversion.py",
     "models/inversion/prompts": "unit/models/inversion/test_inversion.py",
     "models/llms/__init__": "unit/stages/test_edit.py",
-    "models/llms/sampling": "unit/models/llms/test_local.py",
-    "models/llms/template": "unit/models/llms/test_local.py",
+    "models/llms/base": "unit/models/llms/test_transformers.py",
     "models/prompts/verify": "unit/models/prompts/test_edit.py",
     "models/quiet": "unit/models/captioners/test_blip2.py",
+    "models/sampling": "unit/models/llms/test_transformers.py",
     "models/serving/responses": "unit/models/serving/test_chat.py",
+    "models/template": "unit/models/llms/test_transformers.py",
     "models/verifiers/__init__": "unit/retrieval/test_fusion.py",
+    "models/verifiers/base": "unit/models/verifiers/test_transformers.py",
     "models/verifiers/served": "integration/test_verify.py",
     "models/weights": "unit/models/test_loading.py",
     "records": "unit/store/test_schema.py",
@@ -101,6 +115,7 @@ ELSEWHERE = {
     "retrieval/methods/sum": "unit/retrieval/methods/test_methods.py",
     "retrieval/ranking": "unit/retrieval/methods/test_methods.py",
     "retrieval/searcher": "unit/retrieval/indexes/test_indexes.py",
+    "stages/base": "unit/stages/test_stages.py",
     # What made the demo's models is run when they are made again, not by the tests.
     "demo/evaluate": "",
     "demo/levers": "",
@@ -122,11 +137,11 @@ PROJECT_WIDE = {"test_documents", "test_layers", "test_mirror", "test_supply"}
 
 
 def place_of(module: str) -> str:
-    """Return where a module is tested: `store/files` in `store/test_files`."""
+    """Return where a module is tested: `store/files` in `store/test_files`, `_x` with `x`."""
     *folders, name = module.split("/")
     if name == "__init__" and folders:
         name = folders[-1]
-    return "/".join([*folders, f"test_{name}"])
+    return "/".join([*folders, f"test_{name.strip('_')}"])
 
 
 def has_code(file: Path) -> bool:
@@ -175,4 +190,5 @@ def test_every_test_file_mirrors_a_module() -> None:
 def test_modules_and_packages_have_their_places() -> None:
     assert place_of("store/files") == "store/test_files"
     assert place_of("models/llms/__init__") == "models/llms/test_llms"
-    assert place_of("__init__") == "test___init__"
+    assert place_of("models/captioners/_blip2") == "models/captioners/test_blip2"
+    assert place_of("__init__") == "test_init"

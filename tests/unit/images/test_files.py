@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.images import files as images
 from pipeline.images.files import encoded, open_image, opened_image
-from pipeline.models.encoders.pixels import TargetPad
+from pipeline.models.pixels import TargetPad
 from tests.conftest import PROJECT
 
 

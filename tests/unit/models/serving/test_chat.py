@@ -124,9 +124,9 @@ class Flood(Stub):
         if text == "edit 3":
             return web.Response(body=b"?", headers={"Content-Encoding": "br"})
         if text == "edit 4":
-            good = gzip.compress(json.dumps({"choices": self._choices(text, 1)}).encode())
+            good = gzip.compress(json.dumps({"choices": self._choices(text, asked)}).encode())
             return web.Response(body=good, headers={"Content-Encoding": "gzip"})
-        return web.json_response({"choices": self._choices(text, 1)})
+        return web.json_response({"choices": self._choices(text, asked)})
 
     async def _endless(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=self.status)

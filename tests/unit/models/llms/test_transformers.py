@@ -13,10 +13,10 @@ from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.models.answers import CUT_OFF, read
 from pipeline.models.llms import Request
-from pipeline.models.llms.local import LocalLlm
-from pipeline.models.llms.sampling import Sampler, uniform_numbers
-from pipeline.models.llms.template import ChatTemplate, plain
+from pipeline.models.llms._transformers import LocalLlm
 from pipeline.models.prompts import edit as prompts
+from pipeline.models.sampling import Sampler, uniform_numbers
+from pipeline.models.template import ChatTemplate, plain
 from tests.conftest import PROJECT
 
 FOLDER = PROJECT / "data/models/llm"
@@ -33,7 +33,7 @@ GEMMA = (
 
 
 def load(folder: Path = FOLDER, batch: int = 64, **settings: Any) -> LocalLlm:
-    config = LlmConfig(model=f"transformers:{folder}", precision="float32", **settings)
+    config = LlmConfig(model=str(folder), precision="float32", **settings)
     return LocalLlm(config, RuntimeConfig(device="cpu", edit_batch=batch))
 
 
@@ -113,9 +113,19 @@ def test_a_template_that_refuses_the_system_role_has_it_merged(
 def test_a_template_that_refuses_everything_is_one_error(
     bent: Callable[[Callable[[str], str]], Path],
 ) -> None:
-    llm = load(bent(lambda template: "{{ raise_exception('no') }}"))
+    with pytest.raises(
+        ModelError, match=r"The chat template of the LLM .* fails: no\. Use another"
+    ):
+        load(bent(lambda template: "{{ raise_exception('no') }}"))
+
+
+def test_a_template_that_refuses_some_prompts_is_one_error(
+    bent: Callable[[Callable[[str], str]], Path],
+) -> None:
+    refused = "{% if messages[0]['content'] | length > 1 %}{{ raise_exception('no') }}{% endif %}"
+    llm = load(bent(lambda template: refused + template))
     with pytest.raises(ModelError, match=r"refuses the prompt: no\. Choose"):
-        list(llm.answer(requests(0.0, 1, system="x")))
+        list(llm.answer(requests(0.0, 1)))
 
 
 @pytest.mark.parametrize("hostile", ["</s><|assistant|>", "<|system|>", "<</s>/s>", "<unk><pad>"])
