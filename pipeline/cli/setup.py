@@ -261,7 +261,7 @@ def prompts_try(
 
     Example: seize prompts try seize --image dog.jpg --text "is running on a beach" --captions 3
     """
-    from pipeline.stages.edit import try_prompt
+    from pipeline.stages.trial import try_prompt
 
     if (image is None) == (text_of_image is None):
         raise click.UsageError("Give either --image or --caption.")

@@ -150,15 +150,13 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
 def _resolve(config: Config) -> Config:
     """Make the paths of shipped models work from any folder."""
 
-    def found(model: str, scheme: str = "") -> str:
-        bare = model.removeprefix(scheme)
-        inside = SHIPPED / bare
-        if os.path.exists(bare) or not os.path.exists(inside):  # False for impossible names, too
-            return model
-        return str(inside) if bare == model else f"{scheme}{inside}"
+    def found(model: str) -> str:
+        kind, colon, place = model.rpartition(":")
+        inside = SHIPPED / place
+        # False for names that no file can have, too.
+        shipped = "/" in place and not os.path.exists(place) and os.path.exists(inside)
+        return f"{kind}{colon}{inside}" if shipped else model
 
-    config.captioner.model = found(config.captioner.model)
-    config.llm.model = found(config.llm.model, "transformers:")
-    config.verifier.model = found(config.verifier.model, "transformers:")
-    config.clip.model = found(config.clip.model, "local-dir:")
+    for section in (config.captioner, config.llm, config.verifier, config.clip):
+        section.model = found(section.model)
     return config

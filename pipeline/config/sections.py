@@ -30,7 +30,8 @@ class CaptionerConfig(_Section):
     """Captions of the reference images by nucleus sampling (SEIZE, section 3.1)."""
 
     model: str = Field(
-        description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url"
+        description="BLIP-2 checkpoint: hub name or folder; served:NAME for a vision model at url; "
+        "KIND:NAME for other kinds"
     )
     url: str | list[str] = Field(
         default="http://localhost:8000/v1",

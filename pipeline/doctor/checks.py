@@ -17,6 +17,7 @@ from pipeline.installation import INSTALL
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.datasets.base import Dataset
+    from pipeline.models.kinds import Role
 
 NAMED = 5
 """Missing images that are named."""
@@ -96,60 +97,31 @@ def _models(patient: Patient) -> Iterator[Finding]:
     """Look at every model that runs in this process: in its folder, or in the hub's cache."""
     if (config := patient.config) is None:
         return
-    from pipeline.models import captioners, llms, verifiers
-    from pipeline.stages import embed, released
+    from pipeline.models.roles import ROLES
 
-    captioner = config.captioner
-    if not (captioner.model.startswith(captioners.SERVED) or released.is_imported(captioner.model)):
-        yield from _model("captioner", captioner.model, "--captioner FOLDER", captioner.revision)
-        if patient.load:
-            yield from _loads("captioner", lambda: captioners.load(captioner, config.runtime))
-    if config.llm.model.startswith(llms.IN_PROCESS):
-        name = config.llm.model.removeprefix(llms.IN_PROCESS)
-        yield from _model("LLM", name, f"--llm {llms.IN_PROCESS}FOLDER")
-        if patient.load:
-            yield from _loads("LLM", lambda: llms.load(config.llm, config.runtime))
-    yield from _guarded("model", _clip(config))
-    if patient.load:
-        yield from _loads("CLIP", lambda: embed.load_clip(config))
-    if config.verifier.model.startswith(llms.IN_PROCESS):
-        name = config.verifier.model.removeprefix(llms.IN_PROCESS)
-        yield from _model("verifier", name, f"--verifier {llms.IN_PROCESS}FOLDER")
-        if patient.load:
-            yield from _loads("verifier", lambda: verifiers.load(config.verifier, config.runtime))
+    for role in ROLES:
+        yield from _guarded("model", _model_of(patient, config, role))
 
 
-def _clip(config: "Config") -> Iterator[Finding]:
-    import open_clip
+def _model_of(patient: Patient, config: "Config", role: "Role[Any, Any]") -> Iterator[Finding]:
+    from pipeline.models import encoders
 
-    from pipeline.models.encoders import open_clip as clip
-
-    width = clip.width(config.clip)  # raises for names that open_clip does not know
-    scheme, separator, place = config.clip.model.partition(":")
-    if separator and scheme in ("local-dir", "hf-hub"):
-        yield from _model("CLIP", place, "--clip local-dir:FOLDER")
-        return
-    name, tag = config.clip.model, config.clip.pretrained or ""
-    if Path(tag).is_file():
-        size = in_words(Path(tag).stat().st_size)
-        yield Finding("model", "CLIP", "ok", f"{name}, d = {width}, {tag} ({size})")
-        return
-    from pipeline.models import weights
-
-    source = open_clip.get_pretrained_cfg(name, tag)
-    repository, _, file = source.get("hf_hub", "").rpartition("/")
-    names = [file] if file else [weights.WEIGHTS[1], weights.WEIGHTS[3]]
-    if repository and any(weights.cached_file(repository, each) for each in names):
-        yield Finding("model", "CLIP", "ok", f"{name} {tag} is in the hub's cache, d = {width}")
-    elif repository:
-        yield _to_download("CLIP", repository, "--pretrained FILE")
-    else:
-        file = Path("~/.cache/clip").expanduser() / source.get("url", "").rpartition("/")[2]
-        if file.is_file():
-            yield Finding("model", "CLIP", "ok", f"{name} {tag} is at {file}, d = {width}")
+    model = role.chosen(config)
+    for place in model.files:
+        yield from _model(role.name, place, model.advice, getattr(model.settings, "revision", None))
+    if role is encoders.ROLE:
+        width = encoders.width(config.clip)  # raises for names that its kind does not know
+        name = f"{model.name} {config.clip.pretrained or ''}".rstrip()
+        if (source := model.downloads) is None:
+            yield Finding("model", role.name, "ok", f"{name} is known, d = {width}")
+        elif "://" in source:
+            said = f"{name} is not on this machine yet; the first use downloads {source}"
+            yield Finding("model", role.name, "warning", said, "or give --pretrained FILE")
         else:
-            said = f"{name} {tag} is not at {file} yet; the first use downloads it"
-            yield Finding("model", "CLIP", "warning", said, "or give --pretrained FILE")
+            yield _to_download(role.name, source, "--pretrained FILE")
+    if patient.load and not (model.kind.served or model.kind.given):
+        section = getattr(config, role.section)
+        yield from _loads(role.name, lambda: role.load(section, config.runtime))
 
 
 def _model(role: str, name: str, option: str, revision: str | None = None) -> Iterator[Finding]:
@@ -157,6 +129,10 @@ def _model(role: str, name: str, option: str, revision: str | None = None) -> It
     from pipeline.models import weights
     from pipeline.models.identity import model_identity
 
+    if Path(name).is_file():
+        size = in_words(Path(name).stat().st_size)
+        yield Finding("model", role, "ok", f"{name} is there ({size})")
+        return
     if Path(name).exists():
         folder: Path | None = Path(name)
     elif weights.is_path(name):
@@ -210,28 +186,23 @@ def _servers(patient: Patient) -> Iterator[Finding]:
     if (config := patient.config) is None:
         return
     from pipeline.config import VERIFIED
-    from pipeline.models import captioners, llms
+    from pipeline.models import llms, verifiers
     from pipeline.models.prompts import edit as prompts
-    from pipeline.stages import released
+    from pipeline.models.roles import ROLES
 
-    asked: list[tuple[str, str, str | list[str], str]] = []
-    if config.captioner.model.startswith(captioners.SERVED):
-        name = config.captioner.model.removeprefix(captioners.SERVED)
-        asked.append(("captioner", name, config.captioner.url, "--captioner-url"))
-    llm = config.llm.model
-    llm_served = not (llm.startswith(llms.IN_PROCESS) or released.is_imported(llm))
-    if llm_served:
-        asked.append(("LLM", llm, config.llm.url, "--llm-url"))
-    verifier = config.verifier.model
-    if config.search.method.endswith(VERIFIED) and not verifier.startswith(llms.IN_PROCESS):
-        asked.append(("verifier", verifier, config.verifier.url, "--verifier-url"))
+    verified = config.search.method.endswith(VERIFIED)
     good = True
-    for role, name, urls, option in asked:
+    for role in ROLES:
+        model = role.chosen(config)
+        if not model.kind.served or (role is verifiers.ROLE and not verified):
+            continue
+        urls = getattr(model.settings, "url", [])
         for url in [urls] if isinstance(urls, str) else urls:
-            finding = _server(role, name, url, option, config)
+            finding = _server(role.name, model.name, url, f"{role.option}-url", config)
             good = good and finding.status == "ok"
             yield finding
-    if llm_served and good and prompts.load(config.llm.prompt).answer_schema is not None:
+    llm = llms.ROLE.chosen(config).kind
+    if llm.served and good and prompts.load(config.llm.prompt).answer_schema is not None:
         yield _schema(config)
 
 
@@ -249,12 +220,12 @@ def _server(role: str, model: str, url: str, option: str, config: "Config") -> F
 
 def _schema(config: "Config") -> Finding:
     """Ask for one edit with a JSON schema, as the prompt needs it."""
-    from pipeline.stages import edit
+    from pipeline.stages import trial
 
     limits = {"timeout": SERVER_TIMEOUT, "give_up_after": SERVER_TIMEOUT, "retries": 0}
     runtime = config.runtime.model_copy(update=limits)
     brief = config.model_copy(update={"runtime": runtime})
-    (tried,) = edit.try_prompt(brief, None, "a red apple on a table", "is green")
+    (tried,) = trial.try_prompt(brief, None, "a red apple on a table", "is green")
     if tried["roles"]:
         return Finding("server", "JSON schema", "ok", "the answer follows the prompt's schema")
     said = f"the answer does not follow the prompt's schema: {tried['raw'] or tried['reason']!r}"
@@ -294,27 +265,32 @@ def _dataset(patient: Patient) -> Iterator[Finding]:
             "dataset", name, "ok", f"the annotations below {loaded.root} are read: {said}"
         )
         yield _images(name, loaded)
-        yield from _imported(patient, loaded)
+        yield from _given(patient, loaded)
 
 
-def _imported(patient: Patient, dataset: "Dataset") -> Iterator[Finding]:
+def _given(patient: Patient, dataset: "Dataset") -> Iterator[Finding]:
     """Look for the texts of others that stand for captioner or LLM."""
     if (config := patient.config) is None:
         return
+    from pipeline.models import captioners, llms
     from pipeline.run import Run
-    from pipeline.stages import released
 
     run = Run(dataset, config, patient.cache, patient.cache)
-    for stage, model in (("caption", config.captioner.model), ("edit", config.llm.model)):
-        if released.is_imported(model):
-            name = f"{run.name} {stage}s"
-            try:
-                released.record_file(run, stage, model)
-            except SeizeError as error:
-                fix = f"seize import FILE --dataset {dataset.name} --split {dataset.split}"
-                yield Finding("dataset", name, "problem", str(error), fix)
-            else:
-                yield Finding("dataset", name, "ok", f"{model} is in the cache")
+    for what, model in (
+        ("captions", captioners.ROLE.chosen(config)),
+        ("edits", llms.ROLE.chosen(config)),
+    ):
+        if (given := model.kind.given) is None:
+            continue
+        name = f"{run.name} {what}"
+        try:
+            given.file(run, model.name)
+        except SeizeError as error:
+            fix = f"seize import FILE --dataset {dataset.name} --split {dataset.split}"
+            yield Finding("dataset", name, "problem", str(error), fix)
+        else:
+            said = f"{model.kind_name}:{model.name} is in the cache"
+            yield Finding("dataset", name, "ok", said)
 
 
 def _images(name: str, dataset: "Dataset") -> Finding:

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.models import captioners, llms
+from pipeline.models import captioners, encoders, llms
+from pipeline.models.decode import stacked
+from pipeline.models.embedding import finite
+from pipeline.models.kinds import Choice
 from pipeline.own.loaded import Images
 from pipeline.run import log, slug
-from pipeline.stages import caption, edit, embed
+from pipeline.stages import caption, edit, embeddings
 from pipeline.stages.edit import Pair
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
@@ -73,17 +76,17 @@ class Shared:
     """What galleries that differ only in search settings share: models, answers and features."""
 
     def __init__(self, config: Config, cache: Path, index: Path) -> None:
-        self.config, self._clip_told = embed.settle(config, index)
+        self.config, self._clip_told = embeddings.settle(config, index)
         self.images: Images | None = None
         self.images_lock = threading.Lock()
         self._cache = cache
         self._features: OrderedDict[str, Vector] = OrderedDict()
         self._features_lock = threading.Lock()
-        self._clip = embed.identity(config)
+        self._clip = embeddings.identity(config)
         self._locks = {model: threading.Lock() for model in ("captioner", "llm", "clip")}
         settings = caption.settings(config) | {"images": "by content"}
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
-        self._captioner = caption.settle(config, records)
+        self._captioner = captioners.ROLE.settle(config.captioner, config.runtime, records)
         self._captions: Kept[str, list[str]] = Kept(records.file, records.header, _captions)
         self._why: dict[Pair, str] = {}
         settings = edit.settings(config)
@@ -92,19 +95,19 @@ class Shared:
         self._edits: Kept[Pair, str | None] = Kept(records.file, records.header, edit.by_pair)
 
     @contextlib.contextmanager
-    def _alone(self, model: str, served: bool) -> Iterator[None]:
-        """Models in this process serve one thread at a time; a server takes as many as come."""
-        if served:
+    def _alone(self, model: Choice[Any, Any]) -> Iterator[None]:
+        """Let one thread at a time to a model, but where it takes as many as come."""
+        if model.kind.threads:
             yield
         else:
-            with self._locks[model]:
+            with self._locks[model.role.section]:
                 yield
 
     def preload(self) -> None:
         """Load the models."""
         config = self.config
         with self._locks["clip"]:
-            embed.load_clip(config)
+            encoders.load(config.clip, config.runtime)
         with self._locks["captioner"]:
             captioners.load(self._captioner, config.runtime)
         with self._locks["llm"]:
@@ -114,8 +117,7 @@ class Shared:
         self, reference: str, picture: Callable[[], Image.Image]
     ) -> list[str] | captioners.Failure:
         """Return the captions of an image, made where they are not known."""
-        config = self.config.captioner
-        with self._alone("captioner", config.model.startswith(captioners.SERVED)):
+        with self._alone(captioners.ROLE.chosen(self.config)):
             known = self._captions.values.get(reference)
             if known is not None:
                 return known
@@ -131,7 +133,7 @@ class Shared:
         A failure is not kept: the next query asks again, as a server may be back by then.
         """
         pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
-        with self._alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
+        with self._alone(llms.ROLE.chosen(self.config)):
             known = self._edits.values
             # Files of earlier versions hold failures, too.
             todo = [pair for pair in dict.fromkeys(pairs) if known.get(pair) is None]
@@ -166,9 +168,9 @@ class Shared:
         """Embed a reference image."""
 
         def encode() -> Vector:
-            model = embed.load_clip(self.config)
-            made = model.encode_images(model.preprocess(picture())[None])
-            return embed.finite(made, [reference], "image")
+            model = encoders.load(self.config.clip, self.config.runtime)
+            made = model.images(stacked([model.prepare(picture())]))
+            return finite(made, [reference], "image")
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
 
@@ -176,13 +178,11 @@ class Shared:
         """Return the features (texts, d); ``keep`` stores those of all of them together."""
 
         def encode(names: Sequence[str]) -> Vector:
-            model = embed.load_clip(self.config)
+            model = encoders.load(self.config.clip, self.config.runtime)
             own = [name.removeprefix("text:") for name in names]
             size = self.config.runtime.embed_batch
             batches = [own[start : start + size] for start in range(0, len(own), size)]
-            return np.concatenate(
-                [embed.finite(model.encode_texts(batch), batch, "text") for batch in batches]
-            )
+            return np.concatenate([finite(model.texts(batch), batch, "text") for batch in batches])
 
         names = [f"text:{text}" for text in texts]
         found = self._embedded(list(dict.fromkeys(names)), encode, keep)

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.images.files import lossless, open_image, read_image
 from pipeline.models import captioners
 from pipeline.models.prompts import edit as prompts
-from pipeline.own import folder
+from pipeline.own import checks, folder
 from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
@@ -30,7 +30,6 @@ from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import top_images
 from pipeline.run import StageReport
-from pipeline.stages import checks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +167,7 @@ class Gallery:
     """
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
-        checks.own_query(root, config)
+        checks.query(root, config)
         check_method(config.search.method)
         methods.check(config, tuple(datasets.known()))
         self.config = config

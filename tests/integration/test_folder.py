@@ -27,8 +27,7 @@ from pipeline import config
 from pipeline.cli import main
 from pipeline.errors import ConfigError, InputError, MissingStageError, StorageError
 from pipeline.images.files import HEIF, read_image
-from pipeline.models import llms
-from pipeline.models.encoders import open_clip as clip
+from pipeline.models import encoders, llms
 from pipeline.models.llms import Answer, Request
 from pipeline.models.prompts.edit import ROLES
 from pipeline.own import folder, listing
@@ -268,7 +267,7 @@ def test_what_cannot_be_decoded_is_named_each_time_but_not_tried_again(
     report = folder.index(source)
     assert (report.failed, report.known) == (reasons, [])
     with monkeypatch.context() as patched:
-        patched.setattr(clip, "load", None)  # no model is loaded
+        patched.setattr(encoders, "load", None)  # no model is loaded
         caplog.clear()
         report = folder.index(source)
     assert report.failed == reasons
@@ -534,7 +533,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a model was called")
 
-    for module in (pipeline.models.captioners, llms, clip):
+    for module in (pipeline.models.captioners, llms, encoders):
         monkeypatch.setattr(module, "load", fail)
 
 
@@ -544,10 +543,10 @@ def test_a_query_is_the_formula_over_captions_edits_and_gallery(
     result = gallery.query(reference, CHANGE)
     assert len(result.captions) == len(result.edited_captions) == 15
     assert any("dark" in (text or "") for text in result.edited_captions)
-    model = clip.load(SETTINGS.clip, SETTINGS.runtime)
+    model = encoders.load(SETTINGS.clip, SETTINGS.runtime)
 
     def mean(texts: tuple[str | None, ...]) -> NDArray[np.float64]:
-        found = model.encode_texts([t for t in texts if t is not None]).astype(np.float64)
+        found = model.texts([t for t in texts if t is not None]).astype(np.float64)
         mean: NDArray[np.float64] = found.mean(axis=0)
         return mean / np.linalg.norm(mean)
 
@@ -655,14 +654,14 @@ def test_a_text_edited_by_hand_calls_clip_alone_and_only_for_it(
 ) -> None:
     result = gallery.query(reference, CHANGE)
     asked: list[str] = []
-    model = clip.load(SETTINGS.clip, SETTINGS.runtime)
-    encode = model.encode_texts
+    model = encoders.load(SETTINGS.clip, SETTINGS.runtime)
+    encode = model.texts
 
     def spy(texts: Sequence[str]) -> NDArray[np.float32]:
         asked.extend(texts)
         return encode(texts)
 
-    monkeypatch.setattr(model, "encode_texts", spy)
+    monkeypatch.setattr(model, "texts", spy)
     edits = list(result.edited_captions)
     edits[4] = "three large red circles on a green background"
     edits[5] = None

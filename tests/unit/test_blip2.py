@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import config
 from pipeline.errors import ModelError
 from pipeline.images.files import two_pictures
-from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.captioners._blip2 import Blip2
 from tests.conftest import PROJECT
 
 MODEL = PROJECT / "data" / "models" / "captioner"
@@ -204,12 +204,11 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
 QUIET = """
 from pipeline import config
 from pipeline.images.files import two_pictures
-from pipeline.models import captioners, llms, verifiers
-from pipeline.models.encoders import open_clip as clip
+from pipeline.models import captioners, encoders, llms, verifiers
 settings = config.load("demo", {"captioner.model": %r})
 captioner = captioners.load(settings.captioner, settings.runtime)
 captioner.caption(["a", "b"], two_pictures())
-clip.load(settings.clip, settings.runtime)
+encoders.load(settings.clip, settings.runtime)
 llms.load(settings.llm, settings.runtime)
 verifiers.load(settings.verifier, settings.runtime)
 """

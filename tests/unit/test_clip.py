@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.models.encoders.open_clip import Clip, _preprocessing_of
+from pipeline.models.encoders._open_clip import Clip, _preprocessing_of
 from tests.conftest import PROJECT
 
 MODEL = PROJECT / "data" / "models" / "clip"
@@ -51,9 +51,7 @@ def test_a_folders_own_preprocessing_is_open_clips(
     theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'clip'}")
     with torch.inference_mode():
         expected = theirs.eval().encode_image(transform(image)[None]).numpy()
-    np.testing.assert_allclose(
-        clip.encode_images(clip.preprocess(image)[None]), expected, atol=1e-5
-    )
+    np.testing.assert_allclose(clip.images(clip.prepare(image)[None]), expected, atol=1e-5)
 
 
 def test_a_weights_file_gets_what_all_published_weights_agree_on() -> None:

@@ -16,7 +16,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.errors import InputError, SeizeError
 from pipeline.images import files as images
 from pipeline.images.files import encoded
-from pipeline.models.encoders.decode import decode
+from pipeline.models.decode import decode
 
 CONTENT = encoded(Image.new("RGB", (50, 50)), 50)
 
@@ -26,7 +26,7 @@ def read(name: str) -> tuple[Path, bytes]:
 
 
 def model(preprocess: Any) -> Any:
-    return SimpleNamespace(preprocess=preprocess, device="cpu")
+    return SimpleNamespace(prepare=preprocess, as_stored=False, device="cpu")
 
 
 @pytest.mark.parametrize(("large", "expected"), [(0, 1), (images.LARGE, 2)])
@@ -42,7 +42,7 @@ def test_workers_decode_one_large_image_at_a_time(
 
     settings = RuntimeConfig(workers=2, embed_batch=2)
     made = list(decode(list("abcdefgh"), read, model(preprocess), settings))
-    times = torch.cat([part.pixels for part in made]).tolist()
+    times = torch.cat([part.prepared for part in made]).tolist()
     assert len(times) == 8
     most = max(sum(start <= begin < end for start, end in times) for begin, _ in times)
     assert most == expected

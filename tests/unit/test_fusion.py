@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.verifiers import probability
+from pipeline.models.verifiers.base import probability
 from pipeline.retrieval.fusion import Fusion, average, confidence, fuse, scaled, walk
 
 PROBABILITIES = st.one_of(st.none(), st.sampled_from([0.0, 0.2, 0.5, 0.7, 0.9, 1.0]))

@@ -16,10 +16,10 @@ from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig, devices
 from pipeline.errors import ModelError
 from pipeline.images.files import open_image
 from pipeline.models import identity, verifiers
-from pipeline.models.captioners.blip2 import Blip2
+from pipeline.models.captioners._blip2 import Blip2
 from pipeline.models.identity import COMPUTED, model_identity
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed
+from pipeline.stages import caption, edit, embed, embeddings
 from pipeline.store.features import FeatureFile
 from pipeline.store.jsonl import read_header
 from tests.conftest import PROJECT
@@ -211,7 +211,7 @@ def test_no_name_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
                 [
                     caption.settings(settings),
                     edit.settings(settings),
-                    embed.identity(settings),
+                    embeddings.identity(settings),
                     verifiers.header(settings.verifier),
                 ]
             )

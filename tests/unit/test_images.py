@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.images import files as images
 from pipeline.images.files import encoded, open_image, opened_image
-from pipeline.models.encoders.pixels import TargetPad
+from pipeline.models.pixels import TargetPad
 from tests.conftest import PROJECT
 
 
@@ -245,7 +245,7 @@ def test_the_limit_is_called_by_its_name_and_never_by_pillows(tmp_path: Path, en
     file = tmp_path / f"image{ending}"
     Image.new("RGB", (20, 10)).save(file)
     with pytest.raises(InputError, match=r"199 allowed \(seize app --max-pixels\)\.$"):
-        open_image(file, max_pixels=199, limit="seize app --max-pixels")
+        open_image(file, max_pixels=199, limited_by="seize app --max-pixels")
     with pytest.raises(InputError) as caught:
         open_image(Path("bomb.png"), png_of_size(60_000, 60_000))
     assert "bomb DOS" not in str(caught.value)
@@ -255,7 +255,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from PIL import Image
-from pipeline.images import memory, open_image
+from pipeline.images.files import memory, open_image
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

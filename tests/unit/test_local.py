@@ -13,10 +13,10 @@ from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.models.answers import CUT_OFF, read
 from pipeline.models.llms import Request
-from pipeline.models.llms.local import LocalLlm
-from pipeline.models.llms.sampling import Sampler, uniform_numbers
-from pipeline.models.llms.template import ChatTemplate, plain
+from pipeline.models.llms._transformers import LocalLlm
 from pipeline.models.prompts import edit as prompts
+from pipeline.models.sampling import Sampler, uniform_numbers
+from pipeline.models.template import ChatTemplate, plain
 from tests.conftest import PROJECT
 
 FOLDER = PROJECT / "data/models/llm"
@@ -33,7 +33,7 @@ GEMMA = (
 
 
 def load(folder: Path = FOLDER, batch: int = 64, **settings: Any) -> LocalLlm:
-    config = LlmConfig(model=f"transformers:{folder}", precision="float32", **settings)
+    config = LlmConfig(model=str(folder), precision="float32", **settings)
     return LocalLlm(config, RuntimeConfig(device="cpu", edit_batch=batch))
 
 

@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 
 from pipeline import config
+from pipeline.models import verifiers
 from pipeline.models.prompts import verify as prompts
 from pipeline.models.verifiers import Question
-from pipeline.models.verifiers.local import LIKELY, LocalVerifier
+from pipeline.models.verifiers._transformers import LIKELY, LocalVerifier
 
 
 @pytest.fixture
 def verifier() -> LocalVerifier:
     settings = config.load("demo", {"runtime.device": "cpu"})
-    return LocalVerifier(settings.verifier, settings.runtime)
+    return LocalVerifier(verifiers.ROLE.chosen(settings).settings, settings.runtime)
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from torchvision.transforms import functional, v2
 from pipeline import config
 from pipeline.errors import ConfigError, InputError
 from pipeline.images.files import open_image
-from pipeline.models.encoders import open_clip as clip
-from pipeline.models.encoders.decode import decode
-from pipeline.models.encoders.pixels import Preprocess, TargetPad
+from pipeline.models import encoders
+from pipeline.models.decode import decode
+from pipeline.models.pixels import Preprocess, TargetPad
 from pipeline.run import Run
-from pipeline.stages import embed
+from pipeline.stages import embeddings
 from pipeline.study import compare
 
 SIZES = [(640, 480), (481, 640), (224, 224), (97, 301), (1000, 333), (31, 30), (33, 400)]
@@ -47,7 +47,7 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 def normalised(pixels: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
-    """What ``Clip.encode_images`` makes of preprocessed pixels."""
+    """What ``Clip.images`` makes of preprocessed pixels."""
     scaled = v2.functional.to_dtype(pixels, torch.float32, scale=True)
     return v2.functional.normalize(scaled, list(settings["mean"]), list(settings["std"]))
 
@@ -180,7 +180,7 @@ def test_the_pixels_asked_for_reach_the_model(pixels: str, tmp_path: Path) -> No
     for number, mode in enumerate(MODES):
         (tmp_path / str(number)).write_bytes(stored(mode))
     settings = config.load("demo", {"clip.pixels": pixels, "runtime.workers": 2})
-    model = clip.load(settings.clip, settings.runtime)
+    model = encoders.load(settings.clip, settings.runtime)
 
     def read(name: str) -> tuple[Path, bytes]:
         return tmp_path / name, (tmp_path / name).read_bytes()
@@ -188,7 +188,7 @@ def test_the_pixels_asked_for_reach_the_model(pixels: str, tmp_path: Path) -> No
     names = [str(number) for number in range(len(MODES))]
     chunks = list(decode(names, read, model, settings.runtime))
     assert not any(chunk.broken for chunk in chunks)
-    made = torch.cat([chunk.pixels for chunk in chunks])
+    made = torch.cat([chunk.prepared for chunk in chunks])
     shown = open_clip.get_model_preprocess_cfg(model.model)
     as_stored = pixels == "released"
     own = Preprocess(shown, 1.25, as_stored)
@@ -202,4 +202,4 @@ def test_the_pixel_path_is_part_of_the_protocol(make_run: Callable[..., Run]) ->
     rows = [compare.Row(run.config.clip.pixels, {}, run.protocol) for run in (plain, released)]
     with pytest.raises(ConfigError, match="pixels"):
         compare.check_protocols(rows, mixed=False)
-    assert embed.identity(plain.config) != embed.identity(released.config)
+    assert embeddings.identity(plain.config) != embeddings.identity(released.config)

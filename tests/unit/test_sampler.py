@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.captioners.blip2 import NucleusSampler, uniform_numbers
+from pipeline.models.captioners._blip2 import NucleusSampler, uniform_numbers
 
 
 def chosen(scores: torch.Tensor, uniforms: np.ndarray, top_p: float) -> list[int]:

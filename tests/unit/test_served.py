@@ -237,7 +237,7 @@ def test_concurrency_is_what_fits_a_vllms_cache(start: Start, blocks: int, expec
 
 def test_a_served_vision_model_captions_each_image_in_one_request(start: Start) -> None:
     server = start(model="qwen-vl")
-    config = CaptionerConfig(model="served:qwen-vl", url=server.url, samples=4)
+    config = CaptionerConfig(model="qwen-vl", url=server.url, samples=4)
     images = [Image.new("RGB", (2000, 100), colour) for colour in ("red", "blue")]
     captions = ServedCaptioner(config, RuntimeConfig()).caption(["a", "b"], images)
     for texts in captions:
@@ -262,7 +262,7 @@ def test_a_served_vision_model_captions_each_image_in_one_request(start: Start) 
 
 def test_an_image_that_the_vision_model_refuses_says_why(start: Start) -> None:
     server = start(plan=lambda text, tries: Fault(400) if tries == 0 else None)
-    config = CaptionerConfig(model="served:echo", url=server.url, samples=1)
+    config = CaptionerConfig(model="echo", url=server.url, samples=1)
     captioner = ServedCaptioner(config, RuntimeConfig(concurrency=1))
     captions = captioner.caption(["a", "b"], [Image.new("RGB", (9, 9))] * 2)
     assert captions[0] == Failure("HTTP 400: told to fail")
@@ -377,7 +377,7 @@ def test_an_account_without_money_ends_the_run_at_once_in_the_servers_words(
 def test_a_served_captioner_gives_no_thoughts(start: Start) -> None:
     for thinking in (Thinking(), Thinking(shown="field"), Thinking(obeys=True)):
         server = start(thinking=thinking)
-        config = CaptionerConfig(model="served:echo", url=server.url, samples=3)
+        config = CaptionerConfig(model="echo", url=server.url, samples=3)
         captioner = ServedCaptioner(config, RuntimeConfig())
         (captions,) = captioner.caption(["a"], [Image.new("RGB", (9, 9))])
         assert isinstance(captions, list)

@@ -13,12 +13,11 @@ from pipeline.config import RuntimeConfig, VerifierConfig, resolve_device, resol
 from pipeline.errors import InputError, ModelError
 from pipeline.images.files import open_image
 from pipeline.models.answers import closing, open_thought
-from pipeline.models.llms import IN_PROCESS
-from pipeline.models.llms.template import ChatTemplate
 from pipeline.models.loading import check_template, failed, pretrained
 from pipeline.models.prompts.verify import VerifyPrompt
 from pipeline.models.quiet import tame_transformers
-from pipeline.models.verifiers import NO, YES, Question, Verdict, answer_of
+from pipeline.models.template import ChatTemplate
+from pipeline.models.verifiers.base import NO, YES, Question, Verdict, answer_of
 
 LIKELY = 20
 """The most likely first tokens, among which yes or no must be, as with a server."""
@@ -31,7 +30,7 @@ class LocalVerifier:
     """
 
     def __init__(self, config: VerifierConfig, runtime: RuntimeConfig) -> None:
-        name = config.model.removeprefix(IN_PROCESS)
+        name = config.model
         self.config = config
         self.device = resolve_device(runtime.device)
         self.dtype = getattr(torch, resolve_precision(config.precision, self.device))

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config import LlmConfig, RuntimeConfig, resolve_device, resolve_precision
 from pipeline.models.answers import cut, is_mark, muses, open_thought, without_thoughts
-from pipeline.models.llms import IN_PROCESS, Answer, Request
-from pipeline.models.llms.sampling import Sampler, uniform_numbers
-from pipeline.models.llms.template import ChatTemplate
+from pipeline.models.llms.base import Answer, Request
 from pipeline.models.loading import check_template, failed, pretrained
 from pipeline.models.quiet import tame_transformers
+from pipeline.models.sampling import Sampler, uniform_numbers
+from pipeline.models.template import ChatTemplate
 
 WINDOW = 64
 """Batches that are read at a time, to put requests of similar length into one batch."""
@@ -24,7 +24,7 @@ class LocalLlm:
     """Batched generation with left padding; requests of similar length share a batch."""
 
     def __init__(self, config: LlmConfig, runtime: RuntimeConfig) -> None:
-        name = config.model.removeprefix(IN_PROCESS)
+        name = config.model
         self.device = resolve_device(runtime.device)
         self.batch = runtime.edit_batch
         dtype = getattr(torch, resolve_precision(config.precision, self.device))

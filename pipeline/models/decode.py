@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,18 +20,18 @@ from pipeline.images.files import Broken, opened_image, share_lock
 from pipeline.processes import cores
 
 if TYPE_CHECKING:
-    from pipeline.models.encoders.open_clip import Clip
-    from pipeline.models.encoders.pixels import Preprocess
+    from pipeline.models.encoders.base import Encoder
 
 CHUNK = 16
 """Images that a worker decodes before it hands them over."""
 
 
 class Decoded(NamedTuple):
-    """Some images: pixels uint8 (n, 3, height, width), hashes of their bytes, and broken ones."""
+    """Some images as the encoder takes them, hashes of their bytes, and broken ones."""
 
     names: list[str]
-    pixels: Tensor
+    prepared: Tensor | list[Any]
+    """Stacked where they are tensors."""
     digests: list[str]
     broken: dict[str, str]
     """By name, why an image could not be read; ``Broken`` where that lies in its bytes."""
@@ -41,7 +42,7 @@ Read = Callable[[str], tuple[Path, bytes]]
 
 
 def decode(
-    names: Sequence[str], read: Read, model: "Clip", runtime: RuntimeConfig
+    names: Sequence[str], read: Read, model: "Encoder", runtime: RuntimeConfig
 ) -> Iterator[Decoded]:
     """Yield the images in order, decoded at least a batch ahead of the one that is asked for.
 
@@ -54,7 +55,7 @@ def decode(
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
     loader: DataLoader[Any] = DataLoader(
-        _ImageFiles(names, read, model.preprocess, runtime.max_pixels),  # type: ignore[arg-type]
+        _ImageFiles(names, read, model.prepare, model.as_stored, runtime.max_pixels),  # type: ignore[arg-type]
         batch_size=chunk,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
@@ -80,10 +81,10 @@ def _start(lock: AbstractContextManager[Any], worker: int) -> None:
 
 
 class _Image(NamedTuple):
-    """One image: its pixels (3, height, width) and a hash of its bytes, or why there are none."""
+    """One image as the encoder takes it and a hash of its bytes, or None and why."""
 
     name: str
-    pixels: Tensor | None
+    prepared: Any
     digest: str = ""
     reason: str = ""
 
@@ -92,11 +93,17 @@ class _ImageFiles:
     """Opens and preprocesses images; a broken one yields its reason."""
 
     def __init__(
-        self, names: Sequence[str], read: Read, preprocess: "Preprocess", max_pixels: int
+        self,
+        names: Sequence[str],
+        read: Read,
+        prepare: Callable[[Image], Any],
+        as_stored: bool,
+        max_pixels: int,
     ) -> None:
         self.names = names
         self.read = read
-        self.preprocess = preprocess
+        self.prepare = prepare
+        self.as_stored = as_stored
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -109,20 +116,28 @@ class _ImageFiles:
         except InputError as error:
             return _Image(name, None, reason=str(error))
         try:
-            stored = self.preprocess.as_stored
-            with opened_image(file, content, max_pixels=self.max_pixels, as_stored=stored) as image:
-                pixels = self.preprocess(image)
+            with opened_image(
+                file, content, max_pixels=self.max_pixels, as_stored=self.as_stored
+            ) as image:
+                prepared = self.prepare(image)
         except InputError as error:
             out_of_memory = isinstance(error.__context__, MemoryError)
             return _Image(name, None, reason=str(error) if out_of_memory else Broken(error))
-        return _Image(name, pixels, hashlib.blake2b(content, digest_size=16).hexdigest())
+        return _Image(name, prepared, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 
 def _collate(images: list[_Image]) -> Decoded:
-    good = [(image, image.pixels) for image in images if image.pixels is not None]
+    good = [image for image in images if image.prepared is not None]
+    prepared = [image.prepared for image in good]
     return Decoded(
-        names=[image.name for image, _ in good],
-        pixels=torch.stack([pixels for _, pixels in good]) if good else torch.empty(0),
-        digests=[image.digest for image, _ in good],
-        broken={image.name: image.reason for image in images if image.pixels is None},
+        names=[image.name for image in good],
+        prepared=stacked(prepared),
+        digests=[image.digest for image in good],
+        broken={image.name: image.reason for image in images if image.prepared is None},
     )
+
+
+def stacked(prepared: list[Any]) -> Tensor | list[Any]:
+    """Return prepared images as an encoder takes them: tensors stacked, all else as they are."""
+    tensors = bool(prepared) and isinstance(prepared[0], Tensor)
+    return torch.stack(prepared) if tensors else prepared
