@@ -7,7 +7,17 @@ from pipeline.installation import INSTALL
 
 
 class SeizeError(Exception):
-    """Any other error, or something wrong that `check` or `doctor` found."""
+    """Any other error, or something wrong that `check` or `doctor` found.
+
+    All errors that a user can act on are of this class, in Python as on the command line:
+
+    >>> import seize
+    >>> try:
+    ...     seize.load("photoz")
+    ... except seize.SeizeError as error:
+    ...     print(f"{error} (exit code {error.exit_code})")
+    photoz is not a folder. (exit code 3)
+    """
 
     exit_code = 1
 
@@ -113,7 +123,7 @@ FAMILIES: tuple[type[SeizeError], ...] = (
 
 EXIT_CODES = {
     0: "All is well.",
-    **{kind.exit_code: (kind.__doc__ or "").strip() for kind in FAMILIES},
+    **{kind.exit_code: (kind.__doc__ or "").partition("\n")[0] for kind in FAMILIES},
     BUG: "An error of seize itself; the message names the file with its traceback.",
     STOPPED: "Stopped with Ctrl-C; the same command resumes.",
     CLOSED: "What read the output has closed it, as `head` does.",

@@ -20,6 +20,12 @@ def names(package: str) -> tuple[str, ...]:
 
 
 @functools.cache
+def modules(package: str) -> tuple[ModuleType, ...]:
+    """Import every module of a package but private ones; return them in the order of names."""
+    return tuple(importlib.import_module(f"{package}.{name}") for name in names(package))
+
+
+@functools.cache
 def entry_points(group: str) -> dict[str, metadata.EntryPoint]:
     """Return the entry points that installed packages have in ``group``, by name."""
     return {point.name: point for point in metadata.entry_points(group=group)}
@@ -31,10 +37,7 @@ def load(package: str, group: str) -> tuple[ModuleType | object, ...]:
 
     Raises ConfigError naming the entry point that cannot be imported.
     """
-    found: list[ModuleType | object] = [
-        importlib.import_module(f"{package}.{name}") for name in names(package)
-    ]
-    return (*found, *(resolved(point) for point in entry_points(group).values()))
+    return (*modules(package), *(resolved(point) for point in entry_points(group).values()))
 
 
 def resolved(point: metadata.EntryPoint) -> object:

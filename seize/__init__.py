@@ -1,6 +1,12 @@
 """``import seize``: what a program of one's own calls; the code is the package ``pipeline``.
 
 A name is imported when it is first used (PEP 562), so that ``import seize`` loads no torch.
+
+- ``load`` a folder of one's own images as a ``Gallery``; a query gives a ``Result``;
+- ``open`` a benchmark as a ``Benchmark``: run, search, evaluate, compare;
+- ``rank`` features made elsewhere;
+- ``configure`` gives a preset's or a file's settings as a ``Config``;
+- ``SeizeError`` is what goes wrong.
 """
 
 import importlib
@@ -10,24 +16,45 @@ from pipeline import __version__, load
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.config import load as configure
     from pipeline.errors import SeizeError
     from pipeline.own.gallery import Gallery, Result
+    from pipeline.retrieval.files import rank
+    from pipeline.study.benchmark import Benchmark
+    from pipeline.study.benchmark import open_benchmark as open
 
-__all__ = ["Config", "Gallery", "Result", "SeizeError", "__version__", "load"]
+__all__ = [
+    "Benchmark",
+    "Config",
+    "Gallery",
+    "Result",
+    "SeizeError",
+    "__version__",
+    "configure",
+    "load",
+    "open",
+    "rank",
+]
 
-_MODULES = {
-    "Config": "pipeline.config",
-    "Gallery": "pipeline.own.gallery",
-    "Result": "pipeline.own.gallery",
-    "SeizeError": "pipeline.errors",
+_PLACES = {
+    "Benchmark": ("pipeline.study.benchmark", "Benchmark"),
+    "Config": ("pipeline.config", "Config"),
+    "Gallery": ("pipeline.own.gallery", "Gallery"),
+    "Result": ("pipeline.own.gallery", "Result"),
+    "SeizeError": ("pipeline.errors", "SeizeError"),
+    "configure": ("pipeline.config", "load"),
+    "open": ("pipeline.study.benchmark", "open_benchmark"),
+    "rank": ("pipeline.retrieval.files", "rank"),
 }
 """Where the names are that are not imported yet."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    module, own = _PLACES[name]
+    found = globals()[name] = getattr(importlib.import_module(module), own)
+    return found
 
 
 def __dir__() -> list[str]:

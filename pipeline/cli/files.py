@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import (
-    FiniteRange,
+    Finite,
     Stage,
     cache_option,
     data_root_option,
@@ -56,10 +56,10 @@ def _file(text: str, exists: bool = True) -> Callable[..., Any]:
 @_file("--content: features of the captions, (queries, d)")
 @_file("--gallery: features of the images, (images, d)")
 @click.option(
-    "--alpha-pos", type=FiniteRange(), required=True, help="α⁺, weight of a positive increment"
+    "--alpha-pos", type=Finite(), required=True, help="α⁺, weight of a positive increment"
 )
 @click.option(
-    "--alpha-neg", type=FiniteRange(), required=True, help="α⁻, weight of a negative increment"
+    "--alpha-neg", type=Finite(), required=True, help="α⁻, weight of a negative increment"
 )
 @click.option("--top-k", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @click.option(
@@ -127,6 +127,7 @@ def import_(
     from dataclasses import asdict
 
     from pipeline import datasets
+    from pipeline.models.imported import KIND_NAME
     from pipeline.run import dump
     from pipeline.stages import released
 
@@ -140,7 +141,7 @@ def import_(
         option = "--captioner" if found.stage == "caption" else "--llm"
         echo(
             f"{found.texts} texts of {found.queries} queries{lacking}: use {option} "
-            f"{released.IMPORTED}{found.name}"
+            f"{KIND_NAME}:{found.name}"
         )
 
 
@@ -159,9 +160,9 @@ def export(run: Any, out: Path, as_json: bool) -> None:
     Example: seize export --dataset circo --split val --data-root /data --out exported
     """
     from pipeline.run import dump
-    from pipeline.stages import released
+    from pipeline.stages.export import export as written
 
-    files = [str(file) for file in released.export(run, out)]
+    files = [str(file) for file in written(run, out)]
     echo(dump(files) if as_json else "\n".join(files))
 
 

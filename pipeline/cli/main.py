@@ -6,18 +6,28 @@ import sys
 import click
 
 from pipeline import __version__, processes
+from pipeline import stages as known
 from pipeline.cli import files, own, setup, stages, study, train
 from pipeline.cli.ending import Commands, exit_codes
 from pipeline.cli.options import log
 from pipeline.errors import ConfigError
 from pipeline.printable import Formatter
 
-SHARED = ("caption", "embed")
-"""The commands whose work several processes share."""
+
+class Program(Commands):
+    """All commands: the families of this folder, and one for every stage there is."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(context), *stages.names()})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return the command of that name, if there is one."""
+        return super().get_command(context, name) or stages.find(name)
 
 
 @click.group(
-    cls=Commands,
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=exit_codes(),
 )
@@ -41,10 +51,17 @@ def main(debug: bool, quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
     command = click.get_current_context().invoked_subcommand
-    if place.count > 1 and command not in SHARED:
+    if place.count > 1:
+        _check_shared(command)
+
+
+def _check_shared(command: str | None) -> None:
+    """Raise ConfigError for a command whose work several processes do not share."""
+    shared = [stage.name for stage in known.known().values() if stage.shared]
+    if command not in shared:
         raise ConfigError(
             f"`seize {command}` runs as one process; accelerate launch is for "
-            f"{' and '.join(SHARED)}. Run it without."
+            f"{' and '.join(shared)}. Run it without."
         )
 
 

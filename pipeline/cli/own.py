@@ -16,8 +16,8 @@ from pipeline.cli.options import (
     query_options,
 )
 from pipeline.errors import STOPPED, InputError
+from pipeline.own import checks
 from pipeline.printable import echo
-from pipeline.stages import checks
 
 
 @click.command()
@@ -33,7 +33,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
 
     Example: seize index photos --config laptop --watch
     """
-    checks.own_images(folder, settings)
+    checks.images(folder, settings)
     from pipeline.own import folder as folders
 
     opened = folders.open_folder(folder, settings, cache)
@@ -75,7 +75,7 @@ def query(
 
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
-    checks.own_query(folder, settings)
+    checks.query(folder, settings)
     if not image.exists():
         raise InputError(f"{image} does not exist.")
     from pipeline.own.gallery import Gallery
@@ -166,7 +166,7 @@ def app(
 
     Example: seize app photos --config laptop --open
     """
-    checks.own_query(folder, settings)
+    checks.query(folder, settings)
     import asyncio
 
     from pipeline.own.gallery import Gallery

@@ -87,15 +87,16 @@ def doctor(
 
     Example: seize doctor --config laptop --dataset circo --data-root /data
     """
-    from pipeline.doctor import checks
+    from pipeline.doctor import findings as doctor
+    from pipeline.doctor.checks import examine
 
-    patient = checks.Patient(preset, overrides, dataset, split, data_root, cache, load)
+    patient = doctor.Patient(preset, overrides, dataset, split, data_root, cache, load)
     findings = []
-    for finding in checks.examine(patient):
+    for finding in examine(patient):
         findings.append(finding)
         if not as_json:
             echo(finding.render())
-    usable = checks.usable(findings)
+    usable = doctor.usable(findings)
     if as_json:
         from pipeline.run import dump
 
@@ -268,7 +269,7 @@ def prompts_try(
 
     Example: seize prompts try seize --image dog.jpg --text "is running on a beach" --captions 3
     """
-    from pipeline.stages.edit import try_prompt
+    from pipeline.stages.trial import try_prompt
 
     if (image is None) == (text_of_image is None):
         raise click.UsageError("Give either --image or --caption.")

@@ -1,11 +1,13 @@
 """The commands of the stages, of one run of all, and of what a run will cost."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline import stages
 from pipeline.cli.options import (
     Stage,
     json_option,
@@ -16,198 +18,129 @@ from pipeline.cli.options import (
     split_arguments,
     vllm_options,
 )
+from pipeline.errors import ConfigError
 from pipeline.printable import echo
-from pipeline.stages import checks
+from pipeline.stages import base, checks
+
+Options = list[Callable[[Any], Any]]
 
 
-@click.command(cls=Stage)
-@run_options
-@json_option
-def caption(run: Any, as_json: bool) -> None:
-    """Describe each distinct reference image several times with BLIP-2.
+def find(name: str) -> click.Command | None:
+    """Return the command of the stage of that name, None where there is none.
 
-    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
-
-    Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
+    One that cannot be imported, of another package, has a command that says so.
     """
-    checks.check(run, "caption")
-    from pipeline.stages.caption import caption as stage
-
-    print_reports([stage(run)], as_json)
-
-
-@click.command(cls=Stage)
-@run_options
-@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` for this stage")
-@vllm_options
-@click.option("--retry-failed", is_flag=True, help="try again what failed before")
-@json_option
-def edit(
-    run: Any,
-    model: str | None,
-    vllm_bin: str | None,
-    serve_arguments: tuple[str, ...],
-    serve_timeout: float,
-    retry_failed: bool,
-    as_json: bool,
-) -> None:
-    """Let the LLM apply the relative caption to every caption.
-
-    The LLM is behind --llm-url, in process (--llm transformers:PATH), or served for this stage by
-    vLLM (--serve); the stages after this one are then given --llm MODEL.
-
-    Example: seize edit --dataset circo --split val --llm Qwen/Qwen2.5-7B-Instruct
-    --llm-url http://localhost:8000/v1
-    """
-    checks.check(run if model is None else run.with_llm(model, ""), "edit")
-    from pipeline.stages import caption
-    from pipeline.stages.edit import edit as stage
-
-    if model is None:
-        print_reports([stage(run, retry_failed)], as_json)
-        return
-    caption.read(run)  # a server takes minutes to start
-    with _serving(run, model, vllm_bin, serve_arguments, serve_timeout) as url:
-        report = stage(run.with_llm(model, url), retry_failed)
-    log.info("The stages after this one find these edits with: --llm %s", model)
-    print_reports([report], as_json)
+    if name not in names():
+        return None
+    try:
+        stage = stages.find(name)
+    except ConfigError as error:
+        return _broken(name, error)
+    return SPECIAL.get(name, _command)(stage)
 
 
-@click.command(cls=Stage)
-@run_options
-@json_option
-def embed(run: Any, as_json: bool) -> None:
-    """Compute CLIP features of the gallery's images, and of all texts once they exist.
-
-    Several GPUs or machines: accelerate launch -m pipeline embed … shares images and texts out.
-
-    Example: seize embed --dataset circo --split val --clip ViT-B-32 --pretrained openai
-    """
-    checks.check(run, "embed")
-    from pipeline.stages.embed import embed as stage
-    from pipeline.stages.inputs import make_clues
-
-    reports = stage(run)
-    print_reports([*reports, *make_clues(run)], as_json)
+def names() -> list[str]:
+    """Return the names of all stages, without importing those of other packages."""
+    return [*stages.house(), *stages.brought()]
 
 
-@click.command(cls=Stage)
-@run_options
-@json_option
-def search(run: Any, as_json: bool) -> None:
-    """Rank the gallery for every query; needs features on disk, no model.
+def _command(stage: base.Stage) -> click.Command:
+    """Return a stage's command; it has the options that the stage's record asks for."""
 
-    Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
-    """
-    checks.check(run, "search")
-    from pipeline.stages.search import search as stage
-
-    print_reports(stage(run), as_json)
-
-
-@click.command(cls=Stage)
-@run_options
-@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` for this stage")
-@vllm_options
-@click.option("--retry-failed", is_flag=True, help="ask again where there was no answer before")
-@json_option
-def verify(
-    run: Any,
-    model: str | None,
-    vllm_bin: str | None,
-    serve_arguments: tuple[str, ...],
-    serve_timeout: float,
-    retry_failed: bool,
-    as_json: bool,
-) -> None:
-    """Let a vision-language model look at each query's best images, and reorder them.
-
-    Needs the ranking of --method (one, several or all). The result is a method of its own: submit,
-    evaluate and compare take it as METHOD+verify. The verifier is behind --verifier-url, in process
-    (--verifier transformers:PATH), or served for this stage by vLLM (--serve).
-
-    An image that it accepts (verifier.accept) moves before all others, one that it rejects
-    (verifier.reject) behind all others; otherwise the order of the scores stays. With --set
-    verifier.fusion=average, images are sorted by a weighted mean of probability and score.
-
-    Example: seize verify --dataset circo --split val --method seize --verifier
-    Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
-    """
-    checks.check(run if model is None else run.with_verifier(model, ""), "verify")
-    from pipeline.stages.verify import read_rankings
-    from pipeline.stages.verify import verify as stage
-
-    serving = None
-    if model is not None:
-        read_rankings(run)  # a server takes minutes to start
-        serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
-    with serving or contextlib.nullcontext("") as url:
+    def run_stage(
+        run: Any,
+        as_json: bool,
+        model: str | None = None,
+        retry_failed: bool = False,
+        **serving: Any,
+    ) -> None:
+        checks.check(run if model is None else stage.with_model(run, model, ""), [stage])
+        served = None
         if model is not None:
-            run = run.with_verifier(model, url)
-            log.info("The commands after this one find these verdicts with: --verifier %s", model)
-        reports = stage(run, retry_failed)
-    print_reports(reports, as_json)
+            stage.ready(run)
+            served = _serving(run, model, **serving)
+        with served or contextlib.nullcontext("") as url:
+            if model is not None:
+                run = stage.with_model(run, model, url)
+                found = f"--{stage.serves} {model}"
+                log.info("The commands after this one find what it makes with: %s", found)
+            retrying = {"retry_failed": retry_failed} if stage.retries else {}
+            reports = stage.run(run, **retrying)
+        print_reports(reports, as_json)
+
+    options: Options = [run_options]
+    if stage.serves:
+        options += [_serve("for this stage"), vllm_options]
+    if stage.retries:
+        options.append(click.option("--retry-failed", is_flag=True, help=stage.retries))
+    return _built(stage, run_stage, [*options, json_option])
+
+
+def _serve(when: str) -> Callable[[Any], Any]:
+    text = f"start `vllm serve MODEL` {when}"
+    return click.option("--serve", "model", metavar="MODEL", help=text)
+
+
+def _built(stage: base.Stage, function: Callable[..., None], options: Options) -> click.Command:
+    """Return the command ``function`` of a stage, with its ``options`` in their order."""
+    for option in reversed(options):
+        function = option(function)
+    return click.command(stage.name, cls=Stage, help=stage.help)(function)
+
+
+def _evaluate(stage: base.Stage) -> click.Command:
+    """Return the command of the evaluate stage, which takes files of predictions too."""
+
+    def run_stage(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
+        checks.check(run, [stage])
+        from pipeline.stages import evaluate
+
+        files = predictions
+        metrics = evaluate.evaluate_files(run.dataset, files) if files else evaluate.evaluate(run)
+        print_metrics({run.name: metrics}, as_json)
+        if not as_json and not files:
+            said = ", ".join(f"{field} {value!r}" for field, value in run.protocol.items())
+            echo(f"Protocol: {said}")
+
+    argument = click.argument("predictions", nargs=-1, type=click.Path(path_type=Path))
+    return _built(stage, run_stage, [run_options, json_option, argument])
+
+
+SPECIAL: dict[str, Callable[[base.Stage], click.Command]] = {"evaluate": _evaluate}
+"""What makes the commands of stages whose options no record can tell."""
+
+
+def _broken(name: str, error: ConfigError) -> click.Command:
+    @click.command(name, help=str(error), context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1)
+    def tell(arguments: tuple[str, ...]) -> None:
+        raise error
+
+    return tell
 
 
 def _serving(
-    run: Any, model: str, binary: str | None, arguments: tuple[str, ...], timeout: float
+    run: Any,
+    model: str,
+    vllm_bin: str | None,
+    serve_arguments: tuple[str, ...],
+    serve_timeout: float,
 ) -> contextlib.AbstractContextManager[str]:
     """Return what serves ``model`` once it is entered; raises ConfigError without vllm now."""
     from pipeline.models.serving.vllm import find, serve
 
     log_file = run.cache / "vllm.log"
-    return serve(model, log_file, find(binary), split_arguments(arguments), timeout=timeout)
-
-
-@click.command(cls=Stage)
-@run_options
-@json_option
-@click.argument("predictions", nargs=-1, type=click.Path(path_type=Path))
-def evaluate(run: Any, predictions: tuple[Path, ...], as_json: bool) -> None:
-    """Print validation metrics in percent: of the ranking, or of submission-shaped PREDICTIONS.
-
-    Example: seize evaluate --dataset circo --split val predictions.json --json
-    """
-    checks.check(run, "evaluate")
-    from pipeline.stages import evaluate as stage
-
-    files = predictions
-    metrics = stage.evaluate_files(run.dataset, files) if files else stage.evaluate(run)
-    print_metrics({run.name: metrics}, as_json)
-    if not as_json and not files:
-        said = ", ".join(f"{field} {value!r}" for field, value in run.protocol.items())
-        echo(f"Protocol: {said}")
-
-
-@click.command(cls=Stage)
-@run_options
-@json_option
-def submit(run: Any, as_json: bool) -> None:
-    """Write the files that the CIRCO and CIRR evaluation servers take.
-
-    Example: seize submit --dataset cirr --split test1 --config paper-l14
-    """
-    checks.check(run, "submit")
-    from pipeline.stages.submit import submit as stage
-
-    print_reports([stage(run)], as_json)
+    arguments = split_arguments(serve_arguments)
+    return serve(model, log_file, find(vllm_bin), arguments, timeout=serve_timeout)
 
 
 @click.command("run", cls=Stage)
 @run_options
-@click.option("--serve", "model", metavar="MODEL", help="start `vllm serve MODEL` to edit with")
+@_serve("to edit with")
 @vllm_options
 @click.option("--profile", is_flag=True, help="show seconds, rates and peak memory by stage")
 @json_option
-def run_all(
-    run: Any,
-    model: str | None,
-    vllm_bin: str | None,
-    serve_arguments: tuple[str, ...],
-    serve_timeout: float,
-    profile: bool,
-    as_json: bool,
-) -> None:
+def run_all(run: Any, model: str | None, profile: bool, as_json: bool, **serving: Any) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
     --profile shows where the time went; seize plan says before how much there is to do.
@@ -216,15 +149,12 @@ def run_all(
     """
     from dataclasses import asdict, replace
 
-    serving = None
-    if model is not None:
-        serving = _serving(run, model, vllm_bin, serve_arguments, serve_timeout)
-    served = run if model is None else run.with_llm(model, "")
-    checks.check(served, *checks.stages_of(run))
+    served = None if model is None else _serving(run, model, **serving)
+    checks.check(run if model is None else run.with_llm(model, ""), stages.wanted(run))
     from pipeline import profile as profiling
     from pipeline.stages.everything import run_stages
 
-    reports, metrics = run_stages(replace(run, profile=profile), model, serving)
+    reports, metrics = run_stages(replace(run, profile=profile), model, served)
     rows = profiling.rows(reports) if profile else []
     if as_json:
         from pipeline.run import dump
@@ -259,4 +189,4 @@ def plan_(run: Any, as_json: bool) -> None:
         echo(plan.render(run, lines))
 
 
-COMMANDS = (caption, edit, embed, search, verify, evaluate, submit, run_all, plan_)
+COMMANDS = (run_all, plan_)

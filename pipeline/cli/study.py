@@ -79,7 +79,8 @@ def compare(
 
     Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
     """
-    checks.check(run, "compare")
+    checks.ground_truth(run)
+    checks.method(run)
     from pipeline.run import dump
     from pipeline.store.files import write_text
     from pipeline.study import compare as table
@@ -138,7 +139,7 @@ def tune(
 
     Example: seize tune --dataset circo --split val --method seize --grid negative=0:3:0.25
     """
-    checks.check(run, "tune")
+    checks.tuning(run)
     from pipeline.study import tune as tuning
 
     name = run.config.search.method

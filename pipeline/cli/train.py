@@ -99,9 +99,9 @@ def lincir(
     settings = config.load(preset, overrides)
     from dataclasses import asdict
 
-    from pipeline.models.inversion import corpus, training
+    from pipeline.models.inversion import corpus, towers, training
     from pipeline.run import dump
-    from pipeline.stages import embed
+    from pipeline.stages import embeddings
 
     found = corpus.read(texts)
     log.info(
@@ -112,8 +112,8 @@ def lincir(
     )
     wanted = training.Settings(**chosen)
     training.check(wanted, found, out)
-    clip = embed.load_clip(settings)
-    identity = embed.identity(settings)
+    clip = towers.load(settings.clip, settings.runtime)
+    identity = embeddings.identity(settings)
     done = training.train(clip.model, clip.tokenizer, identity, found, out, wanted, half)
     if as_json:
         left_out = dict(found.left_out)

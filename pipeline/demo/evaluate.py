@@ -14,9 +14,9 @@ from pipeline.demo import verifier, world
 from pipeline.demo.roles import roles
 from pipeline.demo.training import MODELS
 from pipeline.demo.world import Scene
-from pipeline.models import llms, verifiers
-from pipeline.models.captioners.blip2 import Blip2
-from pipeline.models.encoders.open_clip import Clip
+from pipeline.models import encoders, llms, verifiers
+from pipeline.models.captioners._blip2 import Blip2
+from pipeline.models.decode import stacked
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import verify as questions_of
 from pipeline.models.verifiers import Question
@@ -104,11 +104,11 @@ def measure_llm(model: Path, count: int = 1000) -> dict[str, Any]:
 def measure_clip(model: Path, count: int = 1000) -> dict[str, Any]:
     """Return text-to-image recall@1 over ``count`` held-out scenes, one image each."""
     settings = config.load("demo").clip.model_copy(update={"model": f"local-dir:{model}"})
-    clip = Clip(ClipConfig.model_validate(settings.model_dump()), RUNTIME)
+    clip = encoders.load(ClipConfig.model_validate(settings.model_dump()), RUNTIME)
     scenes = held_out_scenes(count, seed=3)
-    pixels = torch.stack([clip.preprocess(world.render(s, i)) for i, s in enumerate(scenes)])
-    images = torch.nn.functional.normalize(torch.from_numpy(clip.encode_images(pixels)), dim=1)
-    texts = torch.from_numpy(clip.encode_texts([scene.text() for scene in scenes]))
+    pixels = stacked([clip.prepare(world.render(s, i)) for i, s in enumerate(scenes)])
+    images = torch.nn.functional.normalize(torch.from_numpy(clip.images(pixels)), dim=1)
+    texts = torch.from_numpy(clip.texts([scene.text() for scene in scenes]))
     found = (texts @ images.T).argmax(dim=1) == torch.arange(count)
     recall = 100 * found.float().mean().item()
     return {"held_out_gallery": count, "text_to_image_recall@1_percent": round(recall, 2)}

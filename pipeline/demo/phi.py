@@ -14,9 +14,9 @@ import click
 from pipeline import config
 from pipeline.demo import world
 from pipeline.demo.training import said
-from pipeline.models.inversion import training
+from pipeline.models.inversion import towers, training
 from pipeline.models.inversion.corpus import Corpus
-from pipeline.stages import embed
+from pipeline.stages import embeddings
 
 NAME = "lincir.safetensors"
 TEXTS = 20_000
@@ -32,8 +32,8 @@ def train_phi(out: Path, steps: int, seed: int, rate: float, start: Path | None)
         steps=steps, batch=256, rate=rate, dropout=0.1, seed=seed, masking="words", every=100
     )
     demo = config.load("demo")
-    clip, file = embed.load_clip(demo), out / NAME
-    encoder = embed.identity(demo)
+    clip, file = towers.load(demo.clip, demo.runtime), out / NAME
+    encoder = embeddings.identity(demo)
     training.train(clip.model, clip.tokenizer, encoder, Corpus(texts), file, settings, half=True)
     folder = training.folder_of(file)
     (folder / "training.json").replace(out / "training.json")

@@ -74,7 +74,8 @@ def check_template(writer: Any, what: str, content: Any = "a") -> None:
         said = f"fails: {' '.join(str(error).split())[:300] or type(error).__name__}"
     else:
         return
-    raise ModelError(one_line(f"The chat template of {what} {said}. Use another checkpoint."))
+    whose = what.replace("The ", "the ", 1)
+    raise ModelError(one_line(f"The chat template of {whose} {said}. Use another checkpoint."))
 
 
 LONGEST_REASON = 300
@@ -105,10 +106,13 @@ def hub(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def failed(what: str, error: Exception, advice: str, flag: str | None = None) -> ModelError:
+def failed(
+    what: str, error: Exception, advice: str, flag: str | None = None, name: str = ""
+) -> ModelError:
     """Return the error about a model that cannot be loaded; pickles that were refused say so.
 
-    ``flag`` is the option that would load them all the same, where there is one.
+    ``flag`` is the option that would load them all the same, where there is one; ``name`` is the
+    model's folder or hub name.
     """
     if _is_refused_pickle(error):
         trusted = f", or add {flag} if you trust where it comes from" if flag else ""
@@ -121,7 +125,12 @@ def failed(what: str, error: Exception, advice: str, flag: str | None = None) ->
             f"{what} does not fit into the memory that is free. Give a smaller model, or end what "
             "else uses memory; then run the same command again."
         )
-    reason = _hub_problem(error) or sentences(str(error)) or f"{type(error).__name__}."
+    from huggingface_hub import constants
+
+    reason = _hub_problem(error)
+    if reason is None and name and constants.HF_HUB_OFFLINE and not Path(name).exists():
+        reason = _not_here()  # transformers does not always say what is behind its error
+    reason = reason or sentences(str(error)) or f"{type(error).__name__}."
     return ModelError(one_line(f"{what} cannot be loaded: {reason} {advice}"))
 
 

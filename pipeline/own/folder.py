@@ -21,9 +21,10 @@ from pipeline.errors import InputError, MissingStageError, StorageError
 from pipeline.images import files as images
 from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
+from pipeline.models.embedding import encode_images, encode_missing
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.run import StageReport, counted, log, slug, stage
-from pipeline.stages import embed
+from pipeline.stages import embeddings
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import FULL, lock
 from pipeline.store.identity import fingerprint
@@ -73,7 +74,7 @@ class Folder:
     @functools.cached_property  # it reads the model's files
     def feature_file(self) -> Path:
         """Where the features are, each named by its image's hash."""
-        name = f"{slug(self.config.clip.model)}-{fingerprint(embed.identity(self.config))}"
+        name = f"{slug(self.config.clip.model)}-{fingerprint(embeddings.identity(self.config))}"
         return self.cache / self.name / "images" / f"{name}.safetensors"
 
     def hashes(self) -> dict[str, str]:
@@ -196,12 +197,14 @@ def index(folder: Folder) -> StageReport:
 
 def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: StageReport) -> None:
     """Embed the images at ``paths`` by hash, those that are not yet, and drop all others."""
-    config, told = embed.settle(folder.config, folder.feature_file)
-    kind = embed.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    config, told = embeddings.settle(folder.config, folder.feature_file)
+    kind = (
+        embeddings.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+    )
     size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
     read = functools.partial(_content, folder, paths)
-    encode = functools.partial(embed.encode_images, config, read, report=broken)
-    embed.encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
+    encode = functools.partial(encode_images, config, read, report=broken)
+    encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
 
 
 def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[Path, bytes]:

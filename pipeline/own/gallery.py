@@ -6,54 +6,38 @@ image's bytes and edits on their texts, so both are kept, and asking again calls
 
 import contextlib
 import functools
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from pipeline import datasets
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.errors import InputError
 from pipeline.images.files import lossless, open_image, read_image
-from pipeline.models import captioners, llms
-from pipeline.models.prompts import edit as prompts
-from pipeline.own import folder
-from pipeline.own.folder import Folder, State, hash_of
+from pipeline.models import captioners
+from pipeline.own import checks, folder
+from pipeline.own.answers import Shared
+from pipeline.own.folder import State, hash_of
+from pipeline.own.loaded import Images, stamp
+from pipeline.own.query import OneQuery
 from pipeline.retrieval import methods
-from pipeline.retrieval.clues import Clue, Clues, Texts
+from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
-from pipeline.retrieval.ranking import UnitGallery, top_images
-from pipeline.retrieval.scoring import Ends
-from pipeline.retrieval.sections import Kind, section
-from pipeline.run import StageReport, log, slug
-from pipeline.stages import caption, checks, edit, embed
-from pipeline.stages.edit import Pair
-from pipeline.store.features import FeatureFile, write_features
-from pipeline.store.identity import fingerprint
-from pipeline.store.jsonl import RecordFile
-from pipeline.store.schema import CaptionRecord, typed
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.sections import section
+from pipeline.run import StageReport
 
 if TYPE_CHECKING:
-    from pipeline.models.encoders.open_clip import Clip
+    import pandas as pd
 
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
 LONGEST_TEXT = 1_000
 """Characters of a relative caption, and of a caption that is edited by hand."""
-REMEMBERED = 20_000
-"""Features of texts and reference images held in memory (60 MB at 768 dimensions)."""
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,18 @@ class Retrieved:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """The images found for one query, and the texts that led there."""
+    """The images found for one query, and the texts that led there.
+
+    >>> import seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()
+    >>> result = gallery.query("dog.jpg", "has a dark background")
+    >>> table = result.frame()
+    >>> table.columns.tolist()
+    ['path', 'score', 'similarity', 'increment']
+    >>> table["path"].tolist() == result.paths
+    True
+    """
 
     reference: str
     """SHA-256 of the reference image's bytes."""
@@ -101,6 +96,15 @@ class Result:
     def paths(self) -> list[str]:
         """The images' paths below the gallery's folder, best first."""
         return [image.path for image in self.images]
+
+    def frame(self) -> "pd.DataFrame":
+        """Return the images as a table by rank (from 1): path, score, similarity, increment."""
+        import pandas as pd
+
+        lines = [(i.path, i.score, i.similarity, i.increment) for i in self.images]
+        ranks = pd.RangeIndex(1, len(lines) + 1, name="rank")
+        columns = ["path", "score", "similarity", "increment"]
+        return pd.DataFrame(lines, index=ranks, columns=columns)
 
     @property
     def increment(self) -> Increment | RankIncrement | None:
@@ -147,52 +151,28 @@ class Result:
         }
 
 
-class _Images:
-    """The index in memory: normalised features in the order of paths."""
-
-    def __init__(self, source: Folder) -> None:
-        self.stamp = stamp(source)
-        stored = source.features()
-        row = {name: i for i, name in enumerate(stored.names)}
-        self.paths: dict[str, list[str]] = {}
-        for path, content_hash in source.hashes().items():
-            if content_hash in row:
-                self.paths.setdefault(content_hash, []).append(path)
-        self.hashes = list(self.paths)
-        self.row = {name: i for i, name in enumerate(self.hashes)}
-        features = torch.from_numpy(stored.all())
-        places = [row[name] for name in self.hashes]
-        if places != list(range(len(features))):
-            features = features[places]
-        self.gallery = UnitGallery(features)
-        self._stored, self._places = stored, places
-
-    def raw(self, row: int) -> Tensor:
-        """Return an image's feature (d) as CLIP gives it, not normalised."""
-        return torch.from_numpy(self._stored.take(np.array([self._places[row]])))[0].float()
-
-
-def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
-    """Return what changes when another process updates the index."""
-    files = (source.feature_file, source.listing.file)
-    states = (file.stat() for file in files if file.exists())
-    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
-
-
 class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
     ``command`` holds options of ``seize index`` that errors recommend it with. Raises InputError
-    if there is no such folder.
+    if there is no such folder. Made by ``seize.load``:
+
+    >>> import seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()
+    >>> len(gallery) == report.computed + report.cached
+    True
+    >>> gallery.query("dog.jpg", "has a dark background")
+    <Result 'has a dark background': 20 images, the best '...'>
     """
 
     def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
-        check_method(config, config.search.method)
-        checks.own_query(root, config)
+        checks.method(config, config.search.method)
+        checks.query(root, config)
         methods.check(config, tuple(datasets.known()))
         self.config = config
         self.folder = folder.open_folder(root, config, cache, command)
-        self._shared = _Shared(config, cache / QUERIES, self.folder.feature_file)
+        self._shared = Shared(config, cache / QUERIES, self.folder.feature_file)
 
     def index(self) -> StageReport:
         """Bring the index up to date with the folder; see ``pipeline.own.folder.index``."""
@@ -212,12 +192,12 @@ class Gallery:
         return self._images.paths
 
     @property
-    def _images(self) -> _Images:
+    def _images(self) -> Images:
         """The index as it is on disk, loaded again where another process changed it."""
         shared = self._shared
         with shared.images_lock:
             if shared.images is None or shared.images.stamp != stamp(self.folder):
-                shared.images = _Images(self.folder)
+                shared.images = Images(self.folder)
             return shared.images
 
     def with_search(
@@ -231,7 +211,7 @@ class Gallery:
     ) -> "Gallery":
         """Return this gallery with other search settings, sharing all it has loaded."""
         if method is not None:
-            check_method(self.config, method)
+            checks.method(self.config, method)
         changed = self.config.model_copy(update={"search": settings or self.config.search})
         other = object.__new__(Gallery)
         other.folder, other._shared = self.folder, self._shared
@@ -357,14 +337,15 @@ class Gallery:
             )
         images, settings = self._images, self.config.search
         row = images.row.get(reference)
+        if row is None:
+            self._shared.image(reference)  # raises where it is not known
         made = {
             "captions": captions,
             "edits": edits,
             "relative_captions": [relative_caption],
             "relative_parts": [relative_caption],
         }
-        source = _OneQuery(self._shared, images, self.config, reference, made, notes)
-        clues = Clues(source)
+        clues = Clues(OneQuery(self._shared, images, self.config, reference, made, notes))
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
         excluded = torch.tensor([[row if row is not None and settings.exclude_reference else -1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
@@ -422,306 +403,13 @@ class Gallery:
         raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
 
 
-class _OneQuery:
-    """One query as what clues are made from: texts that are there, and CLIP for those not embedded.
-
-    See ``retrieval.clues.Source``.
-    """
-
-    count = 1
-    dataset = OWN_IMAGES
-
-    def __init__(
-        self,
-        shared: "_Shared",
-        images: _Images,
-        config: Config,
-        reference: str,
-        texts: Mapping[str, Sequence[str | None]],
-        notes: list[str],
-    ) -> None:
-        self._shared = shared
-        self._images = images
-        self._config = config
-        self.normalise_texts = config.search.normalise_texts
-        self._reference = reference
-        self._texts = texts
-        self._notes = notes
-
-    def texts(self, kind: str) -> Texts:
-        """Return the query's texts of a kind."""
-        return [self._texts.get(kind, ())]
-
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Return raw embeddings (texts, d)."""
-        if not texts:
-            return torch.empty(0, self._images.gallery.shape[1])
-        return self._shared.embed_texts(texts)
-
-    def references(self) -> Tensor:
-        """Return the reference image's raw feature (1, d)."""
-        row = self._images.row.get(self._reference)
-        found = self._shared.image(self._reference) if row is None else self._images.raw(row)
-        return found[None]
-
-    def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
-        """Return the k largest drops over the gallery."""
-        found = (top_images(Ends(d, d), self._images.gallery, k)[0] for d in differences)
-        return [best.clamp(min=0) for best in found]
-
-    def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
-        """Return a clue that a model makes, made now."""
-        with self._shared.alone("clip"):
-            return make()
-
-    def settings(self, kind: type[Kind]) -> Kind:
-        """Return a section of settings as it is for a folder of one's own."""
-        return section(self._config, kind, OWN_IMAGES)
-
-    def encoder(self) -> "Clip":
-        """Return CLIP, loaded now if it was not before."""
-        return embed.load_clip(self._shared.config)
-
-    def note(self, said: str) -> None:
-        """Say something with the result."""
-        self._notes.append(said)
-
-
-def check_method(config: Config, name: str) -> None:
-    """Raise ConfigError unless ``name`` is one method that can rank a folder of one's own."""
-    methods.find(name)
-    methods.selection(name, lacking(config))
-
-
-def lacking(config: Config) -> dict[str, str]:
-    """Return what a folder of one's own has not, for ``methods.selection``."""
-    why = "edits with roles, which are made for benchmarks only."
-    return dict.fromkeys(prompts.ROLES, why) | methods.lacking(config, OWN_IMAGES)
-
-
 def _good(edits: Sequence[str | None]) -> list[str]:
     return [text for text in edits if text is not None]
 
 
 def _retrieved(
-    images: _Images, row: int, score: float, similarity: float, increment: float
+    images: Images, row: int, score: float, similarity: float, increment: float
 ) -> Retrieved:
     content_hash = images.hashes[row]
     path, *copies = images.paths[content_hash]
     return Retrieved(path, content_hash, score, similarity, increment, tuple(copies))
-
-
-class _Kept(Generic[Key, Value]):
-    """Records of a file in memory too, read once; what other processes add shows at the next start.
-
-    Every record is appended as it is made, so a kill loses at most the one being written.
-    """
-
-    def __init__(
-        self, file: Path, header: dict[str, Any], load: Callable[[RecordFile], dict[Key, Value]]
-    ) -> None:
-        self.file, self.header = file, header
-        self._load = load
-        self._values: dict[Key, Value] | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def values(self) -> dict[Key, Value]:
-        """What is known; what is damaged is dropped, to be made again."""
-        with self._lock:
-            if self._values is None:
-                records = RecordFile(self.file, self.header)
-                try:
-                    self._values = self._load(records)
-                except InputError:
-                    with records:
-                        self._values = self._load(records)
-            return self._values
-
-    def add(self, key: Key, value: Value, record: dict[str, Any]) -> None:
-        """Keep a value under its key, and its record on disk."""
-        known = self.values
-        with self._lock, RecordFile(self.file, self.header) as records:
-            known[key] = value
-            records.append(record)
-
-
-class _Shared:
-    """What galleries that differ only in search settings share: models, answers and features."""
-
-    def __init__(self, config: Config, cache: Path, index: Path) -> None:
-        self.config, self._clip_told = embed.settle(config, index)
-        self.images: _Images | None = None
-        self.images_lock = threading.Lock()
-        self._cache = cache
-        self._features: OrderedDict[str, Vector] = OrderedDict()
-        self._features_lock = threading.Lock()
-        self._clip = embed.identity(config)
-        # A clue's model may embed texts by the way, in the same thread.
-        self._locks = {model: threading.RLock() for model in ("captioner", "llm", "clip")}
-        settings = caption.settings(config) | {"images": "by content"}
-        records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
-        self._captioner = caption.settle(config, records)
-        self._captions: _Kept[str, list[str]] = _Kept(records.file, records.header, _captions)
-        self._why: dict[Pair, str] = {}
-        settings = edit.settings(config)
-        records = RecordFile(cache / "edit" / _file(config.llm.model, settings), settings)
-        self._editing = edit.settle(config, records)
-        self._edits: _Kept[Pair, str | None] = _Kept(records.file, records.header, edit.by_pair)
-
-    @contextlib.contextmanager
-    def alone(self, model: str, served: bool = False) -> Iterator[None]:
-        """Models in this process serve one thread at a time; a server takes as many as come."""
-        if served:
-            yield
-        else:
-            with self._locks[model]:
-                yield
-
-    def preload(self, needs: set[str]) -> None:
-        """Load CLIP, and the models that make the texts which are needed."""
-        config = self.config
-        with self._locks["clip"]:
-            embed.load_clip(config)
-        if needs & {"captions", "edits"}:
-            with self._locks["captioner"]:
-                captioners.load(self._captioner, config.runtime)
-        if "edits" in needs:
-            with self._locks["llm"]:
-                llms.load(self._editing.llm, config.runtime)
-
-    def caption(
-        self, reference: str, picture: Callable[[], Image.Image]
-    ) -> list[str] | captioners.Failure:
-        """Return the captions of an image, made where they are not known."""
-        config = self.config.captioner
-        with self.alone("captioner", config.model.startswith(captioners.SERVED)):
-            known = self._captions.values.get(reference)
-            if known is not None:
-                return known
-            captioner = captioners.load(self._captioner, self.config.runtime)
-            (made,) = captioner.caption([reference], [picture()])
-            if not isinstance(made, captioners.Failure):
-                self._captions.add(reference, made, {"image": reference, "captions": made})
-            return made
-
-    def edit(self, captions: Sequence[str], relative_caption: str) -> list[str | None]:
-        """Return the captions' edits, made where they are not known; None where the LLM failed.
-
-        A failure is not kept: the next query asks again, as a server may be back by then.
-        """
-        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
-        with self.alone("llm", not self.config.llm.model.startswith(llms.IN_PROCESS)):
-            known = self._edits.values
-            # Files of earlier versions hold failures, too.
-            todo = [pair for pair in dict.fromkeys(pairs) if known.get(pair) is None]
-            for made in edit.ask(self._editing, todo) if todo else ():
-                if made.text is not None:
-                    self._edits.add(made.pair, made.text, made.record())
-                elif made.reason:
-                    self._why[made.pair] = made.reason
-        return [known.get(pair) for pair in pairs]
-
-    def why_missing(self, captions: Sequence[str], relative_caption: str) -> str | None:
-        """Return the most common reason of the captions' edits that this process saw fail."""
-        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
-        missing = (pair for pair in pairs if self._edits.values.get(pair) is None)
-        reasons = Counter(self._why[pair] for pair in missing if pair in self._why)
-        return max(reasons, key=reasons.__getitem__, default=None)
-
-    def image(self, reference: str) -> Tensor:
-        """Return the feature (d) of a reference image that was embedded before; InputError."""
-        name = f"image:{reference}"
-        found = self._known([name])
-        if name not in found:
-            raise InputError("The reference image is not known here (any more). Query with it.")
-        return torch.from_numpy(found[name])
-
-    def knows(self, texts: Iterable[str]) -> bool:
-        """Return whether the features of all texts are in memory."""
-        with self._features_lock:
-            return all(f"text:{text}" in self._features for text in texts)
-
-    def embed_image(self, reference: str, picture: Callable[[], Image.Image]) -> None:
-        """Embed a reference image."""
-
-        def encode() -> Vector:
-            model = embed.load_clip(self.config)
-            made = model.encode_images(model.preprocess(picture())[None])
-            return embed.finite(made, [reference], "image")
-
-        self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
-
-    def embed_texts(self, texts: Sequence[str], keep: bool = False) -> Tensor:
-        """Return the features (texts, d); ``keep`` stores those of all of them together."""
-
-        def encode(names: Sequence[str]) -> Vector:
-            model = embed.load_clip(self.config)
-            own = [name.removeprefix("text:") for name in names]
-            size = self.config.runtime.embed_batch
-            batches = [own[start : start + size] for start in range(0, len(own), size)]
-            return np.concatenate(
-                [embed.finite(model.encode_texts(batch), batch, "text") for batch in batches]
-            )
-
-        names = [f"text:{text}" for text in texts]
-        found = self._embedded(list(dict.fromkeys(names)), encode, keep)
-        return torch.from_numpy(np.stack([found[name] for name in names]))
-
-    def _embedded(
-        self, names: list[str], encode: Callable[[Sequence[str]], Vector], keep: bool
-    ) -> dict[str, Vector]:
-        """Return features by name: from memory, from disk, or computed; one thread at a time."""
-        found = self._known(names)
-        if len(found) == len(names):
-            return found
-        with self._locks["clip"]:
-            found = self._known(names)
-            todo = [name for name in names if name not in found]
-            if todo:
-                made = dict(zip(todo, encode(todo), strict=True))
-                self._remember(made)
-                found |= made
-                if keep:
-                    features = np.stack([found[name] for name in names])
-                    header = self._clip | self._clip_told
-                    write_features(self._file(names), names, features, header)
-        return found
-
-    def _known(self, names: list[str]) -> dict[str, Vector]:
-        found = self._recall(names)
-        file = self._file(names)
-        if len(found) < len(names) and file.exists():
-            try:
-                stored = FeatureFile(file)
-                found = dict(zip(stored.names, stored.all().astype(np.float32), strict=True))
-            except InputError as error:
-                log.warning("%s This run does so.", error)
-            self._remember(found)
-        return found
-
-    def _recall(self, names: list[str]) -> dict[str, Vector]:
-        with self._features_lock:
-            found = {name: self._features[name] for name in names if name in self._features}
-            for name in found:
-                self._features.move_to_end(name)
-            return found
-
-    def _remember(self, made: dict[str, Vector]) -> None:
-        with self._features_lock:
-            self._features |= made
-            while len(self._features) > REMEMBERED:
-                self._features.popitem(last=False)
-
-    def _file(self, names: list[str]) -> Path:
-        """Where the features of exactly these texts, or of this image, are kept."""
-        name = f"{slug(self.config.clip.model)}-{fingerprint(self._clip | {'names': names})}"
-        return self._cache / "features" / f"{name}.safetensors"
-
-
-def _file(model: str, settings: dict[str, Any]) -> str:
-    return f"{slug(model)}-{fingerprint(settings)}.jsonl"
-
-
-def _captions(records: RecordFile) -> dict[str, list[str]]:
-    return {record["image"]: record["captions"] for record in typed(records, CaptionRecord)}

@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 
 from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
+from pipeline.own.checks import lacking
 from pipeline.own.folder import State
-from pipeline.own.gallery import LONGEST_TEXT, Gallery, Result, lacking
+from pipeline.own.gallery import LONGEST_TEXT, Gallery, Result
 from pipeline.pages import bodies
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working

@@ -7,10 +7,11 @@ from typing import Any
 from pipeline.config import CaptionerConfig, Config
 from pipeline.errors import InputError, ModelError
 from pipeline.images.files import open_image
-from pipeline.models import captioners, identity
+from pipeline.models import captioners
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, progress, stage
-from pipeline.stages import released
+from pipeline.stages import checks, texts
+from pipeline.stages.base import Line, Stage, TextKind
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import CaptionRecord, typed
@@ -18,57 +19,45 @@ from pipeline.store.schema import CaptionRecord, typed
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes the captions."""
-    model = run.config.captioner.model
-    if released.is_imported(model):
-        return released.header(run, "caption", model)
-    return settings(run.config) | {"gallery": run.dataset.gallery_fingerprint}
+    return record_file(run).header
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return everything about the configuration that changes the captions of an image."""
-    captioner = config.captioner
-    elsewhere = {"url", "precision"} if captioner.model.startswith(captioners.SERVED) else {"url"}
-    return {
-        "stage": "caption",
-        **captioner.model_dump(exclude=elsewhere),
-        "prompt": captioners.prompt_of(captioner),
-        "model": identity.model_identity(captioner.model),
-    }
-
-
-def settle(config: Config, records: RecordFile) -> CaptionerConfig:
-    """Return the captioner that goes on with ``records`` in the precision they were begun in."""
-    if config.captioner.model.startswith(captioners.SERVED):
-        return config.captioner
-    begun = identity.begun_records(records.file)
-    captioner, told = identity.settle(config.captioner, config.runtime, begun)
-    records.header = records.header | told
-    return captioner
+    return {"stage": "caption", **captioners.ROLE.chosen(config).identity}
 
 
 def record_file(run: Run) -> RecordFile:
     """Return the file of captions: records ``{"image": id, "captions": [text, …]}``.
 
-    An image that cannot be opened has no captions and a ``reason``; a rerun tries it again.
+    An image that cannot be opened has no captions and a ``reason``; a rerun tries it again. Raises
+    MissingStageError for captions of others that are not in the cache.
     """
-    if released.is_imported(run.config.captioner.model):
-        return released.record_file(run, "caption", run.config.captioner.model)
-    content = header(run)
+    captioner = captioners.ROLE.chosen(run.config)
+    if captioner.kind.given:
+        return captioner.kind.given.file(run, captioner.name)
+    content = settings(run.config) | {"gallery": run.dataset.gallery_fingerprint}
     file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 
 
 def read(run: Run) -> dict[str, list[str]]:
     """Return each query's captions; raises MissingStageError if some were not made yet."""
-    records = record_file(run)
-    if released.is_imported(run.config.captioner.model):
-        return released.captions(records)
-    captions = by_image(records)
-    missing = sum(image not in captions for image in run.references)
+    captions = known(run)
+    missing = len({query.reference for query in run.queries if query.id not in captions})
     if missing:
         what = f"{missing} of {len(run.references)} reference images have no captions yet"
-        raise run.missing("caption", records.file, what)
-    return {query.id: captions[query.reference] for query in run.queries}
+        raise run.missing("caption", record_file(run).file, what)
+    return captions
+
+
+def known(run: Run) -> dict[str, list[str]]:
+    """Return what is there already: captions by query, none for an image that had none."""
+    records = record_file(run)
+    if (given := captioners.ROLE.chosen(run.config).kind.given) is not None:
+        return dict(given.read(run, records))
+    captions = by_image(records)
+    return {q.id: captions[q.reference] for q in run.queries if q.reference in captions}
 
 
 def by_image(records: RecordFile) -> dict[str, list[str]]:
@@ -82,9 +71,10 @@ def caption(run: Run) -> StageReport:
     Processes launched together caption a share each.
     """
     records = record_file(run)
-    if released.is_imported(run.config.captioner.model):
-        return released.report("caption", run, records)
-    processes, settled = current(), settle(run.config, records)
+    if captioners.ROLE.chosen(run.config).kind.given:
+        return given("caption", run, records)
+    processes, config = current(), run.config
+    settled = captioners.ROLE.settle(config.captioner, config.runtime, records)
     with stage("caption", run, [run.dataset.root], records.file, "images") as report:
         with records.shared(processes) as own:
             done = by_image(records)
@@ -94,6 +84,13 @@ def caption(run: Run) -> StageReport:
             if todo:
                 _caption(run, settled, todo, done, own, report)
         report.collect(processes)
+    return report
+
+
+def given(name: str, run: Run, records: RecordFile) -> StageReport:
+    """Return the report of a stage whose texts others made: nothing is left to compute."""
+    with stage(name, run, [records.file], records.file) as report:
+        report.cached = len(records.read())
     return report
 
 
@@ -165,3 +162,51 @@ def _timed(
         if item is None:
             return
         yield item
+
+
+def _plan(run: Run) -> list[Line]:
+    config = run.config.captioner
+    captions = {query: made for query, made in known(run).items() if made}
+    images = len(run.references)
+    done = len({query.reference for query in run.queries if query.id in captions})
+    tokens = config.samples * config.max_new_tokens
+    if captioners.ROLE.choose(config).kind.given:
+        return [Line("caption", "reference images", images, done)]
+    return [
+        Line("caption", "reference images", images, done),
+        Line("caption", "captions", images * config.samples, done * config.samples),
+        Line("caption", "tokens sampled", images * tokens, done * tokens, "at most"),
+    ]
+
+
+def _check(run: Run) -> None:
+    """Check the captioner's files, or that the captions of others are there."""
+    record_file(run)
+    checks.model_files(captioners.ROLE.chosen(run.config))
+
+
+STAGE = Stage(
+    "caption",
+    """Describe each distinct reference image several times with BLIP-2.
+
+    Several GPUs or machines: accelerate launch -m pipeline caption … shares the images out.
+
+    Example: seize caption --dataset circo --split val --data-root /data --config paper-l14
+    """,
+    lambda run: [caption(run)],
+    wanted=lambda run: "caption" in texts.stages(run),
+    header=header,
+    sources={"captions": lambda run: record_file(run).file},
+    texts={
+        "captions": TextKind(
+            read,
+            "captions",
+            header,
+            most=lambda run: len(run.references) * run.config.captioner.samples,
+        )
+    },
+    plan=_plan,
+    checks=(checks.cache_folder, _check),
+    slow_checks=(checks.device,),
+    shared=True,
+)

@@ -1,4 +1,4 @@
-"""What can be refused before a model is loaded: the checks of each stage, made at its start.
+"""What can be refused before a model is loaded: the checks that stages share, made at their start.
 
 A check raises the error that its stage would end in. `seize run` makes those of all its stages
 before the first one, so that nothing is refused after hours. Facts come from the modules that own
@@ -6,46 +6,35 @@ them; imports are inside the checks, since the first ones, of folders and option
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config import OWN_IMAGES
-from pipeline.errors import ConfigError, InputError, ModelError, StorageError
+from pipeline.errors import ConfigError, ModelError, StorageError
+from pipeline.run import Run
+from pipeline.stages.base import Stage
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.run import Run
-
-Check = Callable[["Run"], None]
-
-MODELS = ("caption", "edit", "embed", "verify")
-"""The stages that load models."""
-RANKINGS = ("search", "verify", "evaluate", "submit")
-"""The stages that read or write a ranking."""
+    from pipeline.models.kinds import Choice
 
 
-def check(run: "Run", *stages: str) -> None:
-    """Raise what any of the ``stages`` would end in, as far as it can be known now."""
-    for one, concerned in CHECKS:
-        if not set(concerned).isdisjoint(stages):
-            one(run)
+def check(run: Run, stages: Sequence[Stage]) -> None:
+    """Raise what any of the ``stages`` would end in, as far as it can be known now.
+
+    The checks that import torch are made last.
+    """
+    quick = [one for stage in stages for one in stage.checks]
+    slow = [one for stage in stages for one in stage.slow_checks]
+    for one in dict.fromkeys([*quick, *slow]):
+        one(run)
 
 
-def stages_of(run: "Run") -> tuple[str, ...]:
-    """Return the stages that ``seize run`` goes through, besides evaluate."""
-    from pipeline.stages import texts
-
-    verify = ("verify",) if run.verified else ()
-    return (*texts.stages(run), "embed", "search", *verify, "submit", "run")
-
-
-def ground_truth(run: "Run") -> None:
+def ground_truth(run: Run) -> None:
     """Raise InputError on a split whose ground truth is not public."""
     run.dataset.check_ground_truth()
 
 
-def tuning(run: "Run") -> None:
+def tuning(run: Run) -> None:
     """Raise ConfigError on a split that is not for tuning."""
     if run.dataset.split != "val" or not run.dataset.has_ground_truth:
         raise ConfigError(
@@ -54,13 +43,13 @@ def tuning(run: "Run") -> None:
         )
 
 
-def cache_folder(run: "Run") -> None:
+def cache_folder(run: Run) -> None:
     """Raise StorageError where the cache cannot be made. One that is read-only may hold all."""
     if not os.path.isdir(run.cache):
         _writable(run.cache, "--cache")
 
 
-def submissions_folder(run: "Run") -> None:
+def submissions_folder(run: Run) -> None:
     """Raise StorageError where submissions cannot be written."""
     _writable(run.submissions, "--submissions")
 
@@ -75,89 +64,34 @@ def _writable(folder: Path, option: str) -> None:
         raise StorageError(f"{place} cannot be written. Choose another folder with {option}.")
 
 
-def captions(run: "Run") -> None:
-    """Check the captioner: its files where it runs here, or that its captions were imported."""
-    from pipeline.stages import caption, released
-
-    if released.is_imported(run.config.captioner.model):
-        caption.record_file(run)
-    else:
-        _captioner_files(run.config)
-
-
-def edits(run: "Run") -> None:
-    """Check prompt, number of edits and the LLM's files, or that its edits were imported."""
-    from pipeline.stages import edit, released
-
-    if released.is_imported(run.config.llm.model):
-        edit.record_file(run)
-    else:
-        edit.check(run.config)
-        _llm_files(run.config)
-
-
-def verdicts(run: "Run") -> None:
-    """Check the verifier's prompt and, where it runs here, its files."""
-    from pipeline.models.llms import IN_PROCESS
-    from pipeline.models.prompts import verify as prompts
-
-    verifier = run.config.verifier
-    prompts.load(verifier.prompt)
-    if verifier.model.startswith(IN_PROCESS):
-        name = verifier.model.removeprefix(IN_PROCESS)
-        model_files("verifier", name, f"--verifier {IN_PROCESS}FOLDER")
-
-
-def clip_files(run: "Run") -> None:
-    """Check CLIP's folder, where it is one."""
-    _clip_files(run.config)
-
-
-def _captioner_files(config: "Config") -> None:
-    from pipeline.models.captioners import SERVED
-
-    if not config.captioner.model.startswith(SERVED):
-        model_files("captioner", config.captioner.model, "--captioner FOLDER")
-
-
-def _llm_files(config: "Config") -> None:
-    from pipeline.models.llms import IN_PROCESS
-
-    if config.llm.model.startswith(IN_PROCESS):
-        name = config.llm.model.removeprefix(IN_PROCESS)
-        model_files("LLM", name, f"--llm {IN_PROCESS}FOLDER")
-
-
-def _clip_files(config: "Config") -> None:
-    scheme, _, folder = config.clip.model.partition(":")
-    if scheme == "local-dir":
-        model_files("CLIP", folder, "--clip local-dir:FOLDER")
-
-
-def model_files(role: str, name: str, option: str) -> None:
+def model_files(model: "Choice[Any, Any]") -> None:
     """Raise ModelError for a model's folder that is not there, or lacks a file of the model.
 
     Hub names pass: whether the hub has them is found out when they are loaded.
     """
     from pipeline.models import weights
 
-    wrong = None
-    if os.path.isdir(name):
-        wrong = weights.problem(Path(name))
-    elif not os.path.exists(name) and weights.is_path(name):
-        wrong = "there is no such folder"
-    if wrong is not None:
-        raise ModelError(f"The {role} {name} cannot be loaded: {wrong}. Give another: {option}.")
+    for place in model.files:
+        wrong = None
+        if os.path.isdir(place):
+            wrong = weights.problem(Path(place))
+        elif not os.path.exists(place) and weights.is_path(place):
+            wrong = "there is no such folder"
+        if wrong is not None:
+            raise ModelError(
+                f"The {model.role.name} {place} cannot be loaded: {wrong}. "
+                f"Give another: {model.advice}."
+            )
 
 
-def one_method(run: "Run") -> None:
+def one_method(run: Run) -> None:
     """Raise ConfigError for a list of methods, where one is needed."""
     from pipeline.retrieval import methods
 
     methods.find(methods.base(run.config.search.method))
 
 
-def method(run: "Run") -> None:
+def method(run: Run) -> None:
     """Check the methods' names, that the prompt asks for what they need, and their weights."""
     from pipeline.retrieval import methods
     from pipeline.stages import texts
@@ -166,30 +100,7 @@ def method(run: "Run") -> None:
         methods.settings(run.config, name, run.dataset.name)
 
 
-def clues(run: "Run") -> None:
-    """Check what the models need that make the methods' clues, where those are not made yet."""
-    from pipeline.retrieval import methods
-    from pipeline.stages import inputs, texts
-
-    for name in texts.selection(run):
-        for clue in methods.clues_of(name).values():
-            if not (clue.by_model and inputs.clue_file(run, clue).exists()):
-                clue.check(run.config, run.dataset.name)
-
-
-def index(run: "Run") -> None:
-    """Check the index's kind, and that it can serve the methods."""
-    from pipeline.retrieval import indexes, methods
-    from pipeline.stages import texts
-
-    kind = run.config.search.index.kind
-    indexes.check(kind)
-    names = texts.selection(run)
-    if kind != "scan" and "seize-rank" in map(methods.base, names):
-        raise indexes.needs_scan(kind)
-
-
-def device(run: "Run") -> None:
+def device(run: Run) -> None:
     """Raise ConfigError for a device that this machine does not have."""
     name = run.config.runtime.device
     if name in ("auto", "cpu"):
@@ -203,69 +114,3 @@ def device(run: "Run") -> None:
         raise ConfigError(
             f"--device {name} cannot be used here ({said}). Known: auto, cpu, cuda, cuda:1, mps."
         ) from None
-
-
-def clip_names(run: "Run") -> None:
-    """Raise ModelError for a CLIP model or tag that open_clip does not know."""
-    from pipeline.stages import embed
-
-    if not embed.image_file(run).exists():  # else it was known; open_clip is slow to import
-        from pipeline.models.encoders import open_clip as clip
-
-        clip.width(run.config.clip)
-
-
-CHECKS: list[tuple[Check, tuple[str, ...]]] = [
-    (ground_truth, ("evaluate", "compare")),
-    (tuning, ("tune",)),
-    (cache_folder, (*MODELS, "search")),
-    (submissions_folder, ("submit",)),
-    (captions, ("caption",)),
-    (edits, ("edit",)),
-    (verdicts, ("verify",)),
-    (clip_files, ("embed",)),
-    # What follows imports torch.
-    (one_method, ("run", "evaluate", "submit")),
-    (method, (*RANKINGS, "compare")),
-    (clues, ("embed", "run")),
-    (index, ("search",)),
-    (device, (*MODELS, "search")),
-    (clip_names, ("run",)),
-]
-"""Each check with the stages that it concerns, the quickest first."""
-
-
-def own_images(root: Path, config: "Config") -> None:
-    """Raise what ``seize index`` would end in for a folder that is none, or models that are not."""
-    if not os.path.isdir(root):
-        raise InputError(f"{root} is not a folder.")
-    _clip_files(config)
-
-
-def own_query(root: Path, config: "Config") -> None:
-    """Raise what a query of one's own images would end in, as far as it can be known now.
-
-    Captioner and LLM are looked at only where the method needs what they make.
-    """
-    from pipeline.retrieval import methods
-
-    needed = methods.reads(config.search.method) & {"captions", "edits"}
-    if needed:
-        _own_texts(config)
-    own_images(root, config)
-    if needed:
-        _captioner_files(config)
-        _llm_files(config)
-    for clue in methods.clues_of(config.search.method).values():
-        clue.check(config, OWN_IMAGES)
-
-
-def _own_texts(config: "Config") -> None:
-    from pipeline.stages import edit, released
-
-    for model in (config.captioner.model, config.llm.model):
-        if released.is_imported(model):
-            raise ConfigError(
-                f"{model}: imported texts belong to a benchmark's queries, not to a folder's."
-            )
-    edit.check(config)

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config import Config, LlmConfig
-from pipeline.errors import ConfigError, ModelError
-from pipeline.images.files import open_image
-from pipeline.models import captioners, identity, llms
+from pipeline.errors import ConfigError
+from pipeline.models import llms
+from pipeline.models.kinds import Given
 from pipeline.models.llms import Answer
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts.edit import Prompt
 from pipeline.records import Query
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import caption, released
+from pipeline.stages import caption, checks, estimates, texts
+from pipeline.stages.base import ByQuery, Certainty, Line, Stage, TextKind
 from pipeline.stages.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
@@ -24,6 +25,7 @@ RETRY_TEMPERATURE = 0.7
 """A bad answer is asked for again at this temperature at least: at 0 it would come again."""
 
 
+NO_ROLES = "edits with roles: edit with --prompt roles, or another prompt that has `answer: roles`."
 ALIKE = "the LLM gave the same answer whatever was asked"
 
 
@@ -49,30 +51,22 @@ class Pair(NamedTuple):
 
 def header(run: Run) -> dict[str, Any]:
     """Return everything that changes an edit. Records are keyed by text, whatever made it."""
-    model = run.config.llm.model
-    if released.is_imported(model):
-        return released.header(run, "edit", model)
-    return settings(run.config)
+    return record_file(run).header
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return everything about the configuration that changes an edit of a given text."""
     llm = config.llm
-    content = {
+    return {
         "stage": "edit",
-        "model": identity.model_identity(llm.model),
         "prompt": prompts.load(llm.prompt).identity,
         "temperature": llm.temperature,
         "attempts": llm.attempts,
         "seed": llm.seed,
         "thinking": llm.thinking,
         "thinking_tokens": llm.thinking_tokens,
+        **llms.ROLE.chosen(config).identity,
     }
-    if llm.model.startswith(llms.IN_PROCESS):
-        path = llm.model.removeprefix(llms.IN_PROCESS)
-        content["model"] = llms.IN_PROCESS + identity.model_identity(path)
-        content["precision"] = llm.precision
-    return content
 
 
 def settle(config: Config, records: RecordFile) -> Config:
@@ -80,28 +74,31 @@ def settle(config: Config, records: RecordFile) -> Config:
 
     What a new file is begun in goes into its header.
     """
-    if not config.llm.model.startswith(llms.IN_PROCESS):
-        return config
-    begun = identity.begun_records(records.file)
-    llm, told = identity.settle(config.llm, config.runtime, begun)
-    records.header = records.header | told
+    llm = llms.ROLE.settle(config.llm, config.runtime, records)
     return config.model_copy(update={"llm": llm})
+
+
+def _given(run: Run) -> Given | None:
+    """Return where the run's edits are if others made them."""
+    return llms.ROLE.chosen(run.config).kind.given
 
 
 def asks_for_roles(run: Run) -> bool:
     """Whether the LLM is asked for roles beside an edited caption."""
-    llm = run.config.llm
-    return not released.is_imported(llm.model) and prompts.load(llm.prompt).answer == "roles"
+    return not _given(run) and prompts.load(run.config.llm.prompt).answer == "roles"
 
 
 def record_file(run: Run) -> RecordFile:
-    """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``."""
-    if released.is_imported(run.config.llm.model):
-        return released.record_file(run, "edit", run.config.llm.model)
-    content = header(run)
-    return RecordFile(
-        run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl"), content
-    )
+    """Return the file of edits: ``{"caption", "relative_caption", "edited_caption", "reason"}``.
+
+    Raises MissingStageError for edits of others that are not in the cache.
+    """
+    llm = llms.ROLE.chosen(run.config)
+    if llm.kind.given:
+        return llm.kind.given.file(run, llm.name)
+    content = settings(run.config)
+    file = run.file("edit", run.config.llm.model, fingerprint(content), ".jsonl")
+    return RecordFile(file, content)
 
 
 def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
@@ -136,8 +133,12 @@ def read(run: Run) -> dict[str, list[str | None]]:
     """
     records = record_file(run)
     captions = caption.read(run)
-    if released.is_imported(run.config.llm.model):
-        return released.edits(run, records, captions)
+    if (given := _given(run)) is not None:
+        found = given.read(run, records)
+        return {
+            query.id: [*found.get(query.id, ())] or [None] * len(captions.get(query.id, ()))
+            for query in run.queries
+        }
     edits = by_pair(records)
     wanted = pairs(run, captions)
     missing = sum(pair not in edits for pair in wanted)
@@ -167,7 +168,7 @@ def read_roles(run: Run) -> dict[str, dict[str, list[str]]]:
 
 def why_missing(run: Run) -> str | None:
     """Return the most common reason of the edits that failed, None where none tells one."""
-    if released.is_imported(run.config.llm.model):
+    if _given(run):
         return None
     return _most_common(_records(record_file(run)).values())
 
@@ -192,8 +193,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     source = caption.record_file(run).file
     wanted = pairs(run, caption.read(run))
     records = record_file(run)
-    if released.is_imported(run.config.llm.model):
-        return released.report("edit", run, records)
+    if _given(run):
+        return caption.given("edit", run, records)
     check(run.config)
     config = settle(run.config, records)
     reads: list[Path | str] = [source, run.config.llm.prompt]
@@ -260,7 +261,7 @@ def ask(
     for attempt in range(config.llm.attempts):
         last = attempt == config.llm.attempts - 1
         bad = []
-        for answer in llm.answer(_asking(config.llm, prompt, todo, attempt)):
+        for answer in llm.answer(asking(config.llm, prompt, todo, attempt)):
             pair = todo[answer.key]
             text, reason = judge(prompt, pair, answer)
             if first is not None and attempt == 0:
@@ -278,6 +279,8 @@ def ask(
 
 def check(config: Config) -> None:
     """Raise ConfigError for settings of the edit stage that cannot work."""
+    if llms.ROLE.chosen(config).kind.given:
+        return
     prompt = prompts.load(config.llm.prompt)
     if config.llm.edits > 1 and config.llm.temperature == 0:
         raise ConfigError(
@@ -323,9 +326,10 @@ def by_pair(records: RecordFile) -> dict[Pair, str | None]:
     return {pair: record["edited_caption"] for pair, record in _records(records).items()}
 
 
-def _asking(
+def asking(
     config: LlmConfig, prompt: Prompt, todo: Sequence[Pair], attempt: int = 0
 ) -> Iterator[llms.Request]:
+    """Yield the request of each pair; the seed, and after the first attempt the heat, differ."""
     temperature = config.temperature if attempt == 0 else max(config.temperature, RETRY_TEMPERATURE)
     for key, pair in enumerate(todo):
         yield llms.Request(
@@ -339,37 +343,75 @@ def _asking(
         )
 
 
-def try_prompt(
-    config: Config,
-    image: Path | None,
-    text: str | None,
-    relative_caption: str,
-    shared_concept: str = "",
-) -> list[dict[str, Any]]:
-    """Edit each caption of one image (or ``text``) once, without a cache; to try a prompt.
+def _plan(run: Run) -> list[Line]:
+    """Count distinct prompts: exact for captions that exist, all different for the others."""
+    if _given(run) is not None:
+        return []
+    captions = {query: made for query, made in caption.known(run).items() if made}
+    stand_ins = {
+        query.id: [f"{query.reference} {n}" for n in range(run.config.captioner.samples)]
+        for query in run.queries
+        if query.id not in captions
+    }
+    made, unknown = pairs(run, captions), pairs(run, stand_ins)
+    total, done = len(made) + len(unknown), edited(run)
+    cached = sum(pair in done for pair in made)
+    prompt = prompts.load(run.config.llm.prompt)
+    asked = estimates.tokens(prompt, made) + estimates.tokens(prompt, unknown, stand_in=True)
+    each, answered = asked / max(total, 1), prompt.max_tokens
+    certainty: Certainty = "at most" if unknown else "exact"
+    return [
+        Line("edit", "distinct prompts", total, cached, certainty),
+        Line("edit", "prompt tokens", round(total * each), round(cached * each), "estimate"),
+        Line("edit", "tokens answered", total * answered, cached * answered, "at most"),
+    ]
 
-    Returns messages, raw answer, edited caption and reason of each. Raises InputError for an image
-    that cannot be read, ModelError for models that cannot be used.
-    """
-    texts = [text or ""]
-    if image is not None:
-        opened = open_image(image, max_pixels=config.runtime.max_pixels)
-        captioner = captioners.load(config.captioner, config.runtime)
-        (captions,) = captioner.caption([image.name], [opened])
-        if isinstance(captions, captioners.Failure):
-            raise ModelError(f"{image} cannot be captioned: {captions.reason}")
-        texts = captions
-    prompt = prompts.load(config.llm.prompt)
-    asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
-    found: dict[int, dict[str, Any]] = {}
-    for answer in llms.load(config.llm, config.runtime).answer(_asking(config.llm, prompt, asked)):
-        edited, reason = judge(prompt, asked[answer.key], answer)
-        messages = prompt.messages(*asked[answer.key][:3])
-        found[answer.key] = {
-            "messages": messages,
-            "raw": answer.text,
-            "edited_caption": edited,
-            "roles": prompt.fields(answer.text or "") if prompt.answer_schema else None,
-            "reason": reason,
-        }
-    return [found[key] for key in sorted(found)]
+
+def _most(run: Run) -> int:
+    each = run.config.captioner.samples * run.config.llm.edits
+    return sum(len(run.relative_captions(query)) * each for query in run.queries)
+
+
+def _role(name: str) -> TextKind:
+    def read(run: Run) -> ByQuery:
+        return {query: said[name] for query, said in read_roles(run).items()}
+
+    def lacking(run: Run) -> str | None:
+        return None if asks_for_roles(run) else NO_ROLES
+
+    return TextKind(read, "edits", header, lacking=lacking)
+
+
+def _check(run: Run) -> None:
+    """Check prompt, number of edits and the LLM's files, or that the edits of others are there."""
+    check(run.config)
+    record_file(run)
+    checks.model_files(llms.ROLE.chosen(run.config))
+
+
+STAGE = Stage(
+    "edit",
+    """Let the LLM apply the relative caption to every caption.
+
+    The LLM is behind --llm-url, in process (--llm transformers:PATH), or served for this stage by
+    vLLM (--serve); the stages after this one are then given --llm MODEL.
+
+    Example: seize edit --dataset circo --split val --llm Qwen/Qwen2.5-7B-Instruct
+    --llm-url http://localhost:8000/v1
+    """,
+    lambda run, retry_failed=False: [edit(run, retry_failed)],
+    after=("caption",),
+    wanted=lambda run: "edit" in texts.stages(run),
+    header=header,
+    sources={"edited captions": lambda run: record_file(run).file},
+    texts={
+        "edits": TextKind(read, "edits", header, most=_most),
+        **{role: _role(role) for role in prompts.ROLES},
+    },
+    plan=_plan,
+    checks=(checks.cache_folder, _check),
+    slow_checks=(checks.device,),
+    serves="llm",
+    ready=caption.read,
+    retries="try again what failed before",
+)

@@ -7,7 +7,8 @@ from pipeline.datasets.base import Dataset
 from pipeline.datasets.reading import Predictions, read_json
 from pipeline.errors import InputError
 from pipeline.run import Run
-from pipeline.stages import search
+from pipeline.stages import checks, search
+from pipeline.stages.base import Stage
 
 
 def evaluate(run: Run) -> dict[str, float]:
@@ -33,3 +34,16 @@ def predictions_of_files(dataset: Dataset, files: Sequence[Path]) -> dict[str, P
             raise InputError(f"{file} is a second file with {kind} predictions; give one a kind.")
         found[kind] = content
     return found
+
+
+STAGE = Stage(
+    "evaluate",
+    """Print validation metrics in percent: of the ranking, or of submission-shaped PREDICTIONS.
+
+    Example: seize evaluate --dataset circo --split val predictions.json --json
+    """,
+    after=("search", "verify", "submit"),
+    wanted=lambda run: run.dataset.has_ground_truth,
+    checks=(checks.ground_truth, checks.one_method, checks.method),
+    measure=evaluate,
+)

@@ -5,24 +5,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.models.embedding import finite
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
-from pipeline.retrieval.parts import parts
 from pipeline.retrieval.scoring import Ends
-from pipeline.retrieval.searcher import Searcher
 from pipeline.retrieval.sections import Kind, section
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import edit, embed, texts
-from pipeline.stages.embed import finite
+from pipeline.stages import edit, embeddings, texts
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
 
 if TYPE_CHECKING:
-    from pipeline.models.encoders.open_clip import Clip
+    from torch import Tensor
+
+    from pipeline.models.encoders._open_clip import Clip
 
 QUERIES = 64
 """Queries whose captions LDRE compares with the gallery at a time, 15 vectors each."""
@@ -37,8 +35,10 @@ class Inputs:
     """
 
     def __init__(self, run: Run, making: bool = False) -> None:
+        from pipeline.retrieval.searcher import Searcher
+
         self.run = run
-        image_path = embed.image_file(run)
+        image_path = embeddings.image_file(run)
         if not image_path.exists():
             raise run.missing("embed", image_path, "The gallery has no features")
         self.images = FeatureFile(image_path)
@@ -75,8 +75,10 @@ class Inputs:
 
     def encoder(self) -> "Clip":
         """Return CLIP in the precision that the gallery was embedded in."""
-        config, _ = embed.settle(self.run.config, embed.image_file(self.run))
-        return embed.load_clip(config)
+        from pipeline.models.inversion import towers
+
+        config, _ = embeddings.settle(self.run.config, embeddings.image_file(self.run))
+        return towers.load(config.clip, config.runtime)
 
     def note(self, said: str) -> None:
         """Keep a note for the stage's report."""
@@ -85,7 +87,7 @@ class Inputs:
     def texts(self, kind: str) -> Texts:
         """Return the texts of a kind by query, as the stages before made them."""
         if kind not in self._texts:
-            found = texts.KINDS[kind].read(self.run)
+            found = texts.kinds()[kind].read(self.run)
             self._texts[kind] = [list(found.get(query.id, ())) for query in self.run.queries]
             if kind == "edits":
                 self._note_missing(self._texts[kind])
@@ -103,8 +105,10 @@ class Inputs:
         if any(None in answers for answers in edits) and (why := edit.why_missing(self.run)):
             self.failed["edits"] = f"most of those missing: {why}"
 
-    def embed(self, wanted: Sequence[str]) -> Tensor:
+    def embed(self, wanted: Sequence[str]) -> "Tensor":
         """Return raw embeddings, float32 (wanted, d), of texts that the embed stage embedded."""
+        import torch
+
         if not wanted:
             return torch.empty(0, self.images.shape[1])
         stored = self._stored()
@@ -118,15 +122,17 @@ class Inputs:
 
     def _stored(self) -> FeatureFile:
         if self._embeddings is None:
-            file = embed.text_file(self.run)
+            file = embeddings.text_file(self.run)
             if not file.exists():
                 raise self.run.missing("embed", file, "The texts have no features")
             self._embeddings = FeatureFile(file)
             self.files.append(file)
         return self._embeddings
 
-    def references(self) -> Tensor:
+    def references(self) -> "Tensor":
         """Return the raw features of the reference images, float32 (queries, d)."""
+        import torch
+
         found = torch.zeros(self.count, self.images.shape[1])
         row = self.images.row
         known = [
@@ -137,12 +143,16 @@ class Inputs:
             found[list(places)] = torch.from_numpy(self.images.take(np.array(rows))).float()
         return found
 
-    def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
+    def drops(self, differences: "list[Tensor]", k: int) -> "list[Tensor]":
         """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).
 
         A drop is (E(caption) − E(edit))·x, so each ``differences`` row (edits, d) is one inner
         product.
         """
+        import torch
+
+        from pipeline.retrieval.parts import parts
+
         found = [torch.zeros(len(rows), 0) for rows in differences]
         with progress(len(differences), 0, "query", "largest drops") as bar:
             for part in parts(self.run, self.images):
@@ -156,8 +166,10 @@ class Inputs:
                     bar.update(len(chunk))
         return found
 
-    def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
+    def computed(self, clue: Clue, make: "Callable[[], Tensor]") -> "Tensor":
         """Return a clue that a model made (queries, d), from its file; see ``make_clues``."""
+        import torch
+
         file = clue_file(self.run, clue)
         if self._making:
             return make()
@@ -178,7 +190,7 @@ def clue_header(run: Run, clue: Clue) -> dict[str, Any]:
         "clue": clue.name,
         **clue.header(run),
         **texts.headers(run, clue.reads),
-        "clip": embed.header(run),
+        "clip": embeddings.header(run),
         "protocol": run.protocol,
         "queries": run.dataset.fingerprint,
         "limited_to": None if run.dataset.complete else len(run.queries),
@@ -200,7 +212,7 @@ def make_clues(run: Run) -> list[StageReport]:
         if not clue.by_model:
             continue
         file = clue_file(run, clue)
-        with stage("embed", run, [embed.image_file(run)], file, "queries") as report:
+        with stage("embed", run, [embeddings.image_file(run)], file, "queries") as report:
             if file.exists():
                 report.cached = len(run.queries)
                 report.notes += FeatureFile(file).header.get("notes", ())

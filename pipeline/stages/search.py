@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.models import verifiers
 from pipeline.records import Query, Ranking
 from pipeline.retrieval import indexes, methods
-from pipeline.retrieval.parts import Part, parts
-from pipeline.retrieval.ranking import scores_of
 from pipeline.retrieval.scoring import Score, top_k
-from pipeline.retrieval.searcher import Searcher
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import embed, texts
+from pipeline.stages import checks, embeddings, texts
+from pipeline.stages.base import Line, Stage
 from pipeline.stages.inputs import Inputs, ready, settings_of
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile, write_records
 from pipeline.store.schema import RankingRecord, typed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.retrieval.parts import Part
+    from pipeline.retrieval.searcher import Searcher
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def header(run: Run) -> dict[str, Any]:
         "protocol": run.protocol,
         "top_k": search.top_k,
         "limited_to": None if run.dataset.complete else len(run.queries),
-        "clip": embed.header(run),
+        "clip": embeddings.header(run),
         **texts.headers(run, methods.reads(search.method)),
         **({"clues": own} if own else {}),
         "queries": run.dataset.fingerprint,
@@ -126,11 +127,14 @@ def search(run: Run) -> list[StageReport]:
     return reports
 
 
-def rank(run: Run, score: Score, searcher: Searcher) -> list[Ranking]:
+def rank(run: Run, score: Score, searcher: "Searcher") -> list[Ranking]:
     """Return each query's best images.
 
     Gallery ids whose image could not be embedded are absent. Equal scores keep gallery order.
     """
+    from pipeline.retrieval.parts import parts
+    from pipeline.retrieval.ranking import scores_of
+
     images, k = searcher.images, run.config.search.top_k
     rankings: dict[str, Ranking] = {}
     found = parts(run, images)
@@ -152,10 +156,10 @@ def rank(run: Run, score: Score, searcher: Searcher) -> list[Ranking]:
 
 def rankings_of(
     run: Run,
-    part: Part,
-    best: Tensor,
-    rows: Tensor,
-    group_scores: Sequence[Tensor],
+    part: "Part",
+    best: "Tensor",
+    rows: "Tensor",
+    group_scores: "Sequence[Tensor]",
 ) -> list[Ranking]:
     """Return the part's rankings from the best scores and their rows, both (queries, k).
 
@@ -163,7 +167,7 @@ def rankings_of(
     """
     made = []
     for i, place in enumerate(part.places):
-        query, kept = run.queries[place], torch.isfinite(best[i])
+        query, kept = run.queries[place], best[i].isfinite()
         subset: dict[str, float] = {}
         if group_scores:
             subset = _subset(query, group_scores[i], part.groups[i], part.names)
@@ -179,10 +183,47 @@ def rankings_of(
     return made
 
 
-def _subset(query: Query, scores: Tensor, group: list[int], ids: Sequence[str]) -> dict[str, float]:
+def _subset(
+    query: Query, scores: "Tensor", group: list[int], ids: Sequence[str]
+) -> dict[str, float]:
     """Rank the members of the query's CIRR group; those without a feature come last."""
+    import torch
+
     best, ranked = top_k(scores[None], torch.tensor(group, dtype=torch.long), len(group))
     names = [ids[row] for row in ranked[0].tolist()]
     found = dict(zip(names, best[0].tolist(), strict=True))
     last = min(found.values(), default=0.0)
     return found | {name: last for name in query.group if name not in found}
+
+
+def _run(run: Run) -> list[StageReport]:
+    return search(run.unverified)  # what the verify stage reorders is ranked first
+
+
+def _plan(run: Run) -> list[Line]:
+    sizes = {name: len(images) for name, images in run.dataset.galleries.items()}
+    scores = sum(sizes[query.gallery] for query in run.queries)
+    return [Line("search", "queries", len(run.queries)), Line("search", "scores", scores)]
+
+
+def _index(run: Run) -> None:
+    """Check the index's kind, and that it can serve the methods."""
+    kind = run.config.search.index.kind
+    indexes.check(kind)
+    if kind != "scan" and "seize-rank" in map(methods.base, texts.selection(run)):
+        raise indexes.needs_scan(kind)
+
+
+STAGE = Stage(
+    "search",
+    """Rank the gallery for every query; needs features on disk, no model.
+
+    Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
+    """,
+    _run,
+    after=("embed",),
+    header=header,
+    plan=_plan,
+    checks=(checks.cache_folder, checks.method, _index),
+    slow_checks=(checks.device,),
+)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from pipeline import stages
 from pipeline.run import Run, StageReport, log, slug, stage
-from pipeline.stages import caption, edit, search
+from pipeline.stages import checks, search
+from pipeline.stages.base import Stage
 from pipeline.store.files import write_json
 from pipeline.store.identity import provenance
 
@@ -31,9 +33,7 @@ def submit(run: Run) -> StageReport:
         "queries": len(run.queries),
         "complete": run.dataset.complete,
         "config": run.config.model_dump(),
-        "caption": caption.header(run),
-        "edit": edit.header(run),
-        "search": search.header(run),
+        **{one.name: one.header(run) for one in stages.known().values() if one.header},
         **provenance(),
     }
     source = search.ranking_file(run).file
@@ -44,3 +44,15 @@ def submit(run: Run) -> StageReport:
         report.computed = len(rankings)
         report.writes = ", ".join(str(file) for file in outputs.values())
     return report
+
+
+STAGE = Stage(
+    "submit",
+    """Write the files that the CIRCO and CIRR evaluation servers take.
+
+    Example: seize submit --dataset cirr --split test1 --config paper-l14
+    """,
+    lambda run: [submit(run)],
+    after=("search", "verify"),
+    checks=(checks.submissions_folder, checks.one_method, checks.method),
+)

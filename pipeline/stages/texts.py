@@ -1,30 +1,13 @@
 """The kinds of texts that clues are made from: where each comes from and which stage makes it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Iterable
 
-from pipeline.models.prompts import edit as prompts
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.stages import caption, edit
+from pipeline.stages import known
+from pipeline.stages.base import ByQuery, TextKind
 from pipeline.store.identity import fingerprint
-
-ByQuery = Mapping[str, Sequence[str | None]]
-"""Query id to its texts; None stands for one that failed."""
-
-
-@dataclass(frozen=True)
-class TextKind:
-    """One kind of texts of a run's queries."""
-
-    read: Callable[[Run], ByQuery]
-    """Raises MissingStageError where the stage was not run."""
-    stage: str | None = None
-    """The stage that makes it, None where the dataset has it."""
-    name: str = ""
-    header: Callable[[Run], dict[str, Any]] | None = None
-    """What made the texts; its fingerprint stands under ``name`` in a ranking's header."""
 
 
 def _relative(run: Run) -> ByQuery:
@@ -35,30 +18,24 @@ def _parts(run: Run) -> ByQuery:
     return {query.id: query.relative_captions for query in run.queries}
 
 
-def _role(name: str) -> TextKind:
-    def read(run: Run) -> ByQuery:
-        return {query: said[name] for query, said in edit.read_roles(run).items()}
+@functools.cache
+def kinds() -> dict[str, TextKind]:
+    """Return every kind of texts by name: the dataset's own, then stage by stage in their order."""
+    made = {name: kind for stage in known().values() for name, kind in stage.texts.items()}
+    own = {"relative_captions": TextKind(_relative), "relative_parts": TextKind(_parts)}
+    return own | made
 
-    return TextKind(read, "edit", "edits", edit.header)
 
-
-KINDS: dict[str, TextKind] = {
-    "relative_captions": TextKind(_relative),
-    "relative_parts": TextKind(_parts),
-    "captions": TextKind(caption.read, "caption", "captions", caption.header),
-    "edits": TextKind(edit.read, "edit", "edits", edit.header),
-    **{role: _role(role) for role in prompts.ROLES},
-}
-NEEDED_FIRST: dict[str, tuple[str, ...]] = {"edit": ("caption",)}
-"""Stages that another one needs."""
+@functools.cache
+def _makers() -> dict[str, str]:
+    """Return the stage that makes each kind of texts; the dataset's own has none."""
+    return {kind: stage.name for stage in known().values() for kind in stage.texts}
 
 
 def lacking(run: Run) -> dict[str, str]:
     """Return the kinds of texts that this run has none of, and what would make them."""
-    if edit.asks_for_roles(run):
-        return {}
-    how = "edits with roles: edit with --prompt roles, or another prompt that has `answer: roles`."
-    return dict.fromkeys(prompts.ROLES, how)
+    told = {name: kind.lacking(run) for name, kind in kinds().items() if kind.lacking}
+    return {name: how for name, how in told.items() if how}
 
 
 def selection(run: Run) -> list[str]:
@@ -85,14 +62,27 @@ def verified_by_edits(run: Run) -> bool:
 
 
 def stages(run: Run) -> set[str]:
-    """Return the stages that make texts and that the run's methods need."""
-    found = {stage for kind in reads(run) if (stage := KINDS[kind].stage)}
-    return found | {first for stage in found for first in NEEDED_FIRST.get(stage, ())}
+    """Return the stages that make texts and that the run's methods need, or one of these needs."""
+    makers = _makers()
+    todo = {makers[kind] for kind in reads(run) if kind in makers}
+    found: set[str] = set()
+    while todo:
+        found |= todo
+        before = {name for stage in todo for name in known()[stage].after}
+        todo = (before & set(makers.values())) - found
+    return found
 
 
-def headers(run: Run, kinds: Iterable[str]) -> dict[str, str]:
+def most(run: Run) -> int:
+    """Return how many texts the stages of ``stages`` make at most."""
+    needed = stages(run)
+    chosen = [kind for name, kind in kinds().items() if _makers().get(name) in needed]
+    return sum(kind.most(run) for kind in chosen if kind.most)
+
+
+def headers(run: Run, names: Iterable[str]) -> dict[str, str]:
     """Return the fingerprints of what made these kinds of texts, for a ranking's header."""
-    found = [KINDS[kind] for kind in sorted(kinds)]
+    found = [kinds()[name] for name in sorted(names)]
     return {kind.name: fingerprint(kind.header(run)) for kind in found if kind.header}
 
 
@@ -102,11 +92,11 @@ def embedded(run: Run) -> list[str]:
     Those of the run's methods, and what else the same stages made. Raises MissingStageError where
     one of these stages is not complete.
     """
-    wanted, made_by = reads(run), stages(run)
+    wanted, needed, none = reads(run), stages(run), lacking(run)
     chosen = [
         kind
-        for name, kind in KINDS.items()
-        if name in wanted or (kind.stage in made_by and name not in lacking(run))
+        for name, kind in kinds().items()
+        if name in wanted or (_makers().get(name) in needed and name not in none)
     ]
     found: dict[str, None] = {}
     for kind in chosen:

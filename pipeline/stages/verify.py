@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +18,8 @@ from pipeline.records import Ranking
 from pipeline.retrieval import fusion, methods
 from pipeline.retrieval.fusion import fuse, scaled, walk
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import edit, search
+from pipeline.stages import checks, edit, search
+from pipeline.stages.base import Line, Stage
 from pipeline.stages.inputs import Inputs, ready
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile, read_header, write_records
@@ -99,8 +99,7 @@ def _verify(run: Run, retry_failed: bool) -> StageReport:
     source = search.ranking_file(run.unverified)
     rankings = search.read(run.unverified)
     output, records = search.ranking_file(run), record_file(run)
-    reads: list[Path | str] = [source.file, config.prompt]
-    with stage("verify", run, reads, output.file, "verdicts") as report:
+    with stage("verify", run, [source.file, config.prompt], output.file, "verdicts") as report:
         prompt = prompts.load(config.prompt)
         captions = _captions(run, prompt)
         found, cost = _judge(run, prompt, rankings, captions, records, retry_failed, report)
@@ -168,7 +167,7 @@ def _judge(
 
     In rounds: each asks, for every query that is not settled, what is needed whatever comes of it.
     """
-    config = verifiers.settle(run.config.verifier, run.config.runtime, records)
+    config = verifiers.ROLE.settle(run.config.verifier, run.config.runtime, records)
     run = replace(run, config=run.config.model_copy(update={"verifier": config}))
     cost, start = Cost(len(rankings)), time.monotonic()
     with records:
@@ -195,10 +194,8 @@ def _judge(
                     bar.update()
                     if cost.calls == ESTIMATE_AFTER:
                         _estimate(run, cost, most, time.monotonic() - start)
-                looks = [
-                    _look(r, c, known, config) for r, c in zip(rankings, captions, strict=True)
-                ]
-                wanted = list(dict.fromkeys(asked for look in looks for asked in look.wanted))
+                looks = _look_at_all(rankings, captions, known, config)
+                wanted = _wanted(looks)
     used = {asked for look in looks for asked in look.used}
     cost.cached = len(used & before)
     cost.saved = most - len(used)
@@ -375,3 +372,45 @@ def known_probabilities(run: Run) -> list[tuple[Ranking, dict[str, float | None]
         what = f"{missing:,} candidates have not been verified"
         raise run.missing("verify --no-early-stop", records.file, what)
     return [(r, look.probabilities) for r, look in zip(rankings, looks, strict=True)]
+
+
+def _plan(run: Run) -> list[Line]:
+    """Count the verifier's calls: fewer where it stops early, or a query has fewer captions."""
+    config = run.config.verifier
+    candidates = len(run.queries) * config.candidates + sum(len(q.group) for q in run.queries)
+    calls = candidates * config.captions
+    done = min(len(record_file(run).read()), calls)
+    return [Line("verify", "calls", calls, done, "at most")]
+
+
+def _check(run: Run) -> None:
+    """Check the verifier's prompt and, where it runs here, its files."""
+    prompts.load(run.config.verifier.prompt)
+    checks.model_files(verifiers.ROLE.chosen(run.config))
+
+
+STAGE = Stage(
+    "verify",
+    """Let a vision-language model look at each query's best images, and reorder them.
+
+    Needs the ranking of --method (one, several or all). The result is a method of its own: submit,
+    evaluate and compare take it as METHOD+verify. The verifier is behind --verifier-url, in process
+    (--verifier transformers:PATH), or served for this stage by vLLM (--serve).
+
+    An image that it accepts (verifier.accept) moves before all others, one that it rejects
+    (verifier.reject) behind all others; otherwise the order of the scores stays. With --set
+    verifier.fusion=average, images are sorted by a weighted mean of probability and score.
+
+    Example: seize verify --dataset circo --split val --method seize --verifier
+    Qwen/Qwen2.5-VL-7B-Instruct --verifier-url http://localhost:8000/v1
+    """,
+    verify,
+    after=("search",),
+    wanted=lambda run: run.verified,
+    plan=_plan,
+    checks=(checks.cache_folder, _check, checks.method),
+    slow_checks=(checks.device,),
+    serves="verifier",
+    ready=read_rankings,
+    retries="ask again where there was no answer before",
+)

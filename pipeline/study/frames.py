@@ -1,8 +1,10 @@
 """Rankings and metrics as pandas frames, for notebooks.
 
->>> from pipeline import config, datasets, frames, search
+>>> from pipeline import config, datasets
 >>> from pipeline.images.pictures import show
 >>> from pipeline.run import Run
+>>> from pipeline.stages import search
+>>> from pipeline.study import frames
 >>> circo = datasets.load("circo", "val", data_root)
 >>> run = Run(circo, config.load("demo"), cache, submissions)
 >>> rankings = search.read(run)

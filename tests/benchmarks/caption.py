@@ -16,8 +16,8 @@ from PIL import Image
 from pipeline import config, datasets
 from pipeline.demo.build import build
 from pipeline.images.files import open_image
-from pipeline.models.captioners import prompt_of
-from pipeline.models.captioners.blip2 import Blip2, NucleusSampler, uniform_numbers
+from pipeline.models.captioners._blip2 import Blip2, NucleusSampler, uniform_numbers
+from pipeline.models.captioners.base import prompt_of
 from tests.benchmarks.report import Size, table
 
 Captions = list[list[str]]

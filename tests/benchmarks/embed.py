@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from pipeline import config, datasets
 from pipeline.datasets.circo import IMAGES, LISTING
 from pipeline.images.files import open_image
-from pipeline.models.encoders import open_clip as clip
+from pipeline.models import encoders
 from pipeline.processes import cores
 from pipeline.run import Run
 from pipeline.stages import embed
@@ -56,15 +56,15 @@ def _against_model(run: Run, rounds: int) -> tuple[object, ...]:
     torch.set_num_threads(1)
     try:
         run = _with_workers(run, max(cores() - 1, 1))
-        model = clip.load(run.config.clip, run.config.runtime)
+        model = encoders.load(run.config.clip, run.config.runtime)
         files = list(run.dataset.images.values())
         size = run.config.runtime.embed_batch
-        pixels = torch.stack([model.preprocess(open_image(file)) for file in files])
-        model.encode_images(pixels[:size])
+        pixels = torch.stack([model.prepare(open_image(file)) for file in files])
+        model.images(pixels[:size])
 
         def alone() -> None:
             for start in range(0, len(pixels), size):
-                model.encode_images(pixels[start : start + size])
+                model.images(pixels[start : start + size])
 
         return _row("model, ViT-B-32, 1 core", run, alone, rounds)
     finally:
@@ -73,7 +73,7 @@ def _against_model(run: Run, rounds: int) -> tuple[object, ...]:
 
 def _against_decoding(run: Run, rounds: int) -> tuple[object, ...]:
     """Time decoding and preprocessing by a process a core, whose result is dropped; the stage."""
-    clip.load(run.config.clip, run.config.runtime)
+    encoders.load(run.config.clip, run.config.runtime)
     files = list(run.dataset.images.values())
     with ProcessPoolExecutor(cores()) as pool:
         list(pool.map(_prepare, files[: 16 * cores()]))
@@ -86,8 +86,8 @@ def _against_decoding(run: Run, rounds: int) -> tuple[object, ...]:
 
 def _prepare(file: Path) -> None:
     torch.set_num_threads(1)
-    model = clip.load(config.load("demo").clip, config.RuntimeConfig(device="cpu"))
-    model.preprocess(open_image(file))
+    model = encoders.load(config.load("demo").clip, config.RuntimeConfig(device="cpu"))
+    model.prepare(open_image(file))
 
 
 def _row(limit: str, run: Run, alone: Callable[[], None], rounds: int) -> tuple[object, ...]:

@@ -125,12 +125,12 @@ FORKS.set_forkserver_preload(
         *(
             "pipeline.cli",
             "pipeline.stages.everything",
-            "pipeline.models.encoders.open_clip",
-            "pipeline.models.captioners.blip2",
+            "pipeline.models.encoders._open_clip",
+            "pipeline.models.captioners._blip2",
         ),
         *(
-            "pipeline.models.llms.local",
-            "pipeline.models.verifiers.local",
+            "pipeline.models.llms._transformers",
+            "pipeline.models.verifiers._transformers",
             "pipeline.study.tune",
             "pipeline.pages.report",
         ),

@@ -35,9 +35,9 @@ from pipeline.datasets.reading import read_json
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import SeizeError
 from pipeline.images.files import open_image, read_image
-from pipeline.models.encoders.open_clip import width
-from pipeline.models.encoders.pixels import TargetPad
+from pipeline.models.encoders._open_clip import width
 from pipeline.models.llms import Answer
+from pipeline.models.pixels import TargetPad
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import verify as questions
 from pipeline.own import folder
@@ -47,7 +47,7 @@ from pipeline.pages.report import charts
 from pipeline.pages.report.queries import side_of
 from pipeline.retrieval.files import Features, read_excluded
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, released, search, verify
+from pipeline.stages import caption, edit, embed, export, released, search, verify
 from pipeline.stages.evaluate import evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile, write_features
@@ -230,7 +230,7 @@ def _submissions(root: Path, *runs: Run) -> Iterator[Reader]:
 
 
 def _released(root: Path, run: Run) -> Iterator[Reader]:
-    (exported,) = released.export(run, root / "exported")
+    (exported,) = export.export(run, root / "exported")
     entries = json.loads(exported.read_text())
     official = [
         {k: v for k, v in entry.items() if not k.startswith("multi_")}

@@ -299,7 +299,7 @@ SECRET = b"this is no business of the page"
         "/images/..%5c..%5csecret.txt/large",
         "/images/%252e%252e%252fsecret.txt/small",
         "/app.js/../../../config.py",
-        "/%2e%2e/pipeline/config.py",
+        "/%2e%2e/pipeline/run.py",
         "//etc/passwd",
         "/images//etc/passwd/small",
         "/images/" + "0" * 64 + "/small",

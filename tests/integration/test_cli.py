@@ -196,7 +196,7 @@ def empty_folder(path: Path) -> Path:
         (("--llm", "transformers:{empty}"), 5, "it has neither config.json"),
         (("--llm", "imported:gpt"), 4, "No edits were imported"),
         (("--serve", "a-model", "--vllm-bin", "/no/vllm"), 2, "There is no vllm at /no/vllm"),
-        (("--clip", "local-dir:/no/clip"), 5, "The CLIP /no/clip cannot be loaded"),
+        (("--clip", "local-dir:/no/clip"), 5, "The encoder /no/clip cannot be loaded"),
         (("--clip", "ViT-B-33"), 5, "Did you mean"),
         (("--clip", "ViT-B-32", "--pretrained", "opnai"), 5, "Did you mean 'openai'"),
         (("--device", "cuda:99"), 2, "--device cuda:99 cannot be used here"),
@@ -325,7 +325,9 @@ def test_recommended_commands_can_be_parsed(
     result = seize(*command.format(run=shlex.join(given), out=tmp_path).split())
     assert result.exit_code == 4, result.output
     name, *words = recommended(result.stderr)
-    context = main.commands[name].make_context(name, list(words))
+    told = main.get_command(click.Context(main), name)
+    assert told is not None
+    context = told.make_context(name, list(words))
     assert context.params["limit"] == 1
     assert context.params["settings"] == ("llm.seed=1",)
     assert words.count("--method") <= 1

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline import installation
-from pipeline.doctor.checks import Finding, Patient, examine, usable
+from pipeline.doctor.checks import examine
+from pipeline.doctor.findings import Finding, Patient, usable
 from pipeline.installation import PROJECT
 from pipeline.models import weights
 from tests.integration.test_errors import broken

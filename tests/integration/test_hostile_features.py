@@ -77,7 +77,7 @@ def test_search_names_what_is_not_finite(
     run_stages(run)
     file = embed.image_file(run)
     if kind == "texts":
-        file = embed.text_file(run, embed.Texts.read(run).distinct)
+        file = embed.text_file(run)
     shutil.rmtree(file.parent.parent / "indexes", ignore_errors=True)
     known = FeatureFile(file)
     features = known.all().copy()

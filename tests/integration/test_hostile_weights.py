@@ -18,8 +18,7 @@ import torch
 from pipeline import config
 from pipeline.config import Config
 from pipeline.errors import ModelError
-from pipeline.models import captioners, llms, loading, verifiers, weights
-from pipeline.models.encoders import open_clip as clip
+from pipeline.models import captioners, encoders, llms, loading, verifiers, weights
 from tests.conftest import PROJECT
 
 MODELS = PROJECT / "data" / "models"
@@ -48,7 +47,7 @@ def trap(tmp_path: Path) -> Path:
 
 
 def load(name: str, settings: Config) -> Any:
-    kinds = {"clip": clip, "captioner": captioners, "llm": llms, "verifier": verifiers}
+    kinds = {"clip": encoders, "captioner": captioners, "llm": llms, "verifier": verifiers}
     return kinds[name].load(getattr(settings, name), settings.runtime)  # type: ignore[attr-defined]
 
 
@@ -214,7 +213,7 @@ def test_the_command_line_refuses_a_hub_name_that_runs_code(
         told = seize(
             "doctor", "--config", "demo", "--clip", model, "--json", home=tmp_path / "home"
         )
-        found = [line for line in json.loads(told.stdout)["findings"] if line["name"] == "CLIP"]
+        found = [line for line in json.loads(told.stdout)["findings"] if line["name"] == "encoder"]
         assert [line["status"] for line in found] == ["problem"], told.stdout
     assert not trap.exists()
 

@@ -77,9 +77,9 @@ LIMITED = """
 import json, resource, sys
 import numpy as np, torch
 from pathlib import Path
-from pipeline.rank import Features
-from pipeline.ranking import top_images
-from pipeline.scoring import Ends
+from pipeline.retrieval.files import Features
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends
 
 def used():
     lines = Path("/proc/self/status").read_text().splitlines()

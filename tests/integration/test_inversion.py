@@ -15,16 +15,18 @@ from safetensors.torch import save_file
 
 from pipeline import config
 from pipeline.errors import ConfigError, ModelError
+from pipeline.models.inversion import towers
 from pipeline.models.inversion.networks import Phi, Pic2Word
+from pipeline.own import checks
 from pipeline.own.gallery import Gallery
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.stages import checks, embed, inputs, search
+from pipeline.stages import embed, inputs, search
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 from tests.integration.test_cli import seize
-from tests.unit.test_inversion import by_hand
+from tests.unit.models.inversion.test_inversion import by_hand
 
 MakeRun = Callable[..., Run]
 PHI = PROJECT / "data" / "models" / "phi" / "lincir.safetensors"
@@ -41,7 +43,7 @@ def expected(run: Run, query: int, texts: list[str]) -> NDArray[np.float64]:
     reference = images.all()[images.row[run.queries[query].reference]].astype(np.float64)
     weights = {name: value.astype(np.float64) for name, value in load_file(PHI).items()}
     word = by_hand(reference, weights)
-    clip = embed.load_clip(run.config)
+    clip = towers.load(run.config.clip, run.config.runtime)
     total = np.zeros(images.shape[1])
     for text in texts:
         ids = clip.tokenizer([f"a photo of thing that {text}"])
@@ -133,7 +135,7 @@ def test_another_backbone_is_refused_with_both_shapes_before_anything_is_embedde
     with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
         run_stages(run)
     with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
-        checks.own_query(tmp_path, run.config)
+        checks.query(tmp_path, run.config)
     with pytest.raises(ConfigError, match="no inversion prompt 'linzir'"):
         run_stages(make_run(search__method="lincir", search__lincir__prompt="linzir"))
     with pytest.raises(ConfigError, match=r"search\.lincir has no 'phy'"):

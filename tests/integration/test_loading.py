@@ -6,12 +6,13 @@ import sys
 
 THREADS = """
 import threading
-from pipeline import captioners, config, embed, llms, verifiers
+from pipeline import config
+from pipeline.models import captioners, encoders, llms, verifiers
 
 settings = config.load("demo")
 together = threading.Barrier(4)
 loads = (
-    lambda: embed.load_clip(settings),
+    lambda: encoders.load(settings.clip, settings.runtime),
     lambda: captioners.load(settings.captioner, settings.runtime),
     lambda: llms.load(settings.llm, settings.runtime),
     lambda: verifiers.load(settings.verifier, settings.runtime),

@@ -48,7 +48,7 @@ def test_a_plan_is_what_the_run_then_does(make_run: MakeRun) -> None:
     after = by_quantity(run)
     assert after["distinct prompts"].certainty == after["texts"].certainty == "exact"
     assert after["distinct prompts"].total == edit.cached + edit.computed
-    assert after["texts"].total == texts.computed
+    assert after["texts"].total == texts.cached + texts.computed
     assert after["queries"].total == search.computed
     done = [line for line in after.values() if line.stage != "search"]
     assert all(line.todo == 0 for line in done)

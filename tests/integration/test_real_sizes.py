@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
 from pipeline.config import CaptionerConfig, ClipConfig, RuntimeConfig
-from pipeline.models.captioners.blip2 import Blip2
-from pipeline.models.encoders.open_clip import Clip
+from pipeline.models.captioners._blip2 import Blip2
+from pipeline.models.encoders._open_clip import Clip
 
 RUNTIME = RuntimeConfig(device="cpu")
 
@@ -41,13 +41,13 @@ def test_open_clip_architectures_load_by_path(
 ) -> None:
     save_clip(name, tmp_path)
     clip = Clip(ClipConfig(model=f"local-dir:{tmp_path}"), RUNTIME)
-    pixels = clip.preprocess(Image.new("RGB", (640, 320), "red"))
+    pixels = clip.prepare(Image.new("RGB", (640, 320), "red"))
     assert pixels.shape == (3, 224, 224)
-    images = clip.encode_images(torch.stack([pixels, pixels]))
+    images = clip.images(torch.stack([pixels, pixels]))
     assert images.shape == (2, width)
     assert images.dtype == np.float32
     assert clip.tokenizer(["a"]).shape[1] == context
-    texts = clip.encode_texts(["a dog", "a dog on a beach " * 60])
+    texts = clip.texts(["a dog", "a dog on a beach " * 60])
     assert texts.shape == (2, width)
     assert np.isfinite(texts).all()
 
@@ -58,7 +58,7 @@ def test_a_weights_file_loads_by_name_and_path(tmp_path: Path) -> None:
     clip = Clip(ClipConfig(model="ViT-B-32", pretrained=str(weights)), RUNTIME)
     folder = Clip(ClipConfig(model=f"local-dir:{tmp_path}"), RUNTIME)
     texts = ["a dog", "a cat"]
-    np.testing.assert_array_equal(clip.encode_texts(texts), folder.encode_texts(texts))
+    np.testing.assert_array_equal(clip.texts(texts), folder.texts(texts))
 
 
 def test_blip2_of_the_released_size_with_few_layers(tmp_path: Path) -> None:

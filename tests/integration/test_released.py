@@ -10,7 +10,7 @@ import pytest
 from pipeline import config, datasets
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.run import Run
-from pipeline.stages import caption, edit, released
+from pipeline.stages import caption, edit, export, released
 from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
 
@@ -64,7 +64,7 @@ def test_imported_texts_are_searched_and_exported_byte_for_byte(
     reports, _ = run_stages(run)
     assert [report.computed for report in reports[:2]] == [0, 0]
     assert not any(report.failed for report in reports)
-    for written in released.export(run, tmp_path / "out"):
+    for written in export.export(run, tmp_path / "out"):
         before = json.loads((tmp_path / "in" / written.name).read_text())
         after = json.loads(written.read_text())
         assert len(after) == len(before)
@@ -84,7 +84,7 @@ def test_own_captions_and_edits_survive_export_and_import(
     run = make_run("cirr")
     caption.caption(run)
     edit.edit(run)
-    (file,) = released.export(run, tmp_path / "out")
+    (file,) = export.export(run, tmp_path / "out")
     names = [found.name for found in released.import_files(run.dataset, [file], run.cache)]
     assert names == ["multi_caption_opt", "multi_llm_opt"]
     imported = make_run(
@@ -186,7 +186,7 @@ def test_the_released_circo_file_makes_the_round_trip(tmp_path: Path) -> None:
     }
     fields = {name.replace("__", "."): value for name, value in USE.items()}
     run = Run(dataset, config.load("paper-b32", fields), tmp_path / "cache", tmp_path)
-    (written,) = released.export(run, tmp_path / "out")
+    (written,) = export.export(run, tmp_path / "out")
     exported = json.loads(written.read_text())
     assert len(exported) == len(entries) == 800
     for old, new in zip(entries, exported, strict=True):

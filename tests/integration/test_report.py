@@ -18,7 +18,7 @@ from pipeline.pages.report import charts
 from pipeline.printable import STEERING, printable
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, released, search
+from pipeline.stages import caption, edit, embed, export, released, search
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.store.jsonl import write_records
@@ -519,7 +519,7 @@ def test_the_page_names_no_folder_of_the_texts_that_were_imported(
 ) -> None:
     run = runs["cirr-val"]
     secret = tmp_path / "secret-project"
-    files = released.export(run, secret)
+    files = export.export(run, secret)
     cache = tmp_path / "cache"
     shutil.copytree(run.cache, cache)
     one, two = released.import_files(run.dataset, files, cache, "mine-")

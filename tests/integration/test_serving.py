@@ -116,7 +116,7 @@ def test_nothing_survives_the_process_that_started_it(
     code = f"""
         import time
         from pathlib import Path
-        from pipeline.llms import vllm
+        from pipeline.models.serving import vllm
         vllm.GRACE = 0.5
         with vllm.serve("m", Path({str(tmp_path / "log")!r}), {str(program)!r}):
             print("ready", flush=True)

@@ -9,7 +9,6 @@ from pipeline.images.files import open_image
 from pipeline.models import verifiers
 from pipeline.models.captioners import Failure
 from pipeline.models.captioners.served import ServedCaptioner
-from pipeline.models.llms import IN_PROCESS
 from pipeline.models.prompts import verify as prompts
 from pipeline.models.verifiers import Question
 from pipeline.run import Run
@@ -35,7 +34,7 @@ def test_served_probabilities_are_those_of_the_same_model_in_process(
         relative = query.relative_captions[0]
         questions.append(Question(key, files, "a large red circle", relative))
     found = []
-    for model in (IN_PROCESS + VERIFIER, VERIFIER):
+    for model in (f"transformers:{VERIFIER}", VERIFIER):
         config = VerifierConfig(model=model, url=vision_server, prompt=name)
         verifier = verifiers.load(config, run.config.runtime)
         answers = {v.key: v for v in verifier.judge(prompt, questions)}
@@ -63,7 +62,7 @@ def test_a_served_vision_model_captions(make_run: MakeRun, vision_server: str) -
     names = run.references[:4]
     images = [open_image(run.dataset.images[name]) for name in names]
     config = CaptionerConfig(
-        model=f"served:{VERIFIER}", url=vision_server, prompt="describe the image", samples=3
+        model=VERIFIER, url=vision_server, prompt="describe the image", samples=3
     )
     captions = ServedCaptioner(config, run.config.runtime).caption(names, images)
     assert all(not isinstance(texts, Failure) and len(texts) == 3 for texts in captions)

@@ -9,10 +9,13 @@ from PIL import Image
 from pipeline.config import CaptionerConfig, RuntimeConfig
 from pipeline.images.files import data_url
 from pipeline.models.answers import without_thoughts
-from pipeline.models.captioners import SERVED, Captioned, Failure, Named, prompt_of
+from pipeline.models.captioners.base import Captioned, Captioner, Failure, Named, prompt_of
+from pipeline.models.identity import model_identity
+from pipeline.models.kinds import Kind
 from pipeline.models.serving.dialect import Manner
 from pipeline.models.serving.replicas import connect
 
+PROMPT = "Describe this image in one sentence of at most 20 words. Answer with it alone."
 LONGEST_SIDE = 768
 """Pixels that an image is scaled down to before it is sent."""
 
@@ -23,7 +26,7 @@ class ServedCaptioner:
     def __init__(self, config: CaptionerConfig, runtime: RuntimeConfig) -> None:
         self.config = config
         self.manner = Manner()  # a thought is no caption
-        self.client = connect(config.url, config.model.removeprefix(SERVED), runtime, self.manner)
+        self.client = connect(config.url, config.model, runtime, self.manner)
 
     def caption(
         self, ids: Sequence[str], images: Sequence[Image.Image]
@@ -57,7 +60,7 @@ class ServedCaptioner:
             seed = int.from_bytes(hashlib.sha256(f"{config.seed} {name}".encode()).digest()[:4])
             content = [
                 {"type": "image_url", "image_url": {"url": data_url(image, LONGEST_SIDE)}},
-                {"type": "text", "text": prompt_of(config)},
+                {"type": "text", "text": prompt_of(config, PROMPT)},
             ]
             yield (
                 key,
@@ -71,3 +74,16 @@ class ServedCaptioner:
                     **self.manner.parameters,
                 },
             )
+
+
+def _identity(settings: CaptionerConfig) -> dict[str, Any]:
+    return {
+        **settings.model_dump(exclude={"url", "precision"}),
+        "prompt": prompt_of(settings, PROMPT),
+        "model": model_identity(f"served:{settings.model}"),
+    }
+
+
+KIND: Kind[CaptionerConfig, Captioner] = Kind(
+    load=ServedCaptioner, identity=_identity, served=True, threads=True
+)

@@ -5,7 +5,9 @@ from typing import Any
 
 from pipeline.config import LlmConfig, RuntimeConfig
 from pipeline.models.answers import cut
-from pipeline.models.llms import Answer, Request
+from pipeline.models.identity import model_identity
+from pipeline.models.kinds import Kind
+from pipeline.models.llms.base import Answer, Llm, Request
 from pipeline.models.serving.dialect import Manner
 from pipeline.models.serving.replicas import connect
 
@@ -51,3 +53,11 @@ def _body(request: Request) -> dict[str, Any]:
         schema = {"name": "answer", "schema": request.schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body | ({"stop": list(request.stop)} if request.stop else {})
+
+
+KIND: Kind[LlmConfig, Llm] = Kind(
+    load=ServedLlm,
+    identity=lambda settings: {"model": model_identity(settings.model)},
+    served=True,
+    threads=True,
+)

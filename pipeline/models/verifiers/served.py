@@ -7,11 +7,13 @@ from pipeline.config import RuntimeConfig, VerifierConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.images.files import data_url, open_image
 from pipeline.models.answers import CUT_OFF, without_thoughts
+from pipeline.models.identity import model_identity
+from pipeline.models.kinds import Kind
 from pipeline.models.prompts.verify import VerifyPrompt
 from pipeline.models.serving.chat import Completion
 from pipeline.models.serving.dialect import Manner
 from pipeline.models.serving.replicas import connect
-from pipeline.models.verifiers import Question, Verdict, probability
+from pipeline.models.verifiers.base import Question, Verdict, Verifier, probability
 
 TOP_LOGPROBS = 20
 """The most likely first tokens that are asked for: as many as servers give."""
@@ -115,3 +117,11 @@ def _what_is_wrong(done: Completion) -> str:
         return "the server gave no log-probabilities"
     cut_off = without_thoughts(done.texts[0]) is None
     return CUT_OFF if cut_off else "the server gave no log-probabilities behind the thought"
+
+
+KIND: Kind[VerifierConfig, Verifier] = Kind(
+    load=ServedVerifier,
+    identity=lambda settings: {"model": model_identity(settings.model)},
+    served=True,
+    threads=True,
+)

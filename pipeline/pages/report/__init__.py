@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -12,14 +12,13 @@ from typing import Any
 
 import jinja2
 
-from pipeline import __version__
+from pipeline import __version__, stages
 from pipeline.errors import ConfigError, SeizeError
 from pipeline.images.pictures import Thumbnails, spread, thumbnails
 from pipeline.pages.report.charts import Line, can_be_tuned, heat_map, lines, newest_tuning
 from pipeline.pages.report.queries import Contents, Side, contents, side_of, side_of_run
 from pipeline.printable import for_page, printable_all, without_folders
 from pipeline.run import Run, log
-from pipeline.stages import caption, edit, embed
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import write_text
 from pipeline.store.jsonl import read_header
@@ -193,21 +192,19 @@ def _provenance(
     }
     for side in sides:
         found[f"ranking {side.name}"] = {"file": side.file.name, **side.header}
-    files: dict[str, Callable[[], Path]] = {
-        "captions": lambda: caption.record_file(run).file,
-        "edited captions": lambda: edit.record_file(run).file,
-        "image features": lambda: embed.image_file(run),
-    }
-    for name, place in files.items():
-        try:
-            file = place()
-            is_features = file.suffix == ".safetensors"
-            header = FeatureFile(file).header if is_features else read_header(file)
-        except SeizeError:
-            found[name] = {"file": "gone"}
-        else:
-            found[name] = {"file": file.name, **header}
+    for one in stages.known().values():
+        for name, place in one.sources.items():
+            try:
+                file = place(run)
+                found[name] = {"file": file.name, **_header(file)}
+            except SeizeError:
+                found[name] = {"file": "gone"}
     return {name: without_folders(header) for name, header in found.items()}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Return the header of a file of features or of records; raises SeizeError without one."""
+    return FeatureFile(file).header if file.suffix == ".safetensors" else read_header(file)
 
 
 @cache

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.config import Config
-    from pipeline.models.encoders.open_clip import Clip
+    from pipeline.models.encoders._open_clip import Clip
 
 Texts = Sequence[Sequence[str | None]]
 """For each query its texts of one kind, in order; None stands for one that failed."""

@@ -25,7 +25,7 @@ from pipeline.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.encoders.open_clip import Clip
+    from pipeline.models.encoders._open_clip import Clip
     from pipeline.models.inversion.networks import Network
 
 
@@ -76,13 +76,13 @@ NOTHING = "something"
 
 def check(kind: type[Inversion], config: Config, dataset: str) -> None:
     """Raise ConfigError for the prompt; ModelError for weights that are not there or do not fit."""
-    from pipeline.models.inversion.widths import widths
+    from pipeline.models.inversion import towers
 
     own = section(config, kind, dataset)
     if own.lacking:
         raise ConfigError(f"The method {own.name} needs {own.lacking}")
     prompts.load(own.prompt)
-    _load(own, *widths(config.clip))
+    _load(own, *towers.widths(config.clip))
 
 
 def _load(own: Inversion, d: int | None, t: int | None) -> Network:

@@ -1,0 +1,51 @@
+"""One run's configuration: what to compute (enters fingerprints), and how (``runtime``)."""
+
+from pipeline.config.devices import Computed, in_precision, resolve_device, resolve_precision
+from pipeline.config.loading import CONSENT, DEFAULT, PRESETS, load, presets, shipped
+from pipeline.config.sections import (
+    LONGEST_WAIT,
+    MAX_PIXELS,
+    OWN_IMAGES,
+    VERIFIED,
+    CaptionerConfig,
+    ClipConfig,
+    Config,
+    DatasetConfig,
+    IndexConfig,
+    Kind,
+    LlmConfig,
+    Precision,
+    RuntimeConfig,
+    SearchConfig,
+    VerifierConfig,
+    weights_family,
+)
+
+__all__ = [
+    "CONSENT",
+    "DEFAULT",
+    "LONGEST_WAIT",
+    "MAX_PIXELS",
+    "OWN_IMAGES",
+    "PRESETS",
+    "VERIFIED",
+    "CaptionerConfig",
+    "ClipConfig",
+    "Computed",
+    "Config",
+    "DatasetConfig",
+    "IndexConfig",
+    "Kind",
+    "LlmConfig",
+    "Precision",
+    "RuntimeConfig",
+    "SearchConfig",
+    "VerifierConfig",
+    "in_precision",
+    "load",
+    "presets",
+    "resolve_device",
+    "resolve_precision",
+    "shipped",
+    "weights_family",
+]

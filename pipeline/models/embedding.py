@@ -1,0 +1,164 @@
+"""Features of many images or texts: encoded by the batch, kept in shards, shared by processes."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.errors import InputError, ModelError
+from pipeline.models import encoders
+from pipeline.models.decode import Read, decode
+from pipeline.models.encoders import Encoder
+from pipeline.processes import current
+from pipeline.run import StageReport, progress
+from pipeline.store.features import Features
+from pipeline.store.files import lock
+from pipeline.store.shards import Encoded, Shard, Stored, merge
+
+
+def encode_images(
+    config: Config,
+    read: Read,
+    todo: Sequence[str],
+    digests: dict[str, str],
+    report: StageReport,
+) -> Iterator[Encoded]:
+    """Yield features by the batch; processes decode the next one while the model works.
+
+    ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
+    Broken images go to the report, or raise InputError where the configuration is strict.
+    """
+    with report.step("load the model"):
+        model = encoders.load(config.clip, config.runtime)
+    size = config.runtime.embed_batch
+    prepared: list[Any] = []
+    batch = Encoded()
+    apart = model.device == "cpu" and config.runtime.workers != 0
+    decoded = decode(todo, read, model, config.runtime)
+    while True:
+        with report.step("wait for decoding"):
+            chunk = next(decoded, None)
+        if chunk is None:
+            break
+        report.failed |= chunk.broken
+        kept = []
+        for row, (name, digest) in enumerate(zip(chunk.names, chunk.digests, strict=True)):
+            if (original := digests.setdefault(digest, name)) == name:
+                batch.names.append(name)
+                batch.digests.append(digest)
+                kept.append(row)
+            else:
+                batch.copies[name] = original
+        if kept:
+            prepared.append(_chosen(chunk.prepared, kept, model.device))
+        broken = next(iter(chunk.broken.values()), None) if config.runtime.strict else None
+        if len(batch.names) >= size or broken:
+            yield _encode(model, batch, prepared, report, apart)
+            batch, prepared = Encoded(), []
+        if broken:
+            raise InputError(broken)
+    yield _encode(model, batch, prepared, report, apart)
+
+
+def _encode(
+    model: Encoder, batch: Encoded, prepared: list[Any], report: StageReport, apart: bool
+) -> Encoded:
+    """Encode a batch; ``apart`` says that other processes decode on the model's own cores."""
+    if batch.names:
+        waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
+        starved = apart and 0 < spent < waited
+        with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
+            batch.features = finite(model.images(_joined(prepared)), batch.names, "image")
+    return batch
+
+
+def _chosen(prepared: Tensor | list[Any], kept: list[int], device: str) -> Tensor | list[Any]:
+    """Return some of a chunk's images, on the model's device where they are a tensor."""
+    if isinstance(prepared, Tensor):
+        return prepared.to(device, non_blocking=True)[kept]
+    return [prepared[place] for place in kept]
+
+
+def _joined(chunks: list[Any]) -> Tensor | list[Any]:
+    if isinstance(chunks[0], Tensor):
+        return torch.cat(chunks)
+    return list(itertools.chain.from_iterable(chunks))
+
+
+def finite(features: Features, names: Sequence[str], what: str) -> Features:
+    """Return ``features`` (len(names), d); raises ModelError naming the first that is not finite.
+
+    A model that overflows in half precision makes such features; they would spoil every ranking.
+    """
+    good = np.isfinite(features).all(axis=1)
+    if not good.all():
+        raise ModelError(
+            f"The encoder makes a feature that is NaN or infinite of the {what} "
+            f"{names[int(good.argmin())]!r}. If it does so in float16, try --set "
+            "clip.precision=float32; else its weights are damaged."
+        )
+    return features
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads.
+
+    A model on the processor that waits for images anyway needs but one: more would wait for each
+    other, spinning, on the cores that decode.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def encode_missing(
+    file: Path,
+    names: list[str],
+    encode: Callable[[Sequence[str], dict[str, str]], Iterator[Encoded]],
+    kind: dict[str, Any],
+    size: int,
+    report: StageReport,
+    unit: str,
+    grows: bool = False,
+) -> None:
+    """Bring ``file`` to hold the features of ``names`` and no others, in their order.
+
+    One that ``grows`` keeps what it has, and gets the rest behind it.
+
+    What it lacks is encoded by way of shards of about ``size`` features, so that a stopped run
+    resumes. Processes launched together encode a share each; the main one merges the shards. Items
+    that could not be read are left out, and tried again by the next run.
+    """
+    processes = current()
+    own = file if processes.main else file.with_name(f"{file.name}.process-{processes.index}")
+    with lock(own):
+        stored = Stored(file)
+        share = processes.share(names)
+        todo = [name for name in share if name not in stored.places]
+        report.cached = len(share) - len(todo)
+        if todo:
+            shard = Shard(file, processes.index, kind, size)
+            with progress(len(share), report.cached, unit, f"embed {unit}s") as bar, shard:
+                for batch in encode(todo, stored.digests):
+                    shard.add(batch)
+                    report.computed += len(batch.names)
+                    report.copies += len(batch.copies)
+                    bar.update(len(batch.names) + len(batch.copies))
+        processes.wait()
+        if processes.main:
+            with report.step("merge"):
+                alone = processes.count == 1 and not todo
+                before = stored if alone else Stored(file)
+                kept = list(dict.fromkeys([*before.places, *names])) if grows else names
+                merge(file, kept, kind, before)
+    report.collect(processes)

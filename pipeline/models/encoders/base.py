@@ -1,0 +1,62 @@
+"""What encoders share: the contract of a model that maps images and texts into one space."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.config import ClipConfig
+from pipeline.models.kinds import Kind
+
+Features = NDArray[np.float32]
+"""Raw (not normalised) features, float32 (n, d)."""
+
+
+class Encoder(Protocol):
+    """Maps images and texts into one space. Whoever subclasses it gets the defaults."""
+
+    device: str = "cpu"
+    """Where torch computes; tensors are brought there while the batch before is encoded."""
+    as_stored: bool = False
+    """Whether ``prepare`` gets images in their file's own mode, not as upright RGB."""
+
+    @property
+    def prepare(self) -> Callable[[Image.Image], Any]:
+        """What makes a picture ready in the worker processes that decode, so it is picklable.
+
+        It returns a tensor, of one shape for all pictures, or anything else that can be pickled,
+        such as bytes to send. Raises InputError for a picture that cannot be used.
+        """
+        ...
+
+    def images(self, prepared: Any) -> Features:
+        """Return features (n, d) of prepared pictures: tensors stacked, all else as a list."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Features:
+        """Return features (n, d) of texts; one that is too long is cut."""
+        ...
+
+
+class JointEncoder(Encoder, Protocol):
+    """An encoder that also maps an image with a text."""
+
+    def pairs(self, prepared: Any, texts: Sequence[str]) -> Features:
+        """Return features (n, d) of prepared pictures, each with its text."""
+        ...
+
+
+def _unknown(settings: ClipConfig) -> int | None:
+    return None
+
+
+@dataclass(frozen=True)
+class EncoderKind(Kind[ClipConfig, Encoder]):
+    """A kind of encoder."""
+
+    width: Callable[[ClipConfig], int | None] = _unknown
+    """Returns d without loading anything, None if that cannot be told; raises ModelError for a
+    name that the kind does not know."""

@@ -1,0 +1,68 @@
+"""What can be refused about a folder of one's own images before a model is loaded."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import OWN_IMAGES
+from pipeline.errors import ConfigError, InputError
+from pipeline.stages import checks
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def images(root: Path, config: "Config") -> None:
+    """Raise what ``seize index`` would end in for a folder that is none, or models that are not."""
+    from pipeline.models import encoders
+
+    if not os.path.isdir(root):
+        raise InputError(f"{root} is not a folder.")
+    checks.model_files(encoders.ROLE.chosen(config))
+
+
+def query(root: Path, config: "Config") -> None:
+    """Raise what a query of one's own images would end in, as far as it can be known now.
+
+    Captioner and LLM are looked at only where the method needs what they make.
+    """
+    from pipeline.retrieval import methods
+
+    if methods.reads(config.search.method) & {"captions", "edits"}:
+        _texts(config)
+    images(root, config)
+    for clue in methods.clues_of(config.search.method).values():
+        clue.check(config, OWN_IMAGES)
+
+
+def _texts(config: "Config") -> None:
+    """Check the models that describe the image and edit what they said of it."""
+    from pipeline.models import captioners, llms
+    from pipeline.stages import edit
+
+    for model in (captioners.ROLE.chosen(config), llms.ROLE.chosen(config)):
+        if model.kind.given:
+            name = f"{model.kind_name}:{model.name}"
+            raise ConfigError(
+                f"{name}: {model.kind_name} texts belong to a benchmark's queries, not to a "
+                "folder's."
+            )
+        checks.model_files(model)
+    edit.check(config)
+
+
+def method(config: "Config", name: str) -> None:
+    """Raise ConfigError unless ``name`` is one method that can rank a folder of one's own."""
+    from pipeline.retrieval import methods
+
+    methods.find(name)
+    methods.selection(name, lacking(config))
+
+
+def lacking(config: "Config") -> dict[str, str]:
+    """Return what a folder of one's own has not, for ``methods.selection``."""
+    from pipeline.models.prompts import edit as prompts
+    from pipeline.retrieval import methods
+
+    why = "edits with roles, which are made for benchmarks only."
+    return dict.fromkeys(prompts.ROLES, why) | methods.lacking(config, OWN_IMAGES)

@@ -1,0 +1,84 @@
+"""One query of one's own as what clues are made from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pipeline.config import OWN_IMAGES, Config
+from pipeline.models import encoders
+from pipeline.own.answers import Shared
+from pipeline.own.loaded import Images
+from pipeline.retrieval.clues import Clue, Texts
+from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Ends
+from pipeline.retrieval.sections import Kind, section
+
+if TYPE_CHECKING:
+    from pipeline.models.encoders._open_clip import Clip
+
+
+class OneQuery:
+    """A query whose texts are there, as a ``retrieval.clues.Source``; CLIP embeds what is new."""
+
+    count = 1
+    dataset = OWN_IMAGES
+
+    def __init__(
+        self,
+        shared: Shared,
+        images: Images,
+        config: Config,
+        reference: str,
+        texts: Mapping[str, Sequence[str | None]],
+        notes: list[str],
+    ) -> None:
+        self._shared = shared
+        self._images = images
+        self._config = config
+        self.normalise_texts = config.search.normalise_texts
+        self._reference = reference
+        self._texts = texts
+        self._notes = notes
+
+    def texts(self, kind: str) -> Texts:
+        """Return the query's texts of a kind."""
+        return [self._texts.get(kind, ())]
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Return raw embeddings (texts, d)."""
+        if not texts:
+            return torch.empty(0, self._images.gallery.shape[1])
+        return self._shared.embed_texts(texts)
+
+    def references(self) -> Tensor:
+        """Return the reference image's raw feature (1, d)."""
+        row = self._images.row.get(self._reference)
+        found = self._shared.image(self._reference) if row is None else self._images.raw(row)
+        return found[None]
+
+    def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
+        """Return the k largest drops over the gallery."""
+        found = (top_images(Ends(d, d), self._images.gallery, k)[0] for d in differences)
+        return [best.clamp(min=0) for best in found]
+
+    def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:
+        """Return a clue that a model makes, made now."""
+        with self._shared.alone(encoders.ROLE.chosen(self._config)):
+            return make()
+
+    def settings(self, kind: type[Kind]) -> Kind:
+        """Return a section of settings as it is for a folder of one's own."""
+        return section(self._config, kind, OWN_IMAGES)
+
+    def encoder(self) -> "Clip":
+        """Return CLIP in the precision of the index, loaded now if it was not before."""
+        from pipeline.models.inversion import towers
+
+        config = self._shared.config
+        return towers.load(config.clip, config.runtime)
+
+    def note(self, said: str) -> None:
+        """Say something with the result."""
+        self._notes.append(said)

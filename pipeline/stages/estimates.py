@@ -1,0 +1,28 @@
+"""How much an LLM will read, told before captions exist and without its tokenizer."""
+
+from collections.abc import Sequence
+
+from pipeline.models.prompts.edit import Prompt
+
+CHARACTERS_A_TOKEN = 4
+"""Of English text, by the usual rule of thumb."""
+CAPTION_CHARACTERS = 50
+"""Taken for a caption that does not exist yet; the demo's and COCO's are about that long."""
+SAMPLE = 200
+"""Prompts that are rendered to estimate the length of all."""
+
+
+def tokens(
+    prompt: Prompt, pairs: Sequence[tuple[str, str, str, int]], stand_in: bool = False
+) -> float:
+    """Return about how many tokens all prompts of an edit stage's ``pairs`` have.
+
+    Captions that ``stand_in`` for some that do not exist yet count as of the usual length.
+    """
+    sample = pairs[:: len(pairs) // SAMPLE + 1]
+    lengths = [
+        sum(len(message["content"]) for message in prompt.messages(caption, relative, concept))
+        for text, relative, concept, _ in sample
+        for caption in ["x" * CAPTION_CHARACTERS if stand_in else text]
+    ]
+    return sum(lengths) / max(len(lengths), 1) * len(pairs) / CHARACTERS_A_TOKEN

@@ -1,0 +1,47 @@
+"""Trying an edit prompt on one image or text, without a cache."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import ModelError
+from pipeline.images.files import open_image
+from pipeline.models import captioners, llms
+from pipeline.models.prompts import edit as prompts
+from pipeline.stages.edit import Pair, asking, judge
+
+
+def try_prompt(
+    config: Config,
+    image: Path | None,
+    text: str | None,
+    relative_caption: str,
+    shared_concept: str = "",
+) -> list[dict[str, Any]]:
+    """Edit each caption of one image (or ``text``) once, without a cache; to try a prompt.
+
+    Returns messages, raw answer, edited caption and reason of each. Raises InputError for an image
+    that cannot be read, ModelError for models that cannot be used.
+    """
+    texts = [text or ""]
+    if image is not None:
+        opened = open_image(image, max_pixels=config.runtime.max_pixels)
+        captioner = captioners.load(config.captioner, config.runtime)
+        (captions,) = captioner.caption([image.name], [opened])
+        if isinstance(captions, captioners.Failure):
+            raise ModelError(f"{image} cannot be captioned: {captions.reason}")
+        texts = captions
+    prompt = prompts.load(config.llm.prompt)
+    asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
+    found: dict[int, dict[str, Any]] = {}
+    for answer in llms.load(config.llm, config.runtime).answer(asking(config.llm, prompt, asked)):
+        edited, reason = judge(prompt, asked[answer.key], answer)
+        messages = prompt.messages(*asked[answer.key][:3])
+        found[answer.key] = {
+            "messages": messages,
+            "raw": answer.text,
+            "edited_caption": edited,
+            "roles": prompt.fields(answer.text or "") if prompt.answer_schema else None,
+            "reason": reason,
+        }
+    return [found[key] for key in sorted(found)]

@@ -1,0 +1,88 @@
+"""CLIP as open_clip has it: its preprocessing, and a look whether the model sees and reads."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torchvision.transforms import v2
+
+from pipeline.config import ClipConfig, RuntimeConfig
+from pipeline.errors import ModelError
+from pipeline.models.encoders._open_clip import Clip, _preprocessing_of
+from tests.conftest import PROJECT
+
+MODEL = PROJECT / "data" / "models" / "clip"
+RUNTIME = RuntimeConfig(device="cpu")
+
+
+def copy(folder: Path, preprocessing: dict[str, Any]) -> Clip:
+    shutil.copytree(MODEL, folder)
+    content = json.loads((folder / "open_clip_config.json").read_text())
+    content["preprocess_cfg"] |= preprocessing
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return Clip(ClipConfig(model=f"local-dir:{folder}", target_pad=None), RUNTIME)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {"resize_mode": "squash"},
+        {"resize_mode": "longest", "fill_color": 99},
+        {"interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]},
+        {},
+    ],
+)
+def test_a_folders_own_preprocessing_is_open_clips(
+    preprocessing: dict[str, Any], tmp_path: Path
+) -> None:
+    """The features of an image are those that open_clip's transform and model make of it."""
+    clip = copy(tmp_path / "clip", preprocessing)
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (97, 210, 3), dtype=np.uint8))
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'clip'}")
+    with torch.inference_mode():
+        expected = theirs.eval().encode_image(transform(image)[None]).numpy()
+    np.testing.assert_allclose(clip.images(clip.prepare(image)[None]), expected, atol=1e-5)
+
+
+def test_a_weights_file_gets_what_all_published_weights_agree_on() -> None:
+    """open_clip would give SigLIP's weights the preprocessing of OpenAI's."""
+    told = _preprocessing_of(ClipConfig(model="ViT-B-16-SigLIP2", pretrained="weights.pt"))
+    assert told is not None
+    assert (told["resize_mode"], told["mean"], told["std"]) == ("squash", (0.5,) * 3, (0.5,) * 3)
+    assert _preprocessing_of(ClipConfig(model="ViT-L-14", pretrained="weights.pt")) is None
+    settings = PreprocessCfg(**{"size": 224, **told})
+    image = Image.radial_gradient("L").convert("RGB").resize((300, 200))
+    squashed = image_transform_v2(settings, is_train=False)(image)
+    plain = v2.functional.resize(image, [224, 224], v2.InterpolationMode.BICUBIC)
+    assert torch.equal(squashed, v2.functional.pil_to_tensor(plain) / 255 * 2 - 1)
+
+
+def zero_images(weights: dict[str, torch.Tensor]) -> None:
+    weights["visual.proj"] = torch.zeros_like(weights["visual.proj"])
+
+
+def zero_texts(weights: dict[str, torch.Tensor]) -> None:
+    weights["text_projection"] = torch.zeros_like(weights["text_projection"])
+
+
+@pytest.mark.parametrize(("spoil", "what"), [(zero_images, "images"), (zero_texts, "texts")])
+def test_a_model_that_tells_nothing_apart_is_refused(
+    spoil: Callable[[dict[str, torch.Tensor]], None], what: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(MODEL, folder)
+    weights = load_file(folder / "open_clip_model.safetensors")
+    spoil(weights)
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match=f"the same feature of two different {what}"):
+        Clip(ClipConfig(model=f"local-dir:{folder}"), RUNTIME)

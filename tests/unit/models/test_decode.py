@@ -1,0 +1,79 @@
+"""Workers that decode: together they take a bounded memory, and one that dies is told of."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.config import RuntimeConfig
+from pipeline.errors import InputError, SeizeError
+from pipeline.images import files as images
+from pipeline.images.files import encoded
+from pipeline.models.decode import decode
+
+CONTENT = encoded(Image.new("RGB", (50, 50)), 50)
+
+
+def read(name: str) -> tuple[Path, bytes]:
+    return Path(name), CONTENT
+
+
+def model(preprocess: Any) -> Any:
+    return SimpleNamespace(prepare=preprocess, as_stored=False, device="cpu")
+
+
+@pytest.mark.parametrize(("large", "expected"), [(0, 1), (images.LARGE, 2)])
+def test_workers_decode_one_large_image_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, large: int, expected: int
+) -> None:
+    monkeypatch.setattr(images, "LARGE", large)
+
+    def preprocess(image: Image.Image) -> Tensor:
+        start = time.monotonic_ns()
+        time.sleep(0.1)
+        return torch.tensor([start, time.monotonic_ns()])
+
+    settings = RuntimeConfig(workers=2, embed_batch=2)
+    made = list(decode(list("abcdefgh"), read, model(preprocess), settings))
+    times = torch.cat([part.prepared for part in made]).tolist()
+    assert len(times) == 8
+    most = max(sum(start <= begin < end for start, end in times) for begin, _ in times)
+    assert most == expected
+
+
+def test_a_worker_that_the_system_ends_is_one_line() -> None:
+    def preprocess(image: Image.Image) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+        return torch.zeros(1)
+
+    with pytest.raises(SeizeError, match=r"memory ran out.*fewer --workers"):
+        list(decode(list("ab"), read, model(preprocess), RuntimeConfig(workers=1)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["small", "broken", "unread", "no memory"])
+def test_only_what_lies_in_the_bytes_is_called_broken(
+    monkeypatch: pytest.MonkeyPatch, name: str, workers: int
+) -> None:
+    def read_one(name: str) -> tuple[Path, bytes]:
+        if name == "unread":
+            raise InputError("The disk fails.")
+        return Path(name), b"no image" if name == "broken" else CONTENT
+
+    def no_memory(opened: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    if name == "no memory":
+        monkeypatch.setattr(images, "_rgb", no_memory)
+    settings = RuntimeConfig(workers=workers)
+    (made,) = decode([name], read_one, model(lambda image: torch.zeros(1)), settings)
+    assert list(made.broken) == ([] if name == "small" else [name])
+    lasting = [reason for reason in made.broken.values() if isinstance(reason, images.Broken)]
+    assert len(lasting) == (name == "broken")
