@@ -8,6 +8,7 @@ name writes it (``make bench ARGS="search --write"``). ``python -m tests.documen
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,9 @@ def help_page() -> str:
         "# Every command's help\n\nWritten by `python -m tests.documents`; a test holds it to the "
         "commands.\n"
     ]
-    context = click.Context(main, info_name="seize", terminal_width=WIDTH, max_content_width=WIDTH)
+    settings: dict[str, Any] = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    # A command keeps the help option of its first context, so this one is made as a user's is.
+    context = click.Context(main, info_name="seize", **settings | main.context_settings)
     for path, text in _helps(main, context):
         parts.append(f"## {path}\n\n```\n{text.rstrip()}\n```\n")
     return "\n".join(parts)

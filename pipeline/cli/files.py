@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import (
-    FiniteRange,
+    Finite,
     Stage,
     cache_option,
     data_root_option,
@@ -56,10 +56,10 @@ def _file(text: str, exists: bool = True) -> Callable[..., Any]:
 @_file("--content: features of the captions, (queries, d)")
 @_file("--gallery: features of the images, (images, d)")
 @click.option(
-    "--alpha-pos", type=FiniteRange(), required=True, help="α⁺, weight of a positive increment"
+    "--alpha-pos", type=Finite(), required=True, help="α⁺, weight of a positive increment"
 )
 @click.option(
-    "--alpha-neg", type=FiniteRange(), required=True, help="α⁻, weight of a negative increment"
+    "--alpha-neg", type=Finite(), required=True, help="α⁻, weight of a negative increment"
 )
 @click.option("--top-k", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @click.option(

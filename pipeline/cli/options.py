@@ -119,15 +119,26 @@ def _setting(text: str) -> tuple[str, Any]:
     return field, yamls.parse_yaml(value, f"--set {field}: {value!r}")
 
 
+class Finite(click.types.FloatParamType):
+    """A floating-point number that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """Return the number; fails for one that is not finite."""
+        return _finite(self, super().convert(value, *context), value, *context)
+
+
 class FiniteRange(click.FloatRange):
     """A range of floating-point numbers, without NaN, which no comparison keeps out."""
 
     def convert(self, value: Any, *context: Any) -> Any:
-        """Return the number; fails for one that is NaN, infinite or out of range."""
-        number = super().convert(value, *context)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", *context)
-        return number
+        """Return the number; fails for one that is not finite, or out of range."""
+        return _finite(self, super().convert(value, *context), value, *context)
+
+
+def _finite(kind: click.ParamType[Any, Any], number: Any, value: Any, *context: Any) -> Any:
+    if not math.isfinite(number):
+        kind.fail(f"{value!r} is not a finite number.", *context)
+    return number
 
 
 data_root_option = click.option(
@@ -157,8 +168,8 @@ preset_option = click.option(
 
 
 alpha_options = (
-    click.option("--alpha-pos", type=FiniteRange(), help="α⁺, weight of a positive increment"),
-    click.option("--alpha-neg", type=FiniteRange(), help="α⁻, weight of a negative increment"),
+    click.option("--alpha-pos", type=Finite(), help="α⁺, weight of a positive increment"),
+    click.option("--alpha-neg", type=Finite(), help="α⁻, weight of a negative increment"),
 )
 
 

@@ -101,7 +101,7 @@ class IndexConfig(_Section):
     """Where the search takes its candidates from. An approximate index may change the ranking."""
 
     kind: str = Field(
-        default="scan", description="scan, flat, faiss-hnsw, faiss-ivf or milvus: see the README"
+        default="scan", description="scan, flat, faiss-hnsw, faiss-ivf or milvus: see docs/scale.md"
     )
     links: int = Field(default=32, ge=2, description="HNSW: neighbours of an image")
     construction: int = Field(default=100, ge=1, description="HNSW: images tried to link one")

@@ -51,3 +51,7 @@ def test_filling_changes_what_is_between_the_marks_alone(
     assert page.read_text() == once
     with pytest.raises(LookupError):
         documents.fill("y", "")
+
+
+def test_no_help_shows_a_range_without_ends() -> None:
+    assert "None]" not in documents.help_page()
