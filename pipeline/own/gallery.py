@@ -338,6 +338,8 @@ class Gallery:
             )
         images, settings = self._images, self.config.search
         row = images.row.get(reference)
+        if row is None:
+            self._shared.image(reference)  # raises where it is not known
         made = {"captions": captions, "edits": edits, "relative_captions": [relative_caption]}
         clues = Clues(OneQuery(self._shared, images, settings.normalise_texts, reference, made))
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)

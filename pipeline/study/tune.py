@@ -121,7 +121,7 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
 
     Each distinct vector (q⁺ of an α⁺, q⁻ of an α⁻) is compared with a block once, and cells combine
     these similarities. Writes a CSV, and a picture where one or two parameters vary. Raises
-    ConfigError on a split that is not for tuning.
+    ConfigError on a split that is not for tuning, and for a grid without any cell.
     """
     checks.tuning(run)
     metric = metric or run.dataset.headline
@@ -129,6 +129,10 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
         known = run.dataset.metrics
         raise ConfigError(f"{run.dataset.name} has no metric {metric!r}.{nearest(metric, known)}")
     cells = cells_of(run.config, grid)
+    if not cells:
+        raise ConfigError(
+            "accept is below reject in every cell of the grid: give --grid accept=… larger values."
+        )
     ranked = _verified(run, cells) if run.verified else _searched(run, grid, cells)
     table = pd.DataFrame(
         [cell | run.dataset.evaluate(found) for cell, found in zip(cells, ranked, strict=True)]

@@ -615,7 +615,7 @@ def test_a_failed_edit_is_asked_again_by_the_next_query(
     asked = Gallery(gallery.folder.root, settings, tmp_path / "cache")
     first = asked.query(reference, CHANGE)
     assert set(first.edited_captions) == {None}
-    assert "No caption could be edited" in first.notes[0]
+    assert any("No caption could be edited" in note for note in first.notes)
     sick = False
     again = asked.query(reference, CHANGE)
     assert None not in again.edited_captions
@@ -690,7 +690,7 @@ def test_missing_edits_are_told_with_their_most_common_reason(
     result = gallery.query(reference, "was never asked before")
     missing = result.edited_captions.count(None)
     assert missing
-    assert result.notes == (
+    assert result.notes[:2] == (
         "Why edited captions are missing, most often: the answer was cut off while thinking.",
         f"{missing} of {len(result.edited_captions)} edited captions are missing.",
     )

@@ -1,4 +1,4 @@
-"""The store keeps what was computed, whatever happens to the process or the file."""
+"""Record files keep what was computed, whatever happens to the process or the file."""
 
 import contextlib
 import json
@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +13,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from pipeline.errors import InputError, StorageError
-from pipeline.store.features import CHECKED, FeatureFile, write_feature_blocks, write_features
-from pipeline.store.files import atomic, lock, write_json
-from pipeline.store.identity import fingerprint
+from pipeline.store.files import lock
 from pipeline.store.jsonl import RecordFile, read_header
 
 HEADER = {"stage": "test", "seed": 0}
@@ -107,26 +99,6 @@ def test_header_tells_what_made_the_file(tmp_path: Path) -> None:
     assert "torch" in header["versions"]
 
 
-def test_fingerprint_depends_on_content_not_on_order() -> None:
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-
-
-def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
-    file = tmp_path / "out.json"
-    file.write_text("old")
-
-    def write_half() -> None:
-        with atomic(file) as temporary:
-            temporary.write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_half()
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -148,127 +120,6 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_written(tmp_path: Pat
     assert RecordFile(file, HEADER).read() == before
     fill(file, 50)
     assert len(RecordFile(file, HEADER).read()) == 50
-
-
-def test_features_come_back_by_slices_with_names_and_header(tmp_path: Path) -> None:
-    file = tmp_path / "f.safetensors"
-    features = np.arange(12, dtype=np.float32).reshape(4, 3)
-    write_features(file, ["a", "b", "ç", "d"], features, HEADER)
-    loaded = FeatureFile(file)
-    assert loaded.names == ["a", "b", "ç", "d"]
-    assert loaded.shape == (4, 3)
-    assert loaded.header == HEADER
-    np.testing.assert_array_equal(loaded.rows(1, 3), features[1:3])
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_feature_that_is_not_finite_names_its_item(tmp_path: Path, bad: float) -> None:
-    features = np.zeros((3, 2), dtype=np.float32)
-    features[1, 0] = bad
-    write_features(tmp_path / "f.safetensors", ["a", "b", "c"], features, HEADER)
-    with pytest.raises(InputError, match="'b' is NaN or infinite"):
-        FeatureFile(tmp_path / "f.safetensors").all()
-
-
-HALF_WRITTEN = """
-import os, sys, time
-from pathlib import Path
-from pipeline.store.files import atomic
-with atomic(Path(sys.argv[1])) as temporary:
-    temporary.write_text("half")
-    print("writing", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_not_disturbed(
-    tmp_path: Path,
-) -> None:
-    def start(name: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", HALF_WRITTEN, str(tmp_path / name)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"writing\n"
-        return process
-
-    killed = start("a.json")
-    killed.kill()
-    killed.wait()
-    alive = start("b.json")
-    try:
-        write_json(tmp_path / "c.json", {})
-        found = sorted(file.name for file in tmp_path.iterdir())
-        assert found[1:] == ["c.json"]
-        assert found[0].startswith(".b.json.")
-    finally:
-        alive.kill()
-        alive.wait()
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_a_flipped_bit_anywhere_in_a_feature_file_is_noticed(tmp_path: Path, dtype: type) -> None:
-    file, copy = tmp_path / "f.safetensors", tmp_path / "copy.safetensors"
-    rows = np.arange(CHECKED * 2 + 4, dtype=dtype).reshape(-1, 2)
-    write_features(file, [f"é {number}" for number in range(len(rows))], rows, HEADER)
-    content = bytearray(file.read_bytes())
-    for place in range(0, len(content) * 8, 5):  # the campaign flips every one
-        content[place // 8] ^= 1 << place % 8
-        copy.write_bytes(content)
-        content[place // 8] ^= 1 << place % 8
-        with pytest.raises(InputError, match=r"copy\.safetensors"):
-            FeatureFile(copy).all()
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    rows=st.integers(1, 80),
-    portions=st.lists(st.integers(1, 40), min_size=1, max_size=8),
-    flip=st.integers(0),
-    asked=st.integers(0),
-    whole=st.booleans(),
-)
-def test_a_damaged_row_is_never_read_and_the_others_are(
-    tmp_path_factory: pytest.TempPathFactory,
-    rows: int,
-    portions: list[int],
-    flip: int,
-    asked: int,
-    whole: bool,
-) -> None:
-    file = tmp_path_factory.getbasetemp() / "rows.safetensors"
-    features = np.random.default_rng(rows).normal(size=(rows, 5)).astype(np.float32)
-    cuts = np.cumsum(portions).clip(max=rows)
-    names = [str(row) for row in range(rows)]
-    write_feature_blocks(file, names, np.split(features, cuts), 5, features.dtype, HEADER)
-    np.testing.assert_array_equal(FeatureFile(file).all(), features)
-    content = bytearray(file.read_bytes())
-    start = content.index(features.tobytes())
-    place = flip % (features.nbytes * 8)
-    content[start + place // 8] ^= 1 << place % 8
-    file.write_bytes(content)
-    read, row = FeatureFile(file), asked % rows
-    lost = place // (5 * 32) // CHECKED
-    assert read.damaged() == [row for row in range(rows) if row // CHECKED == lost]
-    ask = (lambda: read.rows(row, row + 1)) if whole else (lambda: read.take(np.array([row])))
-    if row // CHECKED == lost:
-        with pytest.raises(InputError, match=f"between '{lost * CHECKED}' and"):
-            ask()
-    else:
-        np.testing.assert_array_equal(ask()[0], features[row])
-
-
-def test_a_feature_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    features = np.arange(6, dtype=np.float32).reshape(3, 2)
-    names = np.frombuffer(json.dumps(["a", "b", "c"]).encode(), np.uint8)
-    content = {"header": json.dumps(HEADER)}
-    save_file({"features": features, "names": names}, tmp_path / "second.safetensors", content)
-    content["names"] = names.tobytes().decode()
-    save_file({"features": features}, tmp_path / "first.safetensors", content)
-    for name in ("first", "second"):
-        read = FeatureFile(tmp_path / f"{name}.safetensors")
-        assert read.names == ["a", "b", "c"]
-        np.testing.assert_array_equal(read.take(np.array([2, 0])), features[[2, 0]])
-        assert read.damaged() == []
 
 
 TEXTS = ("línea", 'a "quoted" text, "checksum": "0123456789abcdef"}', "", "\n\t€")
@@ -360,35 +211,6 @@ def test_a_damaged_line_of_a_shard_is_dropped_by_whoever_merges(
         assert [record["n"] for record in records.read()] == [0, 2]
     assert "shard-1, line 3 is damaged" in caplog.text
     assert not file.exists()
-
-
-def test_a_truncated_feature_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "f.safetensors"
-    write_features(file, ["a"], np.zeros((1, 2), dtype=np.float32), HEADER)
-    file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"f\.safetensors is damaged"):
-        FeatureFile(file)
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_a_new_file_gets_what_the_umask_leaves_and_an_old_one_keeps_its_mode(
-    tmp_path: Path, umask: int
-) -> None:
-    private = tmp_path / "private.json"
-    private.touch(0o600)
-    before = os.umask(umask)
-    try:
-        write_json(tmp_path / "new.json", {})
-        write_json(private, {})
-        with atomic(tmp_path / "library.bin") as temporary:
-            temporary.unlink()  # as a library that writes a file of its own
-            temporary.touch(0o666)
-        write_features(tmp_path / "f.safetensors", ["a"], np.zeros((1, 2), np.float32), HEADER)
-    finally:
-        os.umask(before)
-    for name in ("new.json", "library.bin", "f.safetensors"):
-        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
-    assert private.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.fixture

@@ -1,0 +1,193 @@
+"""The folder `tests/unit` mirrors `pipeline/`: a module has a test file of its name, or a reason.
+
+`pipeline/store/files.py` is tested in `tests/unit/store/test_files.py`, the package
+`pipeline/config` in `tests/unit/config/test_config.py`.
+"""
+
+import ast
+from pathlib import Path
+
+import pipeline
+from tests.conftest import PROJECT
+
+PACKAGE = Path(pipeline.__file__).parent
+UNIT = Path(__file__).parent
+
+ELSEWHERE = {
+    # As a program or a whole run, because that is what there is to see of them.
+    "__init__": "integration/test_folder.py",
+    "__main__": "integration/test_errors.py",
+    "cli/ending": "integration/test_errors.py",
+    "cli/files": "integration/test_cli.py",
+    "cli/main": "integration/test_cli.py",
+    "cli/options": "integration/test_cli.py",
+    "cli/own": "integration/test_folder.py",
+    "cli/setup": "integration/test_cli.py",
+    "cli/stages": "integration/test_cli.py",
+    "doctor/checks": "integration/test_doctor.py",
+    "doctor/findings": "integration/test_doctor.py",
+    "doctor/machine": "integration/test_doctor.py",
+    "errors": "integration/test_errors.py",
+    "models/imported": "integration/test_released.py",
+    "models/serving/keeper": "integration/test_serving.py",
+    "models/serving/vllm": "integration/test_serving.py",
+    "models/vetting": "integration/test_hostile_weights.py",
+    "own/checks": "integration/test_folder.py",
+    "own/folder": "integration/test_folder.py",
+    "own/gallery": "integration/test_folder.py",
+    "own/listing": "integration/test_folder.py",
+    "own/loaded": "integration/test_folder.py",
+    "own/query": "integration/test_folder.py",
+    "pages/report/__init__": "integration/test_report.py",
+    "pages/report/charts": "integration/test_report.py",
+    "pages/report/queries": "integration/test_report.py",
+    "pages/result": "integration/test_folder.py",
+    "processes": "integration/test_processes.py",
+    "profile": "integration/test_plan.py",
+    "retrieval/files": "integration/test_rank.py",
+    "stages/caption": "integration/test_pipeline.py",
+    "stages/checks": "integration/test_errors.py",
+    "stages/embed": "integration/test_pipeline.py",
+    "stages/embeddings": "integration/test_pipeline.py",
+    "stages/estimates": "integration/test_plan.py",
+    "stages/evaluate": "integration/test_pipeline.py",
+    "stages/everything": "integration/test_pipeline.py",
+    "stages/export": "integration/test_released.py",
+    "stages/inputs": "integration/test_pipeline.py",
+    "stages/plan": "integration/test_plan.py",
+    "stages/released": "integration/test_released.py",
+    "stages/search": "integration/test_pipeline.py",
+    "stages/submit": "integration/test_pipeline.py",
+    "stages/trial": "integration/test_cli.py",
+    "stages/verify": "integration/test_verify.py",
+    "study/benchmark": "integration/test_face.py",
+    "study/compare": "integration/test_compare.py",
+    "study/frames": "integration/test_frames.py",
+    # Beside the others of its family, which share their cases.
+    "config/devices": "unit/models/test_identity.py",
+    "config/loading": "unit/config/test_config.py",
+    "config/sections": "unit/config/test_config.py",
+    "datasets/base": "unit/datasets/test_datasets.py",
+    "datasets/circo": "unit/datasets/test_datasets.py",
+    "datasets/cirr": "unit/datasets/test_datasets.py",
+    "datasets/fashioniq": "unit/datasets/test_datasets.py",
+    "datasets/reading": "unit/datasets/test_datasets.py",
+    "installation": "unit/test_supply.py",
+    "models/captioners/__init__": "unit/models/captioners/test_blip2.py",
+    "models/captioners/base": "unit/models/captioners/test_blip2.py",
+    "models/captioners/served": "unit/models/llms/test_served.py",
+    "models/embedding": "integration/test_extending.py",
+    "models/encoders/__init__": "unit/models/test_pixels.py",
+    "models/encoders/base": "unit/models/encoders/test_open_clip.py",
+    "models/inversion/checkpoints": "unit/models/inversion/test_inversion.py",
+    "models/inversion/networks": "unit/models/inversion/test_inversion.py",
+    "models/inversion/prompts": "unit/models/inversion/test_inversion.py",
+    "models/llms/__init__": "unit/stages/test_edit.py",
+    "models/llms/base": "unit/models/llms/test_transformers.py",
+    "models/prompts/verify": "unit/models/prompts/test_edit.py",
+    "models/quiet": "unit/models/captioners/test_blip2.py",
+    "models/sampling": "unit/models/llms/test_transformers.py",
+    "models/serving/responses": "unit/models/serving/test_chat.py",
+    "models/template": "unit/models/llms/test_transformers.py",
+    "models/verifiers/__init__": "unit/retrieval/test_fusion.py",
+    "models/verifiers/base": "unit/models/verifiers/test_transformers.py",
+    "models/verifiers/served": "integration/test_verify.py",
+    "models/weights": "unit/models/test_loading.py",
+    "records": "unit/store/test_schema.py",
+    "retrieval/clues/captions": "unit/retrieval/methods/test_methods.py",
+    "retrieval/clues/edits": "unit/retrieval/methods/test_methods.py",
+    "retrieval/clues/reference": "unit/retrieval/methods/test_methods.py",
+    "retrieval/clues/relative": "unit/retrieval/methods/test_methods.py",
+    "retrieval/clues/roles": "unit/retrieval/methods/test_methods.py",
+    "retrieval/indexes/base": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/indexes/certified": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/indexes/faiss": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/indexes/flat": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/indexes/milvus": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/methods/baselines": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/ensemble": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/increment": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/ldre": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/pdv": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/roles": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/sdr": "unit/retrieval/methods/test_methods.py",
+    "retrieval/methods/sum": "unit/retrieval/methods/test_methods.py",
+    "retrieval/ranking": "unit/retrieval/methods/test_methods.py",
+    "retrieval/searcher": "unit/retrieval/indexes/test_indexes.py",
+    "stages/base": "unit/stages/test_stages.py",
+    # What made the demo's models is run when they are made again, not by the tests.
+    "demo/evaluate": "",
+    "demo/levers": "",
+    "demo/roles": "",
+    "demo/train": "unit/demo/test_world.py",
+    "demo/training": "unit/demo/test_world.py",
+    "demo/verifier": "",
+    # Every test that needs a dataset builds the small world with it.
+    "demo/build": "unit/demo/test_world.py",
+    "demo/run": "integration/test_cli.py",
+}
+"""Modules without a test file of their name, and the file that tests them; "" for none.
+
+A new module gets a test file. This list is to shrink.
+"""
+
+PROJECT_WIDE = {"test_documents", "test_layers", "test_mirror", "test_supply"}
+"""Tests of what lies beside the package: documents, layout, dependencies."""
+
+
+def place_of(module: str) -> str:
+    """Return where a module is tested: `store/files` in `store/test_files`, `_x` with `x`."""
+    *folders, name = module.split("/")
+    if name == "__init__" and folders:
+        name = folders[-1]
+    return "/".join([*folders, f"test_{name.strip('_')}"])
+
+
+def has_code(file: Path) -> bool:
+    """Return whether a file defines a function or a class: a mere docstring needs no test."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return any(isinstance(node, kinds) for node in ast.walk(ast.parse(file.read_bytes())))
+
+
+def below(folder: Path, pattern: str) -> dict[str, Path]:
+    """Return the files of a folder by their path without the suffix."""
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for file in sorted(folder.rglob(pattern))
+    }
+
+
+MODULES = below(PACKAGE, "*.py")
+TESTS = below(UNIT, "test_*.py")
+
+
+def test_every_module_has_a_test_file_or_is_listed() -> None:
+    untested = {
+        module
+        for module, file in MODULES.items()
+        if has_code(file) and place_of(module) not in TESTS
+    }
+    assert untested - ELSEWHERE.keys() == set(), "write tests/unit/…/test_NAME.py"
+    assert ELSEWHERE.keys() - untested == set(), "has one now, or is gone: take it off the list"
+
+
+def test_what_is_listed_is_tested_where_the_list_says() -> None:
+    wrong = [
+        f"{module}: {place}"
+        for module, place in ELSEWHERE.items()
+        if place and not (PROJECT / "tests" / place).is_file()
+    ]
+    assert wrong == []
+
+
+def test_every_test_file_mirrors_a_module() -> None:
+    mirrored = {place_of(module) for module in MODULES}
+    assert TESTS.keys() - mirrored - PROJECT_WIDE == set(), "no module has this place and name"
+    assert TESTS.keys() >= PROJECT_WIDE
+
+
+def test_modules_and_packages_have_their_places() -> None:
+    assert place_of("store/files") == "store/test_files"
+    assert place_of("models/llms/__init__") == "models/llms/test_llms"
+    assert place_of("models/captioners/_blip2") == "models/captioners/test_blip2"
+    assert place_of("__init__") == "test_init"
