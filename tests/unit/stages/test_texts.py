@@ -35,7 +35,7 @@ def test_a_stage_runs_where_a_method_reads_what_it_makes(
 
 def test_every_kind_that_a_clue_reads_is_known() -> None:
     for name in methods.names():
-        assert methods.reads(name) <= texts.KINDS.keys()
+        assert methods.reads(name) <= texts.kinds().keys()
 
 
 def test_a_verified_ranking_needs_edits_where_the_verifier_is_asked_about_them(
