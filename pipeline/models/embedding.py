@@ -4,16 +4,13 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.errors import InputError, ModelError
 from pipeline.models import encoders
-from pipeline.models.decode import Read, decode
 from pipeline.models.encoders import Encoder
 from pipeline.processes import current
 from pipeline.run import StageReport, progress
@@ -21,10 +18,15 @@ from pipeline.store.features import Features
 from pipeline.store.files import lock
 from pipeline.store.shards import Encoded, Shard, Stored, merge
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.decode import Read
+
 
 def encode_images(
     config: Config,
-    read: Read,
+    read: "Read",
     todo: Sequence[str],
     digests: dict[str, str],
     report: StageReport,
@@ -34,6 +36,8 @@ def encode_images(
     ``digests`` maps the bytes of images that were embedded to their names; copies share a feature.
     Broken images go to the report, or raise InputError where the configuration is strict.
     """
+    from pipeline.models.decode import decode
+
     with report.step("load the model"):
         model = encoders.load(config.clip, config.runtime)
     size = config.runtime.embed_batch
@@ -70,6 +74,8 @@ def _encode(
     model: Encoder, batch: Encoded, prepared: list[Any], report: StageReport, apart: bool
 ) -> Encoded:
     """Encode a batch; ``apart`` says that other processes decode on the model's own cores."""
+    import torch
+
     if batch.names:
         waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
         starved = apart and 0 < spent < waited
@@ -78,15 +84,19 @@ def _encode(
     return batch
 
 
-def _chosen(prepared: Tensor | list[Any], kept: list[int], device: str) -> Tensor | list[Any]:
+def _chosen(prepared: "Tensor | list[Any]", kept: list[int], device: str) -> "Tensor | list[Any]":
     """Return some of a chunk's images, on the model's device where they are a tensor."""
-    if isinstance(prepared, Tensor):
+    import torch
+
+    if isinstance(prepared, torch.Tensor):
         return prepared.to(device, non_blocking=True)[kept]
     return [prepared[place] for place in kept]
 
 
-def _joined(chunks: list[Any]) -> Tensor | list[Any]:
-    if isinstance(chunks[0], Tensor):
+def _joined(chunks: list[Any]) -> "Tensor | list[Any]":
+    import torch
+
+    if isinstance(chunks[0], torch.Tensor):
         return torch.cat(chunks)
     return list(itertools.chain.from_iterable(chunks))
 
@@ -113,6 +123,8 @@ def _threads(count: int) -> Iterator[None]:
     A model on the processor that waits for images anyway needs but one: more would wait for each
     other, spinning, on the cores that decode.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -96,8 +96,12 @@ class Choice(Generic[Computed, Model]):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything about the model that changes its results."""
-        return self.kind.identity(self.settings)
+        """Everything about the model that changes its results.
+
+        A kind from elsewhere is named, so that it need not tell itself from all others.
+        """
+        named = {} if self.role.has(self.kind_name) else {"kind": self.kind_name}
+        return named | self.kind.identity(self.settings)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -142,6 +146,10 @@ class Role(Generic[Computed, Model]):
     def _own(self) -> tuple[str, ...]:
         return tuple(name for name in plugins.names(self.package) if name != SHARED)
 
+    def has(self, kind: str) -> bool:
+        """Whether a kind is this project's own."""
+        return kind in self._own
+
     def of(self, model: str) -> tuple[str, str]:
         """Return kind and name of a model.
 
@@ -162,7 +170,7 @@ class Role(Generic[Computed, Model]):
 
     def kind(self, name: str) -> Kind[Computed, Model]:
         """Return a kind by its name; raises ConfigError for one that is not there, or is none."""
-        if name in self._own:
+        if self.has(name):
             found: Any = importlib.import_module(f"{self.package}.{name}")
         elif name in (points := plugins.entry_points(self.group)):
             found = plugins.resolved(points[name])

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import OWN_IMAGES
 from pipeline.errors import ConfigError, InputError
@@ -10,6 +10,7 @@ from pipeline.stages import checks
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.models.kinds import Choice
 
 
 def images(root: Path, config: "Config") -> None:
@@ -24,23 +25,19 @@ def images(root: Path, config: "Config") -> None:
 def query(root: Path, config: "Config") -> None:
     """Raise what a query of one's own images would end in, as far as it can be known now.
 
-    Captioner and LLM are looked at only where the method needs what they make.
+    Captioner and LLM are looked at where the method ranks by what they make.
     """
-    from pipeline.retrieval import methods
-
-    if methods.reads(config.search.method) & {"captions", "edits"}:
-        _texts(config)
-    images(root, config)
-    for clue in methods.clues_of(config.search.method).values():
-        clue.check(config, OWN_IMAGES)
-
-
-def _texts(config: "Config") -> None:
-    """Check the models that describe the image and edit what they said of it."""
     from pipeline.models import captioners, llms
+    from pipeline.retrieval import methods
     from pipeline.stages import edit
 
-    for model in (captioners.ROLE.chosen(config), llms.ROLE.chosen(config)):
+    needs = methods.reads(config.search.method)
+    models: list[Choice[Any, Any]] = []
+    if needs & {"captions", "edits"}:
+        models.append(captioners.ROLE.chosen(config))
+    if "edits" in needs:
+        models.append(llms.ROLE.chosen(config))
+    for model in models:
         if model.kind.given:
             name = f"{model.kind_name}:{model.name}"
             raise ConfigError(
@@ -48,7 +45,11 @@ def _texts(config: "Config") -> None:
                 "folder's."
             )
         checks.model_files(model)
-    edit.check(config)
+    if "edits" in needs:
+        edit.check(config)
+    images(root, config)
+    for clue in methods.clues_of(config.search.method).values():
+        clue.check(config, OWN_IMAGES)
 
 
 def method(config: "Config", name: str) -> None:

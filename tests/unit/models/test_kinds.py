@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import config
+from pipeline import config, plugins
 from pipeline.errors import ConfigError
 from pipeline.models import captioners, encoders, llms, verifiers
 from pipeline.models.kinds import Kind
+from pipeline.stages import caption, edit
 from tests.conftest import PROJECT
+from tests.unit.test_plugins import package
 
 ROLES = (captioners.ROLE, llms.ROLE, verifiers.ROLE, encoders.ROLE)
 
@@ -72,3 +75,35 @@ def test_a_kind_tells_about_itself_before_a_library_of_models_is_imported() -> N
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_kind_of_a_bare_name_may_be_written_out_and_changes_no_file() -> None:
+    plain = config.load("demo")
+    full = config.load(
+        "demo",
+        {
+            "captioner.model": "blip2:data/models/captioner",
+            "clip.model": "open_clip:local-dir:data/models/clip",
+        },
+    )
+    assert captioners.ROLE.chosen(full) == captioners.ROLE.chosen(plain)
+    assert encoders.ROLE.chosen(full) == encoders.ROLE.chosen(plain)
+    assert caption.settings(full) == caption.settings(plain)
+    served = {"llm.model": "served:qwen2.5:7b"}, {"llm.model": "qwen2.5:7b"}
+    one, other = (edit.settings(config.load("demo", each)) for each in served)
+    assert one == other
+    assert one != edit.settings(plain)
+
+
+def test_what_is_no_kind_is_told_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, "seize.captioners", "not_a_kind", "odd")
+    (tmp_path / "not_a_kind.py").write_text("KIND = 'me'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.entry_points.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match=r"'odd' \(seize\.captioners\) is no kind of captio"):
+            captioners.ROLE.chosen(config.load("demo", {"captioner.model": "odd:x"}))
+    finally:
+        plugins.entry_points.cache_clear()
