@@ -203,8 +203,13 @@ def _provenance(
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """Return the header of a file of features or of records; raises SeizeError without one."""
-    return FeatureFile(file).header if file.suffix == ".safetensors" else read_header(file)
+    """Return the header of a file of features or of records; raises SeizeError without the file.
+
+    Other files, which another package's stage may write, have none.
+    """
+    if file.suffix == ".safetensors":
+        return FeatureFile(file).header
+    return read_header(file) if file.suffix == ".jsonl" or not file.exists() else {}
 
 
 @cache

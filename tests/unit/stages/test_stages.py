@@ -102,6 +102,12 @@ def test_a_stage_of_ones_own_is_one_file(small_world: Path, tmp_path: Path) -> N
     beside = next((tmp_path / "submissions").glob("*.config.json"))
     assert json.loads(beside.read_text())["words"] == {"stage": "words"}
 
+    page = tmp_path / "report.html"
+    reported = seize(home, "report", *common, "--out", str(page))
+    assert reported.returncode == 0, reported.stderr
+    _, section = page.read_text(encoding="utf-8").split("words of captions", 1)
+    assert made.name in section[:500]
+
     again = seize(home, "words", *common, "--retry-failed", "--json")
     assert [report["stage"] for report in json.loads(again.stdout)] == ["words"]
     assert json.loads(made.read_text())["again"] is True
