@@ -17,7 +17,7 @@ from pipeline.errors import InputError, MissingStageError
 from pipeline.retrieval import ranking
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, search, submit
+from pipeline.stages import caption, edit, embed, inputs, search, submit
 from pipeline.stages.evaluate import evaluate, evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
@@ -91,8 +91,10 @@ def test_ldre_equals_the_papers_formula_in_float64(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "BLOCK", 13)
-    monkeypatch.setattr(search, "QUERIES", 5)
-    run = make_run("fashioniq", search__method="ldre", search__drops=3, search__temperature=0.1)
+    monkeypatch.setattr(inputs, "QUERIES", 5)
+    run = make_run(
+        "fashioniq", search__method="ldre", search__ldre__drops=3, search__ldre__temperature=0.1
+    )
     run_stages(run)
     images = FeatureFile(embed.image_file(run))
     features = images.all().astype(np.float64)

@@ -173,7 +173,8 @@ def test_the_server_ends_with_a_keeper_that_is_killed_without_its_parent(
 def test_serve_llm_ends_with_its_server(program: Path, tmp_path: Path, how: str) -> None:
     option = "--alone" if how == "Ctrl-C" else "--setsid"
     log = tmp_path / "log"
-    command = ["serve-llm", "m", "--port", "0", "--log", str(log), "--vllm-bin", str(program)]
+    command = ["serve-llm", "m", "--port", str(vllm.free_port()), "--log", str(log)]
+    command += ["--vllm-bin", str(program)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *command, f"--serve-arg={option}"],
         cwd=PROJECT,

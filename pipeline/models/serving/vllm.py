@@ -128,7 +128,7 @@ def start(
     ConfigError without vllm, ModelError with the end of its log when it dies or is not healthy in
     time.
     """
-    port = port or _free_port()
+    port = port or free_port()
     command = [find(binary), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enable-prefix-caching"]
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def tail(file: Path, lines: int = TAIL) -> str:
     return "\n".join(clean.splitlines()[-lines:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port: int = held.getsockname()[1]
