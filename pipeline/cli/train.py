@@ -43,12 +43,14 @@ def train() -> None:
     show_default=True,
     help="texts a step",
 )
-@click.option("--rate", type=FiniteRange(min=0, min_open=True), default=1e-4, show_default=True)
-@click.option("--weight-decay", type=FiniteRange(min=0), default=0.01, show_default=True)
+@click.option(
+    "--rate", type=FiniteRange(min=0, min_open=True, max=1_000), default=1e-4, show_default=True
+)
+@click.option("--weight-decay", type=FiniteRange(min=0, max=1_000), default=0.01, show_default=True)
 @click.option("--warmup", type=click.IntRange(0, MOST), default=0, show_default=True, help="steps")
 @click.option(
     "--noise-scale",
-    type=FiniteRange(min=0),
+    type=FiniteRange(min=0, max=1_000_000),
     default=1.0,
     show_default=True,
     help="of the noise on a text's feature; 1 as published, for CLIP's own lengths",
