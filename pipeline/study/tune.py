@@ -70,26 +70,38 @@ def grid_of(config: Config, given: Mapping[str, Sequence[float]]) -> dict[str, l
     That of a verified method is its fusion's. Raises ConfigError for a method without weights, a
     weight it does not have, or a value that the weight cannot have.
     """
+    own, _ = _tunable(config)
+    check_grid(config, given)
+    return {weight: sorted(set(values)) for weight, values in (own | dict(given)).items()}
+
+
+def check_grid(config: Config, grid: Grid) -> None:
+    """Raise ConfigError for a weight that the method does not have, or a value it cannot have."""
     name = config.search.method
-    if name == methods.base(name):
-        method = methods.find(name)
-        own = method.tuned
-        tunable = dict.fromkeys(own) | method.weights
-        if not own:
-            known = ", ".join(sorted(one for one, found in METHODS.items() if found.tuned))
-            raise ConfigError(f"{name} has nothing to tune. Methods that have: {known}.")
-    else:
-        methods.find(methods.base(name))
-        own = VERIFIED_GRIDS[config.verifier.fusion]
-        tunable = dict.fromkeys(own)
-    for weight, values in given.items():
-        if weight not in tunable:
-            raise ConfigError(f"{name} has no parameter {weight!r}.{nearest(weight, tunable)}")
+    _, known = _tunable(config)
+    for weight, values in grid.items():
+        if weight not in known:
+            raise ConfigError(f"{name} has no parameter {weight!r}.{nearest(weight, known)}")
         if not values:
             raise ConfigError(f"--grid {weight}: there is no value to try.")
         for value in values:
             _check(config, name, weight, value)
-    return {weight: sorted(set(values)) for weight, values in (own | dict(given)).items()}
+
+
+def _tunable(config: Config) -> tuple[dict[str, list[float]], list[str]]:
+    """Return the method's own grid, and the names of all its weights."""
+    name = config.search.method
+    if name != methods.base(name):
+        methods.find(methods.base(name))
+        own = VERIFIED_GRIDS[config.verifier.fusion]
+        return own, list(own)
+    method = methods.find(name)
+    if not method.tuned:
+        known = ", ".join(sorted(one for one, found in METHODS.items() if found.tuned))
+        raise ConfigError(f"{name} has nothing to tune. Methods that have: {known}.")
+    return {weight: list(values) for weight, values in method.tuned.items()}, list(
+        dict.fromkeys([*method.tuned, *method.weights])
+    )
 
 
 def _check(config: Config, name: str, weight: str, value: float) -> None:
@@ -122,9 +134,11 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
 
     Each distinct vector (q⁺ of an α⁺, q⁻ of an α⁻) is compared with a block once, and cells combine
     these similarities. Writes a CSV, and a picture where one or two parameters vary. Raises
-    ConfigError on a split that is not for tuning, and for a grid without any cell.
+    ConfigError on a split that is not for tuning, and for a grid without any cell, or with weights
+    or values that the method cannot have.
     """
     checks.tuning(run)
+    check_grid(run.config, grid)
     metric = metric or run.dataset.headline
     if metric not in run.dataset.metrics:
         known = run.dataset.metrics

@@ -450,12 +450,16 @@ def test_the_newest_tuning_of_this_very_run_is_shown(
     assert own == f"α⁻ 2.1, α⁺ 0.13: {evaluate(run)['mAP@5']:.2f}"
     page, _ = show(run, tuned=tuned.csv)
     assert page.locator(".heat .best").count() == 1
+    moved = make_run(search__method="pdv")
+    search.search(moved)
     pdv = tune.tune(
-        run.with_method("pdv"),
-        {"pdv_blend": [0.1, 0.5], "pdv_image": [1.0, 2.0], "pdv_text": [1.0, 1.5]},
+        moved,
+        {"blend": [0.1, 0.5], "image": [1.0, 2.0], "text": [1.0, 1.5]},
         folder,
     )
-    page, _ = show(run, tuned=pdv.csv)
+    with pytest.raises(InputError, match="not a table of `seize tune` for seize:"):
+        show(run, tuned=pdv.csv)
+    page, _ = show(moved, tuned=pdv.csv)
     assert page.locator(".heat g").count() == 4
     assert "Shown at steps from the caption" in page.locator(".figures").inner_text()
     page, _ = show(runs["circo-test"], outputs=folder)

@@ -125,7 +125,10 @@ def _read(run: Run, file: Path) -> pd.DataFrame:
         raise InputError(f"{file} cannot be read as CSV: {error}") from None
     names = _parameters(run, table)
     if table.empty or not names or not all(map(is_numeric_dtype, (table[n] for n in names))):
-        raise InputError(f"{file} is not a table of `seize tune`: give a CSV that it wrote.")
+        method = run.config.search.method
+        raise InputError(
+            f"{file} is not a table of `seize tune` for {method}: give a CSV that it wrote."
+        )
     if not np.isfinite(table[names].to_numpy(float)).all():
         raise InputError(f"{file} has cells of {', '.join(names)} that are no finite numbers.")
     return table
