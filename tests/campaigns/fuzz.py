@@ -308,7 +308,7 @@ def _caches(root: Path, run: Run) -> Iterator[Reader]:
 
 def _features(root: Path, run: Run) -> Iterator[Reader]:
     image_file = embed.image_file(run)
-    text_file = embed.text_file(run, embed.Texts.read(run).distinct)
+    text_file = embed.text_file(run)
 
     def whole(file: Path) -> None:
         features = FeatureFile(file)
@@ -381,7 +381,7 @@ def _texts(root: Path, dataset: datasets.Dataset) -> Iterator[Reader]:
 
     def configured(file: Path) -> None:
         """Load a configuration and do what comes before any model is loaded."""
-        settings = config.load(str(file)).with_search("circo", 0.1, None)
+        settings = config.load(str(file)).with_search(top_k=5)
         settings.runtime.device = "cpu"
         run = Run(dataset, settings, root / "cache", root / "submissions")
         for one in (caption, edit, search, verify):

@@ -84,7 +84,8 @@ class Clip(Encoder):
             ("texts", "its tokenizer", self.texts(["a red circle", "two blue squares"])),
         )
         for what, cause, (one, other) in pairs:
-            if np.array_equal(one, other):
+            # What is not finite is named with its image or text, where it is made.
+            if np.isfinite(one).all() and np.array_equal(one, other):
                 raise ModelError(
                     f"CLIP {self.name} makes the same feature of two different {what}, so {cause} "
                     "cannot be right. Copy the checkpoint again, or use another with --clip."
