@@ -24,7 +24,7 @@ from pipeline import config, datasets
 from pipeline.pages import report
 from pipeline.records import Ranking
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, search
+from pipeline.stages import caption, edit, embed, search, texts
 from pipeline.store.features import write_features
 from pipeline.store.jsonl import write_records
 from tests.browser import launch, watch
@@ -97,8 +97,8 @@ def make_run(folder: Path, queries: int, distinct: int) -> Run:
     ]
     write_records(edit.record_file(run).file, edit.header(run), edits)
     write_features(embed.image_file(run), list(run.dataset.images), _unit(rng, images), {})
-    texts = embed.Texts.read(run).distinct
-    write_features(embed.text_file(run, texts), texts, _unit(rng, len(texts)), {})
+    distinct = texts.embedded(run)
+    write_features(embed.text_file(run), distinct, _unit(rng, len(distinct)), {})
     for name in ("seize", "mean-ensemble"):
         one = run.with_method(name)
         rankings = [
