@@ -112,7 +112,7 @@ def _model_of(patient: Patient, config: "Config", role: "Role[Any, Any]") -> Ite
     model = role.chosen(config)
     for place in model.files:
         yield from _model(role.name, place, model.advice, getattr(model.settings, "revision", None))
-    if role is encoders.ROLE:
+    if role is encoders.ROLE and not model.files:
         width = encoders.width(config.clip)  # raises for names that its kind does not know
         name = f"{model.name} {config.clip.pretrained or ''}".rstrip()
         if (source := model.downloads) is None:

@@ -163,8 +163,9 @@ def index(folder: Folder) -> StageReport:
         lock(file.with_name(f"{file.name}.index")),
         stage("index", folder, [folder.root], file) as report,
     ):
-        for note in folder.notes:
-            log.warning("%s", note)
+        if not file.exists():  # once: a page or --watch indexes again and again
+            for note in folder.notes:
+                log.warning("%s", note)
         records = update_listing(folder, report)
         if not records:
             raise InputError(_nothing(folder, report))

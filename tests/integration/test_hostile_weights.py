@@ -209,7 +209,7 @@ def test_the_command_line_refuses_a_hub_name_that_runs_code(
         cache = ("--cache", str(tmp_path / "cache"))
         done = seize(*arguments, *cache, home=tmp_path / "home", terminal="y\ny\ny\n")
         assert done.returncode == 5, done.stderr
-        assert "Code of a checkpoint never runs" in done.stderr
+        assert "asks for code of the checkpoint's own" in done.stderr
         told = seize(
             "doctor", "--config", "demo", "--clip", model, "--json", home=tmp_path / "home"
         )

@@ -18,6 +18,7 @@ import yaml
 
 from pipeline import config
 from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import inversion as inversion_prompts
 from pipeline.models.prompts import verify as verify_prompts
 from tests.conftest import PROJECT
 from tests.variables import without
@@ -141,7 +142,8 @@ def test_an_archive_of_the_sources_builds_the_same_wheel(sources: Path, wheel: P
 def test_prompts_presets_and_help_come_with_it(environment: Path, away: Path) -> None:
     listed = json.loads(call(environment, away, "seize", "prompts", "list", "--json"))
     verify = {f"verify/{name}" for name in verify_prompts.names()}
-    assert listed.keys() == {*prompts.names(), *verify}
+    inversion = {f"inversion/{name}" for name in inversion_prompts.names()}
+    assert listed.keys() == {*prompts.names(), *verify, *inversion}
     shown = yaml.safe_load(call(environment, away, "seize", "config", "show", "demo"))
     assert shown["search"] == config.load("demo").model_dump(mode="json")["search"]
     model = Path(shown["captioner"]["model"])

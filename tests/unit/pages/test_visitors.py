@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from pipeline import config
 from pipeline.errors import (
     ConfigError,
     InputError,
@@ -14,7 +15,7 @@ from pipeline.errors import (
     SeizeError,
     StorageError,
 )
-from pipeline.pages.visitors import BusyError, for_visitors
+from pipeline.pages.visitors import BusyError, for_visitors, is_private
 from pipeline.run import dump
 
 SECRETS = (
@@ -87,3 +88,8 @@ def test_json_has_null_for_what_is_no_number() -> None:
 
     found = json.loads(text, parse_constant=never)
     assert found == {"a": [None, 1.5, [None, {"b": None}]], "c": "NaN"}
+
+
+@pytest.mark.parametrize("preset", config.presets())
+def test_a_presets_note_is_for_visitors_too(preset: str) -> None:
+    assert not is_private(config.load(preset).note or "")
