@@ -12,14 +12,14 @@ from tests import documents
 from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "caption")
-WRITTEN = (*BENCHMARKS, "levers", "fusions")
+WRITTEN = ("search", "indexes", "levers", "fusions")
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(BENCHMARKS))
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True)
-@click.option("--write", is_flag=True, help="put the tables into docs/, too")
+@click.option("--write", is_flag=True, help="put the tables that stand in docs/ there, too")
 def main(names: tuple[str, ...], size: Size, write: bool) -> None:
     """Measure, and print Markdown tables.
 
@@ -32,7 +32,7 @@ def main(names: tuple[str, ...], size: Size, write: bool) -> None:
         for table in importlib.import_module(f"tests.benchmarks.{name}").tables(size):
             click.echo(table)
             made.append(table)
-        if write:
+        if write and name in WRITTEN:
             command = f'`make bench ARGS="{name} --size {size}"` on {described}:'
             documents.fill(name, "\n".join([f"{command}\n", *made]))
 
