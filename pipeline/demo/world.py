@@ -360,10 +360,6 @@ def _the(subject: Group) -> str:
     return f"the {subject.shape}" if subject.count == 1 else f"the {plural(subject.shape)}"
 
 
-def _is(subject: Group) -> str:
-    return "is" if subject.count == 1 else "are"
-
-
 def _colour(scene: Scene, subject: Group, rng: random.Random, joined: bool) -> Edit:
     used = {group.colour for group in scene.groups}
     colour = rng.choice([name for name in COLOURS if name not in used])

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "doctor/machine": "integration/test_doctor.py",
     "errors": "integration/test_errors.py",
     "models/imported": "integration/test_released.py",
+    "models/prompts/files": "unit/models/prompts/test_edit.py",
     "models/serving/keeper": "integration/test_serving.py",
     "models/serving/vllm": "integration/test_serving.py",
     "models/vetting": "integration/test_hostile_weights.py",

@@ -2,21 +2,18 @@
 
 import functools
 import json
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.errors import ConfigError, nearest
-from pipeline.installation import SHIPPED
+from pipeline.errors import ConfigError
 from pipeline.models import answers
 from pipeline.models.answers import Reading
-from pipeline.yamls import first_problem, read_yaml
+from pipeline.models.prompts import files
+from pipeline.models.prompts.files import PROMPTS
 
-PROMPTS = SHIPPED / "prompts"
 NEEDED = {"caption", "relative_caption"}
 VARIABLES = NEEDED | {"shared_concept"}
 ROLES = ("desired", "preserve", "forbidden")
@@ -250,17 +247,9 @@ def _compiled(text: str) -> Template:
 
 def names() -> list[str]:
     """Return the names of the prompts that come with the project."""
-    return sorted(file.stem for file in PROMPTS.glob("*.yaml"))
+    return files.names(PROMPTS)
 
 
 def load(name: str) -> Prompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
-    file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
-        if name not in names():
-            raise ConfigError(f"There is no prompt {name!r}.{nearest(name, names())}")
-        file = PROMPTS / f"{name}.yaml"
-    try:
-        return Prompt.model_validate(read_yaml(file) or {})
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {first_problem(error)}") from None
+    return files.load(Prompt, PROMPTS, "prompt", name)

@@ -1,16 +1,13 @@
 """Prompts of textual inversion, YAML files too: where the pseudo-words and the change stand."""
 
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.errors import ConfigError, nearest
-from pipeline.models.prompts.edit import PROMPTS
-from pipeline.yamls import first_problem, read_yaml
+from pipeline.models.prompts import files
+from pipeline.models.prompts.files import PROMPTS
 
 FOLDER = PROMPTS / "inversion"
 LONGEST_TEMPLATE = 1_000
@@ -88,17 +85,9 @@ class InversionPrompt(Form):
 
 def names() -> list[str]:
     """Return the names of the prompts that come with the project."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    return files.names(FOLDER)
 
 
 def load(name: str) -> InversionPrompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
-    file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
-        if name not in names():
-            raise ConfigError(f"There is no inversion prompt {name!r}.{nearest(name, names())}")
-        file = FOLDER / f"{name}.yaml"
-    try:
-        return InversionPrompt.model_validate(read_yaml(file) or {})
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {first_problem(error)}") from None
+    return files.load(InversionPrompt, FOLDER, "inversion prompt", name)

@@ -1,14 +1,12 @@
 """Prompts of the verify stage, YAML files too: what is asked about a candidate and its images."""
 
-import os
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.errors import ConfigError, nearest
-from pipeline.models.prompts.edit import PROMPTS, check_template, render, variables_of
-from pipeline.yamls import first_problem, read_yaml
+from pipeline.models.prompts import files
+from pipeline.models.prompts.edit import check_template, render, variables_of
+from pipeline.models.prompts.files import PROMPTS
 
 FOLDER = PROMPTS / "verify"
 VARIABLES = {"edited_caption", "relative_caption"}
@@ -65,17 +63,9 @@ class VerifyPrompt(BaseModel):
 
 def names() -> list[str]:
     """Return the names of the prompts that come with the project."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    return files.names(FOLDER)
 
 
 def load(name: str) -> VerifyPrompt:
     """Load a prompt by name, or a YAML file by path; raises ConfigError naming file and field."""
-    file = Path(name)
-    if not (file.suffix in {".yaml", ".yml"} or os.path.isfile(file)):
-        if name not in names():
-            raise ConfigError(f"There is no verify prompt {name!r}.{nearest(name, names())}")
-        file = FOLDER / f"{name}.yaml"
-    try:
-        return VerifyPrompt.model_validate(read_yaml(file) or {})
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {first_problem(error)}") from None
+    return files.load(VerifyPrompt, FOLDER, "verify prompt", name)

@@ -125,17 +125,7 @@ class ChatClient:
         server is gone, refuses the key, does not serve the model, or fails at everything;
         stopping early (Ctrl-C) cancels what is in flight, and what was yielded is the caller's.
         """
-        with asyncio.Runner() as runner:
-            batches = self.batches(iter(requests))
-            try:
-                while True:
-                    try:
-                        batch = runner.run(batches.asend(None))
-                    except StopAsyncIteration:
-                        return
-                    yield from batch
-            finally:
-                runner.run(batches.aclose())
+        yield from in_turn(self.batches(iter(requests)))
 
     async def batches(
         self, requests: Iterator[tuple[int, dict[str, Any]]]
@@ -411,3 +401,17 @@ def _wait(state: tenacity.RetryCallState) -> float:
     fault = state.outcome.exception() if state.outcome else None
     asked = fault.after if isinstance(fault, Transient) and fault.after else 0.0
     return max(asked, float(_backoff(state)))
+
+
+def in_turn(batches: AsyncGenerator[list[Completion], None]) -> Iterator[Completion]:
+    """Yield completions as their batches come; whoever stops early cancels what is in flight."""
+    with asyncio.Runner() as runner:
+        try:
+            while True:
+                try:
+                    batch = runner.run(batches.asend(None))
+                except StopAsyncIteration:
+                    return
+                yield from batch
+        finally:
+            runner.run(batches.aclose())

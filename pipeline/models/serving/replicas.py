@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.models.serving.chat import ChatClient, Completion
+from pipeline.models.serving.chat import ChatClient, Completion, in_turn
 from pipeline.models.serving.dialect import Manner
 from pipeline.run import log
 
@@ -39,17 +39,7 @@ class Replicas:
 
         Raises ModelError, the last server's, when none is left; what arrived was yielded before.
         """
-        with asyncio.Runner() as runner:
-            batches = self._batches(_Shared(iter(requests), list(self.clients)))
-            try:
-                while True:
-                    try:
-                        batch = runner.run(batches.asend(None))
-                    except StopAsyncIteration:
-                        return
-                    yield from batch
-            finally:
-                runner.run(batches.aclose())
+        yield from in_turn(self._batches(_Shared(iter(requests), list(self.clients))))
 
     async def _batches(self, shared: "_Shared") -> AsyncGenerator[list[Completion], None]:
         while not shared.finished:  # again where a server went when the others had ended

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline import config
+from pipeline.cli import train
 from pipeline.errors import ConfigError, InputError, ModelError
 from pipeline.models.inversion import checkpoints, corpus, towers, training
 from pipeline.models.inversion.corpus import Corpus
@@ -192,3 +194,8 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     one, other = load_file(killed), load_file(whole)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_command_trains_with_the_published_values_by_default() -> None:
+    values = {option.name: option.default for option in train.lincir.params}
+    assert {field.name: values[field.name] for field in fields(Settings)} == asdict(Settings())
