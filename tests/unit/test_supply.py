@@ -41,8 +41,27 @@ def packages(folder: Path) -> set[str]:
     return {canonicalize_name(providers[module][0]) for module in modules}
 
 
+def extras() -> dict[str, Requirement]:
+    """What pyproject.toml offers beyond the requirements: by package."""
+    content = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = [
+        line for extra in content["project"]["optional-dependencies"].values() for line in extra
+    ]
+    return {canonicalize_name(one.name): one for one in map(Requirement, lines)}
+
+
+def test_extras_are_tested_in_the_range_that_they_name() -> None:
+    tested = {
+        canonicalize_name(one.name): one
+        for one in map(Requirement, installation.requirement_lines(DEVELOPMENT))
+    }
+    assert extras()
+    for name, requirement in extras().items():
+        assert tested[name].specifier == requirement.specifier
+
+
 def test_requirements_are_what_is_imported() -> None:
-    assert packages(PROJECT / "pipeline") | BESIDE == names(RUNTIME)
+    assert packages(PROJECT / "pipeline") - set(extras()) | BESIDE == names(RUNTIME)
     assert len(names(RUNTIME)) <= MOST
 
 
@@ -235,5 +254,8 @@ def test_what_is_installed_in_both_is_locked_alike() -> None:
         pins(RUNTIME.with_suffix(".lock")),
         pins(DEVELOPMENT.with_suffix(".lock")),
     )
-    for name in runtime.keys() & development.keys():
-        assert runtime[name] == development[name]
+    for name in runtime.keys() & development.keys():  # the markers say who else needs it
+        versions = [
+            sorted({str(pin.specifier) for pin in each[name]}) for each in (runtime, development)
+        ]
+        assert versions[0] == versions[1]
