@@ -91,14 +91,16 @@ def compare(
         if not equals:
             raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--with")
         rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
-    protocol = table.check_protocols(rows, mixed)
+    settings = table.check_protocols(rows, mixed)
     baseline = baseline or rows[0].name
     found = table.compare(run.dataset, rows, baseline, resamples)
     if as_json:
         lines = found.to_dict(orient="records")
-        echo(dump({"baseline": baseline, "protocol": protocol, "table": lines}))
+        conditions = {row.name: row.conditions.as_json() for row in rows}
+        told = {"baseline": baseline, "protocol": settings, "conditions": conditions}
+        echo(dump(told | {"table": lines}))
         return
-    text = table.render(run.dataset, found, protocol, baseline, metrics, form)
+    text = table.render(run.dataset, found, rows, settings, baseline, metrics, form)
     if out is None:
         echo(text)
     else:

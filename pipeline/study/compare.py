@@ -20,7 +20,8 @@ from pipeline.stages import search
 from pipeline.stages.evaluate import predictions_of_files
 from pipeline.stages.inputs import ready
 from pipeline.store.jsonl import RecordFile, read_header
-from pipeline.study import tables
+from pipeline.study import protocol, tables
+from pipeline.study.protocol import UNTOLD, Conditions
 from pipeline.study.tables import MISSING, Format, percent, words
 
 UNKNOWN = "unknown"
@@ -35,6 +36,8 @@ class Row:
     values: Mapping[str, Mapping[str, float]]
     protocol: Mapping[str, Any] | None
     """The choices that make figures differ (``Run.protocol``), None where nothing tells."""
+    conditions: Conditions = UNTOLD
+    """What a reader has to know beside its figures."""
 
 
 def rows_of_run(run: Run) -> list[Row]:
@@ -47,7 +50,8 @@ def rows_of_run(run: Run) -> list[Row]:
         except MissingStageError:
             missing.append(name)
             continue
-        found.append(Row(name, run.dataset.per_query(lists), run.protocol))
+        values = run.dataset.per_query(lists)
+        found.append(Row(name, values, run.protocol, protocol.of_run(one)))
     if missing:
         first = run.with_method(missing[0])
         alike = [name for name in missing if run.with_method(name).verified == first.verified]
@@ -77,17 +81,18 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
             raise InputError(f"{sidecar}: 'search' must say how the submission was made.")
         header = found
     try:
-        return Row(name, dataset.per_query(lists), protocol_of(header, first))
+        made = protocol_of(header, first)
+        return Row(name, dataset.per_query(lists), made, protocol.of_header(dataset, header))
     except InputError as error:
         raise InputError(f"{', '.join(map(str, files))}: {error}") from None
 
 
 def protocol_of(header: Mapping[str, Any], file: Path) -> Mapping[str, Any] | None:
     """Return the protocol in a ranking's header, None where there is none; raises InputError."""
-    protocol = header.get("protocol")
-    if not isinstance(protocol, dict | None):
+    found = header.get("protocol")
+    if not isinstance(found, dict | None):
         raise InputError(f"{file}: 'protocol' in its header must hold settings by name.")
-    return protocol
+    return found
 
 
 def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
@@ -104,12 +109,12 @@ def read_ranking(file: Path) -> tuple[list[Ranking], dict[str, Any]]:
 def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
     """Return the protocol's fields with the rows' values; raises ConfigError where they differ."""
     known = [row.protocol or {} for row in rows]
-    fields = list(dict.fromkeys(field for protocol in known for field in protocol))
-    values = {field: [protocol.get(field, UNKNOWN) for protocol in known] for field in fields}
+    fields = list(dict.fromkeys(field for made in known for field in made))
+    values = {field: [made.get(field, UNKNOWN) for made in known] for field in fields}
     differing = [
         field
         for field, found in values.items()
-        if any(field not in protocol for protocol in known) or any(v != found[0] for v in found)
+        if any(field not in made for made in known) or any(v != found[0] for v in found)
     ]
     if differing and not mixed:
         told = "; ".join(
@@ -186,16 +191,25 @@ def shown(dataset: Dataset, metrics: Sequence[str], found: pd.DataFrame) -> list
 def render(
     dataset: Dataset,
     found: pd.DataFrame,
-    protocol: Mapping[str, Sequence[Any]],
+    rows: Sequence[Row],
+    settings: Mapping[str, Sequence[Any]],
     baseline: str,
     metrics: Sequence[str],
     form: Format,
 ) -> str:
-    """Return the table as text: wide for people, one line a row and metric (tidy) for CSV."""
+    """Return the table as text: wide for people, one line a row and metric (tidy) for CSV.
+
+    Every row tells its ``Conditions``; of ``settings`` (``check_protocols``) those that differ are
+    columns too, the others stand below.
+    """
     names = list(dict.fromkeys(found["method"]))
+    conditions = {row.name: row.conditions for row in rows}
     if form == "csv":
         made = found
-        for field, values in protocol.items():
+        for field in protocol.COLUMNS:
+            told = {name: getattr(conditions[name], field) for name in names}
+            made = made.assign(**{field: found["method"].map(told)})
+        for field, values in settings.items():
             of = dict(zip(names, values, strict=True))
             made = made.assign(**{_column(field, found.columns): found["method"].map(of)})
         return tables.csv(made)
@@ -203,7 +217,7 @@ def render(
     main = metrics[0] if metrics else dataset.headline
     wide = found.pivot(index="method", columns="metric", values="value")
     cells = found.set_index(["method", "metric"])
-    differing = {f: v for f, v in protocol.items() if any(value != v[0] for value in v)}
+    differing = {f: v for f, v in settings.items() if any(value != v[0] for value in v)}
     lines = []
     for number, name in enumerate(names):
         line: dict[str, Any] = {"method": name}
@@ -214,10 +228,11 @@ def render(
         elif (name, main) in cells.index:
             against = difference(cells.loc[(name, main)])
         own[f"{main} against {baseline}"] = against
-        told = {_column(f, ["method", *own]): values[number] for f, values in differing.items()}
-        lines.append(line | told | own)
+        more = {f: values[number] for f, values in differing.items() if f not in protocol.TOLD}
+        told = {_column(f, ["method", *own]): value for f, value in more.items()}
+        lines.append(line | told | own | conditions[name].cells)
     table = tables.render(lines, form)
-    same = {field: values[0] for field, values in protocol.items() if field not in differing}
+    same = {field: values[0] for field, values in settings.items() if field not in differing}
     note = _note(dataset, same, form)
     return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
 
@@ -235,9 +250,9 @@ def difference(cell: Any) -> str:
     return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _note(dataset: Dataset, protocol: Mapping[str, Any], form: Format) -> str:
+def _note(dataset: Dataset, settings: Mapping[str, Any], form: Format) -> str:
     said = ", ".join(
-        words(f"{field} {json.dumps(value)}", form) for field, value in protocol.items()
+        words(f"{field} {json.dumps(value)}", form) for field, value in settings.items()
     )
     return (
         f"{dataset.name} {dataset.split}, {len(dataset.queries)} queries, percent; "

@@ -41,8 +41,8 @@ def searched(request: pytest.FixtureRequest, make_run: MakeRun) -> Run:
 
 def table(run: Run, rows: list[compare.Row], baseline: str, form: compare.Format) -> str:
     found = compare.compare(run.dataset, rows, baseline, resamples=200)
-    protocol = compare.check_protocols(rows, mixed=False)
-    return compare.render(run.dataset, found, protocol, baseline, (), form)
+    settings = compare.check_protocols(rows, mixed=False)
+    return compare.render(run.dataset, found, rows, settings, baseline, (), form)
 
 
 def test_the_table_has_every_method_and_the_evaluate_stages_figures(searched: Run) -> None:
@@ -107,10 +107,16 @@ def test_rankings_of_different_protocols_are_refused_unless_told(make_run: MakeR
     with pytest.raises(ConfigError, match=r"gallery: seize \"split\", other \"union\""):
         compare.check_protocols(rows, mixed=False)
     found = compare.compare(run.dataset, rows, "seize", resamples=100)
-    protocol = compare.check_protocols(rows, mixed=True)
-    text = compare.render(run.dataset, found, protocol, "seize", (), "text")
-    assert "gallery" in text.splitlines()[0]
-    assert "union" in text
+    settings = compare.check_protocols(rows, mixed=True)
+    text = compare.render(run.dataset, found, rows, settings, "seize", (), "text")
+    assert "FashionIQ split" in text.splitlines()[0]
+    (own,) = [line for line in text.splitlines() if line.startswith("seize ")]
+    (other,) = [line for line in text.splitlines() if line.startswith("other ")]
+    for word in ("masked", "original", str(whole[0])):
+        assert word in own
+        assert word not in other
+    for word in ("kept", "union", "unknown"):  # which images another gallery held is not known
+        assert word in other
 
 
 def test_a_missing_ranking_names_the_methods_to_search(make_run: MakeRun) -> None:

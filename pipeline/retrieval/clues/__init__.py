@@ -5,10 +5,32 @@ module that registers them with ``clue``.
 """
 
 from pipeline import plugins
-from pipeline.retrieval.clues.base import CLUES, Clue, Clues, Source, Texts, closure, clue, good
+from pipeline.retrieval.clues.base import (
+    CLUES,
+    TRAINING,
+    Clue,
+    Clues,
+    Source,
+    Texts,
+    Training,
+    closure,
+    clue,
+    good,
+)
 
 GROUP = "seize.clues"
 
 plugins.load(__name__, GROUP)
 
-__all__ = ["CLUES", "Clue", "Clues", "Source", "Texts", "closure", "clue", "good"]
+__all__ = [
+    "CLUES",
+    "TRAINING",
+    "Clue",
+    "Clues",
+    "Source",
+    "Texts",
+    "Training",
+    "closure",
+    "clue",
+    "good",
+]

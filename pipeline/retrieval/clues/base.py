@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.retrieval.scoring import mean_feature
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from pipeline.config import Config
     from pipeline.models.encoders._open_clip import Clip
+
+Training = Literal["training-free", "few-label", "trained"]
+"""What was trained for composed retrieval: nothing; a few labelled triplets chose or tuned it; or
+weights of its own were (φ, a composer, a joint embedder), on whatever data."""
+TRAINING: tuple[Training, ...] = get_args(Training)
+"""The least first."""
 
 Texts = Sequence[Sequence[str | None]]
 """For each query its texts of one kind, in order; None stands for one that failed."""
@@ -94,6 +100,8 @@ class Clue:
     """What its user chooses about it; ``header`` tells what of that changes it."""
     check: Callable[[Config, str], None] = anything
     """Raises what making it would end in, as far as configuration and dataset's name tell."""
+    training: Training = "training-free"
+    """What was trained to make it; told beside every figure of a method that uses it."""
 
 
 CLUES: dict[str, Clue] = {}
@@ -107,11 +115,12 @@ def clue(
     by_model: bool = False,
     settings: type[Section] | None = None,
     check: Callable[[Config, str], None] = anything,
+    training: Training = "training-free",
 ) -> Callable[[Callable[[Clues], Any]], Callable[[Clues], Any]]:
     """Register what makes a clue under its name; see ``Clue``."""
 
     def register(make: Callable[[Clues], Any]) -> Callable[[Clues], Any]:
-        CLUES[name] = Clue(name, make, needs, reads, header, by_model, settings, check)
+        CLUES[name] = Clue(name, make, needs, reads, header, by_model, settings, check, training)
         return make
 
     return register

@@ -196,6 +196,7 @@ def _register(kind: type[Inversion]) -> None:
         settings=kind,
         header=functools.partial(header, kind),
         check=functools.partial(check, kind),
+        training="trained",
     )(functools.partial(vectors, kind))
 
 
