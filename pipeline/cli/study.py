@@ -55,9 +55,19 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
     metavar="NAME=FILE[,FILE]",
     help="another row: a ranking (cache/…/search/*.jsonl) or predictions as in a submission",
 )
-@click.option("--baseline", help="row that the others are compared with; the first by default")
+@click.option(
+    "--baseline",
+    help="row that the others are compared with, or best: the first metric's; the first by default",
+)
 @click.option("--metric", "metrics", multiple=True, help="metrics to show; the first is compared")
 @click.option("--resamples", type=click.IntRange(100, 1_000_000), default=2000, show_default=True)
+@click.option(
+    "--permutations",
+    type=click.IntRange(100, 10_000_000),
+    default=10_000,
+    show_default=True,
+    help="swaps of Fisher's randomisation test",
+)
 @click.option("--mixed", is_flag=True, help="allow rows made under different protocols")
 @click.option("--out", type=click.Path(path_type=Path), help="file for the table")
 @format_option
@@ -68,6 +78,7 @@ def compare(
     baseline: str | None,
     metrics: tuple[str, ...],
     resamples: int,
+    permutations: int,
     mixed: bool,
     out: Path | None,
     form: Any,
@@ -75,7 +86,8 @@ def compare(
 ) -> None:
     """Print one table of validation metrics: a row for each method's ranking (--method all).
 
-    Differences against the baseline come with 95 % intervals of the paired bootstrap.
+    Differences against the baseline come with 95 % intervals of the paired bootstrap, and with p of
+    Fisher's randomisation test, as it is and corrected for all rows by Holm.
 
     Example: seize compare --dataset circo --split val --baseline mean-ensemble --format latex
     """
@@ -92,8 +104,8 @@ def compare(
             raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--with")
         rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
     settings = table.check_protocols(rows, mixed)
-    baseline = baseline or rows[0].name
-    found = table.compare(run.dataset, rows, baseline, resamples)
+    baseline = table.baseline_of(run.dataset, rows, baseline, metrics[0] if metrics else "")
+    found = table.compare(run.dataset, rows, baseline, resamples, permutations=permutations)
     if as_json:
         lines = found.to_dict(orient="records")
         conditions = {row.name: row.conditions.as_json() for row in rows}

@@ -35,7 +35,7 @@ class Benchmark:
     >>> circo.search(["seize", "pdv"])  # from features on disk; no model is called
     >>> table = circo.compare(["seize", "pdv"])
     >>> table.columns.tolist()
-    ['value', 'low', 'high', 'difference', 'difference_low', 'difference_high']
+    ['value', 'low', 'high', 'difference', 'difference_low', 'difference_high', 'p', 'p_holm']
     >>> float(table.loc[("seize", "mAP@5"), "difference"])  # against the first one
     0.0
     >>> ranked = circo.rankings("pdv")

@@ -1,4 +1,4 @@
-"""One table of validation metrics, a ranking a row, with paired bootstrap intervals."""
+"""One table of validation metrics, a ranking a row: intervals and tests of their differences."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +22,11 @@ from pipeline.stages.inputs import ready
 from pipeline.store.jsonl import RecordFile, read_header
 from pipeline.study import protocol, tables
 from pipeline.study.protocol import UNTOLD, Conditions
+from pipeline.study.significance import holm, randomisation_test
 from pipeline.study.tables import MISSING, Format, percent, words
 
+BEST = "best"
+"""Stands for the row that is best at the metric that is compared."""
 UNKNOWN = "unknown"
 """What is shown of a setting that a ranking does not tell; it differs from every setting."""
 
@@ -132,24 +135,44 @@ def check_protocols(rows: Sequence[Row], mixed: bool) -> dict[str, list[Any]]:
     return values
 
 
+def baseline_of(dataset: Dataset, rows: Sequence[Row], asked: str | None, metric: str = "") -> str:
+    """Return the row that the others are compared with: the first one unless ``asked``.
+
+    ``best`` is the row that is best at ``metric``, the benchmark's headline by default. Raises
+    ConfigError for a row that there is not.
+    """
+    names = [row.name for row in rows]
+    if asked is None or asked in names:
+        return asked or names[0]
+    if asked != BEST:
+        raise ConfigError(f"There is no row {asked!r} to compare with.{nearest(asked, names)}")
+    once = np.ones((1, len(dataset.queries)))
+    metric = metric or dataset.headline
+    values = {row.name: dataset.means(row.values, once).get(metric) for row in rows}
+    known = {name: float(value[0]) for name, value in values.items() if value is not None}
+    if not known:
+        raise ConfigError(f"No row has {metric}, so none is the best: name one with --baseline.")
+    return max(known, key=lambda name: known[name])
+
+
 def compare(
     dataset: Dataset,
     rows: Sequence[Row],
     baseline: str,
     resamples: int = 2000,
     seed: int = 0,
+    permutations: int = 10_000,
 ) -> pd.DataFrame:
     """Return every metric of every row with 95 % intervals, one line a row and metric.
 
-    Columns: method, metric, value, low, high (percent), and difference, difference_low,
+    Columns: method, metric, value, low, high (percent); difference, difference_low,
     difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries are
-    resampled within their gallery, the same ones for both. Raises ConfigError for an unknown row.
+    resampled within their gallery, the same ones for both; p, that of Fisher's randomisation test
+    of the difference, and p_holm, corrected for as many rows as are compared in this metric.
+    Raises ConfigError for an unknown row.
     """
     names = [row.name for row in rows]
-    if baseline not in names:
-        raise ConfigError(
-            f"There is no row {baseline!r} to compare with.{nearest(baseline, names)}"
-        )
+    baseline = baseline_of(dataset, rows, baseline)
     strata = [
         [i for i, query in enumerate(dataset.queries) if query.gallery == gallery]
         for gallery in dataset.galleries
@@ -159,6 +182,7 @@ def compare(
     once = np.ones((1, len(dataset.queries)))
     exact = {row.name: dataset.means(row.values, once) for row in rows}
     sampled = {row.name: dataset.means(row.values, weights) for row in rows}
+    chances = _chances(dataset, rows, baseline, permutations, seed)
     lines = []
     for name in names:
         for metric, value in exact[name].items():
@@ -172,8 +196,29 @@ def compare(
                     "difference_low": low,
                     "difference_high": high,
                 }
-            lines.append(line)
-    return pd.DataFrame(lines)
+            p, corrected = chances.get((name, metric), (None, None))
+            lines.append(line | {"p": p, "p_holm": corrected})
+    numbers = {"p": "float64", "p_holm": "float64"}
+    return pd.DataFrame(lines).astype(numbers)
+
+
+def _chances(
+    dataset: Dataset, rows: Sequence[Row], baseline: str, permutations: int, seed: int
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return p and its correction by row and metric, of what row and baseline both have."""
+    shares = {row.name: dataset.contributions(row.values) for row in rows}
+    base = shares.pop(baseline)
+    pairs = [(name, m) for name, own in shares.items() for m in own if m in base]
+    if not pairs:
+        return {}
+    differences = np.stack([shares[name][m] - base[m] for name, m in pairs], axis=1)
+    found = dict(zip(pairs, randomisation_test(differences, permutations, seed), strict=True))
+    corrected = {}
+    for metric in base:
+        family = [pair for pair in pairs if pair[1] == metric]
+        p = [float(found[pair]) for pair in family]
+        corrected |= dict(zip(family, zip(p, holm(p), strict=True), strict=True))
+    return corrected
 
 
 def shown(dataset: Dataset, metrics: Sequence[str], found: pd.DataFrame) -> list[str]:
@@ -222,12 +267,13 @@ def render(
     for number, name in enumerate(names):
         line: dict[str, Any] = {"method": name}
         own = {metric: percent(wide[metric][name]) for metric in columns}
-        against = MISSING
+        against, *chances = MISSING, MISSING, MISSING
         if name == baseline:
-            against = ""
+            against, *chances = "", "", ""
         elif (name, main) in cells.index:
-            against = difference(cells.loc[(name, main)])
-        own[f"{main} against {baseline}"] = against
+            cell = cells.loc[(name, main)]
+            against, chances = difference(cell), [chance(cell["p"]), chance(cell["p_holm"])]
+        own |= {f"{main} against {baseline}": against, "p": chances[0], "p (Holm)": chances[1]}
         more = {f: values[number] for f, values in differing.items() if f not in protocol.TOLD}
         told = {_column(f, ["method", *own]): value for f, value in more.items()}
         lines.append(line | told | own | conditions[name].cells)
@@ -250,11 +296,17 @@ def difference(cell: Any) -> str:
     return f"{cell['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def chance(p: float) -> str:
+    """Return a p-value with four digits, or what stands for none."""
+    return MISSING if pd.isna(p) else f"{p:.4f}"
+
+
 def _note(dataset: Dataset, settings: Mapping[str, Any], form: Format) -> str:
     said = ", ".join(
         words(f"{field} {json.dumps(value)}", form) for field, value in settings.items()
     )
     return (
         f"{dataset.name} {dataset.split}, {len(dataset.queries)} queries, percent; "
-        f"in brackets 95 % intervals of the paired bootstrap. Protocol: {said or UNKNOWN}."
+        "in brackets 95 % intervals of the paired bootstrap; p of Fisher's randomisation test, "
+        f"two-sided, and corrected for all rows by Holm. Protocol: {said or UNKNOWN}."
     )

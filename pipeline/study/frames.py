@@ -19,7 +19,7 @@
 >>> [metric for metric in summary.loc["seize"].index if "/" not in metric][:3]
 ['mAP@5', 'mAP@10', 'mAP@25']
 >>> summary.columns.tolist()
-['value', 'low', 'high', 'difference', 'difference_low', 'difference_high']
+['value', 'low', 'high', 'difference', 'difference_low', 'difference_high', 'p', 'p_holm']
 """
 
 from collections.abc import Mapping, Sequence

@@ -58,6 +58,11 @@ def test_the_table_has_every_method_and_the_evaluate_stages_figures(searched: Ru
     base = found[found["method"] == "mean-ensemble"]
     assert (base[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
     headline = found[found["metric"] == searched.dataset.headline].set_index("method")
+    assert base[["p", "p_holm"]].isna().all(axis=None)
+    others = found[found["method"] != "mean-ensemble"]
+    assert others[["p", "p_holm"]].notna().all(axis=None)
+    assert (others["p"] <= others["p_holm"]).all()
+    assert (others.loc[others["difference"].abs() < 1e-9, "p"] == 1).all()
     value, difference = headline["value"], headline["difference"]
     assert difference["text"] == pytest.approx(value["text"] - value["mean-ensemble"])
 
@@ -117,6 +122,39 @@ def test_rankings_of_different_protocols_are_refused_unless_told(make_run: MakeR
         assert word not in other
     for word in ("kept", "union", "unknown"):  # which images another gallery held is not known
         assert word in other
+
+
+def test_the_best_row_is_the_baseline_where_asked(searched: Run) -> None:
+    rows = compare.rows_of_run(searched)
+    dataset, headline = searched.dataset, searched.dataset.headline
+    values = {row.name: evaluate(searched.with_method(row.name)) for row in rows}
+    best = compare.baseline_of(dataset, rows, "best")
+    assert values[best][headline] == max(own[headline] for own in values.values())
+    metric = list(values[best])[-1]
+    best = compare.baseline_of(dataset, rows, "best", metric)
+    assert values[best][metric] == max(own[metric] for own in values.values())
+    with pytest.raises(ConfigError, match="none is the best"):
+        compare.baseline_of(dataset, rows, "best", "recall@7")
+    assert compare.baseline_of(dataset, rows, None) == rows[0].name
+    found = compare.compare(dataset, rows, "best", resamples=100, permutations=100)
+    assert (found[found["metric"] == headline]["difference"] <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["circo", "cirr", "fashioniq"])
+def test_what_queries_add_to_a_metric_sums_to_it(make_run: MakeRun, name: str) -> None:
+    dataset = make_run(name).dataset
+    rng = np.random.default_rng(0)
+    lists = {
+        q.id: list(rng.permutation([i for i in dataset.galleries[q.gallery] if i != q.reference]))
+        for q in dataset.queries
+    }
+    predictions = {kind: lists for kind in dataset.kinds[:1]}
+    if len(dataset.kinds) > 1:
+        predictions[dataset.kinds[1]] = {q.id: list(q.group) for q in dataset.queries}
+    shares = dataset.contributions(dataset.per_query(predictions))
+    assert {metric: own.sum() for metric, own in shares.items()} == pytest.approx(
+        dataset.evaluate(predictions)
+    )
 
 
 def test_a_missing_ranking_names_the_methods_to_search(make_run: MakeRun) -> None:
@@ -196,6 +234,9 @@ def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
     assert {line["method"] for line in content["table"]} == set(EVERY)
+    assert {"p", "p_holm"} <= content["table"][0].keys()
+    best = seize("compare", *given, "--json", "--baseline", "best", "--permutations", "200")
+    assert json.loads(best.stdout)["baseline"] in EVERY
     out = tmp_path / "table.md"
     options = ("--format", "markdown", "--out", str(out), "--metric", "mAP@10")
     assert seize("compare", *given, *options).exit_code == 0

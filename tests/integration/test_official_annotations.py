@@ -8,6 +8,8 @@ import pytest
 
 from pipeline import datasets
 from tests.conftest import PROJECT
+from tests.integration.test_outside_metrics import rankings
+from tests.outside import by_trec_eval
 
 SHARED = PROJECT.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="no official annotation files here")
@@ -68,3 +70,12 @@ def test_fashioniq(official: Path) -> None:
     }  # fmt: skip
     assert all(len(query.relative_captions) == 2 for query in val.queries)
     assert not datasets.load("fashioniq", "test", official).has_ground_truth
+
+
+@pytest.mark.parametrize("name", ["circo", "cirr", "fashioniq"])
+def test_trec_eval_gives_the_same_figures_on_the_official_ground_truth(
+    official: Path, name: str
+) -> None:
+    dataset = datasets.load(name, "val", official)
+    lists = rankings(dataset, seed=0)
+    assert by_trec_eval(dataset, lists) == pytest.approx(dataset.evaluate(lists), abs=1e-9)
