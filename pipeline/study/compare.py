@@ -213,7 +213,7 @@ def _chances(
         return {}
     differences = np.stack([shares[name][m] - base[m] for name, m in pairs], axis=1)
     found = dict(zip(pairs, randomisation_test(differences, permutations, seed), strict=True))
-    corrected = {}
+    corrected: dict[tuple[str, str], tuple[float, float]] = {}
     for metric in base:
         family = [pair for pair in pairs if pair[1] == metric]
         p = [float(found[pair]) for pair in family]
