@@ -200,24 +200,6 @@ class Dataset(ABC):
                 found[metric] = np.mean([found[part] for part in parts], axis=0)
         return found
 
-    def contributions(
-        self, values: Mapping[str, Mapping[str, float]]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Return what each query adds to each metric in percent, (queries): they sum to ``means``.
-
-        ``values`` is what ``per_query`` returns.
-        """
-        number = {query.id: i for i, query in enumerate(self.queries)}
-        found = {}
-        for metric, by_query in values.items():
-            found[metric] = np.zeros(len(number))
-            places = [number[name] for name in by_query]
-            found[metric][places] = 100 * np.array(list(by_query.values())) / len(by_query)
-        for metric, parts in self.averages.items():
-            if all(part in found for part in parts):
-                found[metric] = np.mean([found[part] for part in parts], axis=0)
-        return found
-
     def per_query(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
         """Return each metric's value in [0, 1] by query id, of checked predictions.
 

@@ -22,7 +22,7 @@ from pipeline.stages.inputs import ready
 from pipeline.store.jsonl import RecordFile, read_header
 from pipeline.study import protocol, tables
 from pipeline.study.protocol import UNTOLD, Conditions
-from pipeline.study.significance import holm, randomisation_test
+from pipeline.study.significance import contributions, holm, randomisation_test
 from pipeline.study.tables import MISSING, Format, percent, words
 
 BEST = "best"
@@ -206,7 +206,7 @@ def _chances(
     dataset: Dataset, rows: Sequence[Row], baseline: str, permutations: int, seed: int
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """Return p and its correction by row and metric, of what row and baseline both have."""
-    shares = {row.name: dataset.contributions(row.values) for row in rows}
+    shares = {row.name: contributions(dataset, row.values) for row in rows}
     base = shares.pop(baseline)
     pairs = [(name, m) for name, own in shares.items() for m in own if m in base]
     if not pairs:

@@ -5,10 +5,12 @@ results of a query are swapped at random, for every query on its own, and p is t
 that differ by at least as much as what was observed (Smucker et al., CIKM 2007, section 2.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.datasets.base import Dataset
 
 CHUNK = 512
 """Permutations at a time: one sign a query of each is in memory."""
@@ -45,3 +47,22 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - step) * p[place]))
         corrected[place] = largest
     return corrected
+
+
+def contributions(
+    dataset: Dataset, values: Mapping[str, Mapping[str, float]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return what each query adds to each metric in percent, (queries): their sum is the metric.
+
+    ``values`` is what ``Dataset.per_query`` returns.
+    """
+    number = {query.id: i for i, query in enumerate(dataset.queries)}
+    found = {}
+    for metric, by_query in values.items():
+        found[metric] = np.zeros(len(number))
+        places = [number[name] for name in by_query]
+        found[metric][places] = 100 * np.array(list(by_query.values())) / len(by_query)
+    for metric, parts in dataset.averages.items():
+        if all(part in found for part in parts):
+            found[metric] = np.mean([found[part] for part in parts], axis=0)
+    return found

@@ -19,6 +19,7 @@ from pipeline.stages import search, submit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.study import compare, tune
+from pipeline.study.significance import contributions
 from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]
@@ -151,7 +152,7 @@ def test_what_queries_add_to_a_metric_sums_to_it(make_run: MakeRun, name: str) -
     predictions = {kind: lists for kind in dataset.kinds[:1]}
     if len(dataset.kinds) > 1:
         predictions[dataset.kinds[1]] = {q.id: list(q.group) for q in dataset.queries}
-    shares = dataset.contributions(dataset.per_query(predictions))
+    shares = contributions(dataset, dataset.per_query(predictions))
     assert {metric: own.sum() for metric, own in shares.items()} == pytest.approx(
         dataset.evaluate(predictions)
     )
