@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +80,28 @@ def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
         return parse_json(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
+
+
+def read_json_lines(file: Path, digest: "hashlib._Hash | None" = None) -> Iterator[tuple[str, Any]]:
+    """Yield where each line of a file stands (``FILE, line 3``) and what it holds as JSON.
+
+    Empty lines are passed over. Raises InputError naming file and line.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    if digest is not None:
+        digest.update(content)
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            try:
+                yield where, parse_json(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where} is not valid JSON: {error}") from None
 
 
 def parse_json(content: bytes) -> Any:

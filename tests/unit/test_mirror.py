@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cli/setup": "integration/test_cli.py",
     "cli/stages": "integration/test_cli.py",
     "cli/train": "unit/models/inversion/test_training.py",
+    "cli/triplets": "unit/datasets/test_exchange.py",
     "doctor/checks": "integration/test_doctor.py",
     "doctor/findings": "integration/test_doctor.py",
     "doctor/machine": "integration/test_doctor.py",
