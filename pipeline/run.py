@@ -80,8 +80,8 @@ class Run:
         own = {name: getattr(self.config.dataset, name) for name in self.dataset.choices}
         return {
             "exclude_reference": self.config.search.exclude_reference,
-            "clip_weights": weights_family(self.config.clip),
-            "pixels": self.config.clip.pixels,
+            "clip_weights": weights_family(self.config.encoder),
+            "pixels": self.config.encoder.pixels,
             **own,
         }
 

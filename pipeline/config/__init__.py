@@ -2,11 +2,11 @@
 
 from pipeline.config.devices import Computed, in_precision, resolve_device, resolve_precision
 from pipeline.config.loading import CONSENT, DEFAULT, PRESETS, load, presets, shipped
+from pipeline.config.names import AT, CLIP, VERIFIED, encoder_of, without_encoder
 from pipeline.config.sections import (
     LONGEST_WAIT,
     MAX_PIXELS,
     OWN_IMAGES,
-    VERIFIED,
     CaptionerConfig,
     ClipConfig,
     Config,
@@ -22,6 +22,8 @@ from pipeline.config.sections import (
 )
 
 __all__ = [
+    "AT",
+    "CLIP",
     "CONSENT",
     "DEFAULT",
     "LONGEST_WAIT",
@@ -41,6 +43,7 @@ __all__ = [
     "RuntimeConfig",
     "SearchConfig",
     "VerifierConfig",
+    "encoder_of",
     "in_precision",
     "load",
     "presets",
@@ -48,4 +51,5 @@ __all__ = [
     "resolve_precision",
     "shipped",
     "weights_family",
+    "without_encoder",
 ]

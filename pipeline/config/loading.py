@@ -32,7 +32,7 @@ CONSENT = {
 """Fields of ``runtime`` that a file may not set, with the options that do: they give away what is
 in the environment, or open what can do harm."""
 SECRETS = {
-    "api_key_variable": ("captioner.url", "llm.url", "verifier.url"),
+    "api_key_variable": ("captioner.url", "llm.url", "verifier.url", "clip.url"),
     "milvus_token_variable": ("runtime.milvus_url",),
 }
 """The environment's secrets, and the fields that say where they are sent."""
@@ -93,9 +93,11 @@ def _check_consent(config: Config, overrides: dict[str, Any], file: Path) -> Non
         variable = getattr(config.runtime, name)
         if given(f"runtime.{name}") or not os.environ.get(variable):
             continue
-        for field in fields:
-            section, _, last = field.partition(".")
-            urls = getattr(getattr(config, section), last)
+        named = [f"encoders.{encoder}.url" for encoder in config.encoders]
+        for field in (*fields, *(named if "clip.url" in fields else ())):
+            urls: Any = config
+            for part in field.split("."):
+                urls = urls[part] if isinstance(urls, dict) else getattr(urls, part)
             listed = [urls] if isinstance(urls, str) else urls or []
             if any(map(_away, listed)) and not given(field):
                 raise ConfigError(
@@ -149,8 +151,10 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
 
 def _resolve(config: Config) -> Config:
     """Make the paths of shipped models work from any folder."""
-    for section in (config.captioner, config.llm, config.verifier, config.clip):
+    for section in (config.captioner, config.llm, config.verifier):
         section.model = shipped(section.model)
+    for encoder in (config.clip, *config.encoders.values()):
+        encoder.model = shipped(encoder.model)
     return config
 
 

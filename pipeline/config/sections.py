@@ -1,12 +1,14 @@
 """The sections of a configuration, with what each field may be and is by default."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.config.names import CLIP, encoder_of
+from pipeline.errors import ConfigError, nearest
 from pipeline.yamls import first_problem
 
 OWN_IMAGES = "folder"
@@ -81,9 +83,17 @@ class LlmConfig(_Section):
 
 
 class ClipConfig(_Section):
-    """The CLIP model of open_clip that scores images and texts."""
+    """The encoder that maps images and texts into one space: CLIP, or another kind's."""
 
-    model: str = Field(description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME")
+    model: str = Field(
+        description="open_clip architecture, local-dir:FOLDER or hf-hub:NAME; served:NAME for a "
+        "multimodal embedder at url; KIND:NAME for other kinds: see docs/encoders.md"
+    )
+    url: str | list[str] = Field(
+        default="http://localhost:8000/v1",
+        min_length=1,
+        description="vLLM server of a served:NAME, or a list of several that serve the same model",
+    )
     pretrained: str | None = Field(default=None, description="open_clip tag or weights file")
     target_pad: float | None = Field(
         default=1.25, ge=1, le=1000, description="TargetPad ratio before resizing; null for none"
@@ -95,6 +105,15 @@ class ClipConfig(_Section):
         "as in the published scripts",
     )
     precision: Precision = "auto"
+    image_instruction: str | None = Field(
+        default=None, description="what a joint embedder is told of an image; its own by default"
+    )
+    text_instruction: str | None = Field(
+        default=None, description="the same of a text; an image with a text has a prompt"
+    )
+    longest_side: int = Field(
+        default=1344, ge=16, le=65_536, description="pixels that images are sent to a server with"
+    )
 
 
 class IndexConfig(_Section):
@@ -108,10 +127,6 @@ class IndexConfig(_Section):
     breadth: int = Field(default=256, ge=1, description="HNSW: images tried a query")
     lists: int | None = Field(default=None, ge=1, description="IVF: clusters; 4·√images by default")
     probes: int = Field(default=64, ge=1, description="IVF: clusters tried a query")
-
-
-VERIFIED = "+verify"
-"""Ends a method's name, as in ``seize+verify``: its ranking as the verify stage reordered it."""
 
 
 class SearchConfig(_Section):
@@ -296,10 +311,53 @@ class Config(_Section):
     captioner: CaptionerConfig
     llm: LlmConfig
     clip: ClipConfig
+    encoders: dict[str, ClipConfig] = Field(
+        default={}, description="further encoders by name: METHOD@NAME ranks by one of them"
+    )
     search: SearchConfig = SearchConfig()
     verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @field_validator("encoders")
+    @classmethod
+    def _named(cls, encoders: dict[str, ClipConfig]) -> dict[str, ClipConfig]:
+        for name in encoders:
+            if name == CLIP or not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(f"{name!r} cannot name an encoder: letters, digits, - . _ can")
+        return encoders
+
+    @property
+    def encoder(self) -> ClipConfig:
+        """The encoder of the method in use: the one that it names, else ``clip``.
+
+        Several methods have one where it is the same of all; else this is ``clip``, and each is to
+        be asked alone. Raises ConfigError for a name that no encoder has.
+        """
+        return self.named_encoder(self._encoder_name)
+
+    @property
+    def _encoder_name(self) -> str:
+        names = {encoder_of(name.strip()) for name in self.search.method.split(",")}
+        return names.pop() if len(names) == 1 else CLIP
+
+    def named_encoder(self, name: str) -> ClipConfig:
+        """Return an encoder by its name; raises ConfigError with the nearest one."""
+        if name == CLIP:
+            return self.clip
+        if name not in self.encoders:
+            raise ConfigError(
+                f"There is no encoder {name!r}.{nearest(name, [CLIP, *self.encoders])} Name one "
+                f"with --set encoders.{name}.model=KIND:NAME, or under encoders: in a file."
+            )
+        return self.encoders[name]
+
+    def with_encoder(self, encoder: ClipConfig) -> "Config":
+        """Return a copy in which the method in use has another encoder."""
+        name = self._encoder_name
+        if name == CLIP:
+            return self.model_copy(update={"clip": encoder})
+        return self.model_copy(update={"encoders": self.encoders | {name: encoder}})
 
     def with_search(self, **changes: Any) -> "Config":
         """Return a copy whose ``search`` section has ``changes``; None changes nothing.

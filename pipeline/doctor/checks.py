@@ -100,10 +100,18 @@ def _models(patient: Patient) -> Iterator[Finding]:
     """Look at every model that runs in this process: in its folder, or in the hub's cache."""
     if (config := patient.config) is None:
         return
+    from pipeline.models import encoders
     from pipeline.models.roles import ROLES
 
     for role in ROLES:
-        yield from _guarded("model", _model_of(patient, config, role))
+        for one in _each_encoder(config) if role is encoders.ROLE else (config,):
+            yield from _guarded("model", _model_of(patient, one, role))
+
+
+def _each_encoder(config: "Config") -> Iterator["Config"]:
+    """Yield the configuration with each of its encoders in use."""
+    for name in ("clip", *config.encoders):
+        yield config.with_search(method=f"image@{name}")
 
 
 def _model_of(patient: Patient, config: "Config", role: "Role[Any, Any]") -> Iterator[Finding]:
@@ -113,8 +121,8 @@ def _model_of(patient: Patient, config: "Config", role: "Role[Any, Any]") -> Ite
     for place in model.files:
         yield from _model(role.name, place, model.advice, getattr(model.settings, "revision", None))
     if role is encoders.ROLE and not model.files:
-        width = encoders.width(config.clip)  # raises for names that its kind does not know
-        name = f"{model.name} {config.clip.pretrained or ''}".rstrip()
+        width = encoders.width(config.encoder)  # raises for names that its kind does not know
+        name = f"{model.name} {config.encoder.pretrained or ''}".rstrip()
         if (source := model.downloads) is None:
             yield Finding("model", role.name, "ok", f"{name} is known, d = {width}")
         elif "://" in source:

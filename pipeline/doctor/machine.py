@@ -86,7 +86,7 @@ def device(patient: Patient) -> Iterator[Finding]:
         fix = "--device cpu, or install a torch for your GPU: https://pytorch.org/get-started"
         yield Finding("device", "chosen", "problem", said, fix)
         return
-    precision = resolve_precision(patient.config.clip.precision, device)
+    precision = resolve_precision(patient.config.encoder.precision, device)
     if device == "cpu" and not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         fix = "install a torch for CUDA: https://pytorch.org/get-started"
         yield Finding("device", "chosen", "warning", "cpu, though there is an NVIDIA driver", fix)

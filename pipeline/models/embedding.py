@@ -39,7 +39,7 @@ def encode_images(
     from pipeline.models.decode import decode
 
     with report.step("load the model"):
-        model = encoders.load(config.clip, config.runtime)
+        model = encoders.load(config.encoder, config.runtime)
     size = config.runtime.embed_batch
     prepared: list[Any] = []
     batch = Encoded()

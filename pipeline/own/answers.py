@@ -84,7 +84,7 @@ class Shared:
         self._features_lock = threading.Lock()
         self._clip = embeddings.identity(config)
         # A clue's model may embed texts by the way, in the same thread.
-        self._locks = {model: threading.RLock() for model in ("captioner", "llm", "clip")}
+        self._locks = {model: threading.RLock() for model in ("captioner", "llm", "encoder")}
         settings = caption.settings(config) | {"images": "by content"}
         records = RecordFile(cache / "caption" / _file(config.captioner.model, settings), settings)
         self._captioner = captioners.ROLE.settle(config.captioner, config.runtime, records)
@@ -107,8 +107,8 @@ class Shared:
     def preload(self, needs: set[str]) -> None:
         """Load CLIP, and the models that make the texts which are needed."""
         config = self.config
-        with self._locks["clip"]:
-            encoders.load(config.clip, config.runtime)
+        with self._locks["encoder"]:
+            encoders.load(config.encoder, config.runtime)
         if needs & {"captions", "edits"}:
             with self._locks["captioner"]:
                 captioners.load(self._captioner, config.runtime)
@@ -171,7 +171,7 @@ class Shared:
         """Embed a reference image."""
 
         def encode() -> Vector:
-            model = encoders.load(self.config.clip, self.config.runtime)
+            model = encoders.load(self.config.encoder, self.config.runtime)
             made = model.images(stacked([model.prepare(picture())]))
             return finite(made, [reference], "image")
 
@@ -181,7 +181,7 @@ class Shared:
         """Return the features (texts, d); ``keep`` stores those of all of them together."""
 
         def encode(names: Sequence[str]) -> Vector:
-            model = encoders.load(self.config.clip, self.config.runtime)
+            model = encoders.load(self.config.encoder, self.config.runtime)
             own = [name.removeprefix("text:") for name in names]
             size = self.config.runtime.embed_batch
             batches = [own[start : start + size] for start in range(0, len(own), size)]
@@ -198,7 +198,7 @@ class Shared:
         found = self._known(names)
         if len(found) == len(names):
             return found
-        with self._locks["clip"]:
+        with self._locks["encoder"]:
             found = self._known(names)
             todo = [name for name in names if name not in found]
             if todo:
@@ -238,7 +238,7 @@ class Shared:
 
     def _file(self, names: list[str]) -> Path:
         """Where the features of exactly these texts, or of this image, are kept."""
-        name = f"{slug(self.config.clip.model)}-{fingerprint(self._clip | {'names': names})}"
+        name = f"{slug(self.config.encoder.model)}-{fingerprint(self._clip | {'names': names})}"
         return self._cache / "features" / f"{name}.safetensors"
 
 

@@ -57,6 +57,10 @@ def method(config: "Config", name: str) -> None:
     from pipeline.retrieval import methods
 
     methods.find(name)
+    if config.with_search(method=name).encoder != config.encoder:
+        raise ConfigError(
+            f"{name} ranks by another encoder than this folder's index. Give its name at the start."
+        )
     methods.selection(name, lacking(config))
 
 

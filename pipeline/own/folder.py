@@ -74,7 +74,7 @@ class Folder:
     @functools.cached_property  # it reads the model's files
     def feature_file(self) -> Path:
         """Where the features are, each named by its image's hash."""
-        name = f"{slug(self.config.clip.model)}-{fingerprint(embeddings.identity(self.config))}"
+        name = f"{slug(self.config.encoder.model)}-{fingerprint(embeddings.identity(self.config))}"
         return self.cache / self.name / "images" / f"{name}.safetensors"
 
     def hashes(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class Folder:
         """Return the features on disk; raises MissingStageError where there are none."""
         if not self.feature_file.exists():
             raise MissingStageError(
-                f"{self.root} has no index for CLIP {self.config.clip.model} "
+                f"{self.root} has no index for CLIP {self.config.encoder.model} "
                 f"({self.feature_file} does not exist). {self.advice}"
             )
         return FeatureFile(self.feature_file)

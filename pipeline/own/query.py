@@ -77,7 +77,7 @@ class OneQuery:
         from pipeline.models.inversion import towers
 
         config = self._shared.config
-        return towers.load(config.clip, config.runtime)
+        return towers.load(config.encoder, config.runtime)
 
     def note(self, said: str) -> None:
         """Say something with the result."""

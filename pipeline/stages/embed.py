@@ -20,7 +20,14 @@ from pipeline.store.shards import Encoded, Stored
 
 
 def embed(run: Run) -> list[StageReport]:
-    """Embed the gallery's images, then the texts that the run's methods need, once they exist."""
+    """Embed the gallery's images, then the texts that the run's methods need, once they exist.
+
+    By every encoder that the methods name, one after the other.
+    """
+    return [report for one in texts.by_encoder(run) for report in _embed(one)]
+
+
+def _embed(run: Run) -> list[StageReport]:
     reports = [_embed_images(run)]
     try:
         wanted = texts.embedded(run)
@@ -63,7 +70,7 @@ def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
 
         def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
             with report.step("load the model"):
-                model = encoders.load(config.clip, config.runtime)
+                model = encoders.load(config.encoder, config.runtime)
             size = run.config.runtime.embed_batch
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
@@ -82,7 +89,11 @@ def _run(run: Run) -> list[StageReport]:
 
 
 def _plan(run: Run) -> list[Line]:
-    width = encoders.width(run.config.clip)
+    return [line for one in texts.by_encoder(run) for line in _plan_one(one)]
+
+
+def _plan_one(run: Run) -> list[Line]:
+    width = encoders.width(run.config.encoder)
     stored, images = Stored(image_file(run)).places, run.dataset.images
     known = sum(name in stored for name in images)
     return [*_features("image", len(images), known, width), *_texts(run, width)]
@@ -117,22 +128,25 @@ def _features(
 
 
 def _clip_files(run: Run) -> None:
-    """Check the encoder's files."""
-    checks.model_files(encoders.ROLE.chosen(run.config))
+    """Check the encoders' files."""
+    for one in texts.by_encoder(run):
+        checks.model_files(encoders.ROLE.chosen(one.config))
 
 
 def _clip_names(run: Run) -> None:
-    """Raise ModelError for a CLIP model or tag that open_clip does not know."""
-    if not image_file(run).exists():  # else it was known; open_clip is slow to import
-        encoders.width(run.config.clip)
+    """Raise ModelError for an encoder that its kind does not know."""
+    for one in texts.by_encoder(run):
+        if not image_file(one).exists():  # else it was known; open_clip is slow to import
+            encoders.width(one.config.encoder)
 
 
 def _clues(run: Run) -> None:
     """Check what the models need that make the methods' clues, where those are not made yet."""
     for name in texts.selection(run):
         for clue in methods.clues_of(name).values():
-            if not (clue.by_model and clue_file(run, clue).exists()):
-                clue.check(run.config, run.dataset.name)
+            one = run.with_method(name)
+            if not (clue.by_model and clue_file(one, clue).exists()):
+                clue.check(one.config, run.dataset.name)
 
 
 STAGE = Stage(

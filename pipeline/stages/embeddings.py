@@ -17,7 +17,7 @@ TEXTS = "texts"
 
 
 def header(run: Run) -> dict[str, Any]:
-    """Return everything about CLIP that changes a feature."""
+    """Return everything about the encoder that changes a feature."""
     return identity(run.config)
 
 
@@ -35,19 +35,19 @@ def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
         return config, {}
     parts = ([file, *sorted(folder_of(file).glob("*.safetensors"))] for file in files)
     begun = begun_features(list(itertools.chain.from_iterable(parts)))
-    clip, told = settle_model(config.clip, config.runtime, begun)
-    return config.model_copy(update={"clip": clip}), told
+    encoder, told = settle_model(config.encoder, config.runtime, begun)
+    return config.with_encoder(encoder), told
 
 
 def image_file(run: Run) -> Path:
     """Where the features of the gallery's images are; splits with one gallery share it."""
     content = header(run) | {"gallery": run.dataset.gallery_fingerprint}
-    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
+    name = f"{slug(run.config.encoder.model)}-{fingerprint(content)}.safetensors"
     return run.cache / run.dataset.gallery_name / "images" / name
 
 
 def text_file(run: Run) -> Path:
     """Where the features of all texts are that this encoder has embedded, whatever the dataset."""
     content = header(run) | {"stage": "embed texts"}
-    name = f"{slug(run.config.clip.model)}-{fingerprint(content)}.safetensors"
+    name = f"{slug(run.config.encoder.model)}-{fingerprint(content)}.safetensors"
     return run.cache / TEXTS / name

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.config import encoder_of
 from pipeline.errors import InputError
 from pipeline.models.embedding import finite
 from pipeline.retrieval import methods
@@ -38,6 +39,7 @@ class Inputs:
         from pipeline.retrieval.searcher import Searcher
 
         self.run = run
+        self.encoder_name = encoder_of(run.config.search.method)
         image_path = embeddings.image_file(run)
         if not image_path.exists():
             raise run.missing("embed", image_path, "The gallery has no features")
@@ -78,7 +80,7 @@ class Inputs:
         from pipeline.models.inversion import towers
 
         config, _ = embeddings.settle(self.run.config, embeddings.image_file(self.run))
-        return towers.load(config.clip, config.runtime)
+        return towers.load(config.encoder, config.runtime)
 
     def note(self, said: str) -> None:
         """Keep a note for the stage's report."""
@@ -204,6 +206,10 @@ def clue_file(run: Run, clue: Clue) -> Path:
 
 def make_clues(run: Run) -> list[StageReport]:
     """Make the clues of the run's methods that only a model can make, and keep them."""
+    return [report for one in texts.by_encoder(run) for report in _make_clues(one)]
+
+
+def _make_clues(run: Run) -> list[StageReport]:
     wanted: dict[str, Clue] = {}
     for name in texts.selection(run):
         wanted |= methods.clues_of(name)
@@ -242,7 +248,7 @@ def ready(run: Run) -> list[str]:
         name
         for name in names
         for clue in methods.clues_of(name).values()
-        if clue.by_model and not clue_file(run, clue).exists()
+        if clue.by_model and not clue_file(run.with_method(name), clue).exists()
     }
     if lacking:
         log.info("Left out, as a model has to make their clues first: %s. Run: seize embed %s",

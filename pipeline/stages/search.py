@@ -5,6 +5,7 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import encoder_of, without_encoder
 from pipeline.errors import InputError
 from pipeline.models import verifiers
 from pipeline.records import Query, Ranking
@@ -30,12 +31,13 @@ def header(run: Run) -> dict[str, Any]:
     if run.verified:
         return _verified_header(run)
     search = run.config.search
+    name = without_encoder(search.method)  # which it is stands under "clip"
     clues = methods.clues_of(search.method)
     own = {name: found for name, clue in clues.items() if (found := clue.header(run))}
     content = {
         "stage": "search",
         "format": 3,  # with the settings of one method
-        "method": search.method,
+        "method": name,
         "settings": settings_of(run, search.method),
         "normalise_texts": search.normalise_texts,
         "protocol": run.protocol,
@@ -58,7 +60,7 @@ def _verified_header(run: Run) -> dict[str, Any]:
     rule = {"candidates", "captions", "fusion", "early_stop", "settled"} | limits
     verifier = verifiers.header(config)
     return header(run.unverified) | {
-        "method": run.config.search.method,
+        "method": without_encoder(run.config.search.method),
         "verifier": verifier | config.model_dump(include=rule),
     }
 
@@ -66,7 +68,8 @@ def _verified_header(run: Run) -> dict[str, Any]:
 def ranking_file(run: Run) -> RecordFile:
     """Return the file of rankings: ``{"query", "images", "scores", "subset", …}`` a line."""
     content = header(run)
-    file = run.file("search", run.config.search.method, fingerprint(content), ".jsonl")
+    name = without_encoder(run.config.search.method)
+    file = run.file("search", name, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 
 
@@ -103,10 +106,12 @@ def search(run: Run) -> list[StageReport]:
     for name in names:
         methods.find(name)  # raises for a verified one
         methods.settings(run.config, name, run.dataset.name)
-    inputs = Inputs(run)
-    reports = []
-    for name in names:
+    reports: dict[str, StageReport] = {}
+    inputs: Inputs | None = None
+    for name in sorted(names, key=encoder_of):  # one gallery after the other
         one = run.with_method(name)
+        if inputs is None or inputs.encoder_name != encoder_of(name):
+            inputs = Inputs(one)
         output = ranking_file(one)
         with stage("search", one, inputs.files, output.file, "queries") as report:
             score = methods.score(run.config, name, run.dataset.name, inputs.clues)
@@ -123,8 +128,8 @@ def search(run: Run) -> list[StageReport]:
                     f"{report.visited:,} images visited a query of {inputs.images.shape[0]:,}; "
                     f"{searcher.scanned} queries scanned the gallery in the end"
                 )
-        reports.append(report)
-    return reports
+        reports[name] = report
+    return [reports[name] for name in names]
 
 
 def rank(run: Run, score: Score, searcher: "Searcher") -> list[Ranking]:
@@ -206,11 +211,15 @@ def _plan(run: Run) -> list[Line]:
     return [Line("search", "queries", len(run.queries)), Line("search", "scores", scores)]
 
 
+def _bare(name: str) -> str:
+    return methods.base(without_encoder(name))
+
+
 def _index(run: Run) -> None:
     """Check the index's kind, and that it can serve the methods."""
     kind = run.config.search.index.kind
     indexes.check(kind)
-    if kind != "scan" and "seize-rank" in map(methods.base, texts.selection(run)):
+    if kind != "scan" and "seize-rank" in map(_bare, texts.selection(run)):
         raise indexes.needs_scan(kind)
 
 

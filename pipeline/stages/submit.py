@@ -13,7 +13,7 @@ from pipeline.store.identity import provenance
 def files(run: Run) -> dict[str, Path]:
     """Return where each kind of submission goes; the name ends in the ranking's fingerprint."""
     stem = search.ranking_file(run).file.stem
-    name = f"{run.name}-{slug(run.config.clip.model)}-{stem}"
+    name = f"{run.name}-{slug(run.config.encoder.model)}-{stem}"
     kinds = run.dataset.kinds
     return {
         kind: run.submissions / (f"{name}.json" if len(kinds) == 1 else f"{name}-{kind}.json")

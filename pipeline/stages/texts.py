@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable
 
+from pipeline.config import encoder_of
 from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.stages import known
@@ -42,6 +43,20 @@ def selection(run: Run) -> list[str]:
     """Return the run's methods; raises ConfigError, see ``methods.selection``."""
     unmade = methods.lacking(run.config, run.dataset.name)
     return methods.selection(run.config.search.method, lacking(run) | unmade)
+
+
+def by_encoder(run: Run) -> list[Run]:
+    """Return the run once an encoder that its methods rank by, each with the methods of its own.
+
+    Raises ConfigError for a method or an encoder that is not there.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in selection(run):
+        groups.setdefault(encoder_of(name), []).append(name)
+    found = [run] if len(groups) == 1 else [run.with_method(",".join(g)) for g in groups.values()]
+    for one in found:
+        _ = one.config.encoder  # raises for a name that no encoder has
+    return found
 
 
 def reads(run: Run) -> set[str]:

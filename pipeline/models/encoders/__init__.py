@@ -8,7 +8,7 @@ __all__ = ["ROLE", "Encoder", "EncoderKind", "JointEncoder", "load", "width"]
 
 ROLE: Role[ClipConfig, Encoder] = Role(
     name="encoder",
-    section="clip",
+    section="encoder",
     option="--clip",
     package=__name__,
     group="seize.encoders",

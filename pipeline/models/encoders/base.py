@@ -14,6 +14,9 @@ from pipeline.models.kinds import Kind
 Features = NDArray[np.float32]
 """Raw (not normalised) features, float32 (n, d)."""
 
+INSTRUCTION = "Represent the user's input."
+"""What joint embedders are told where nothing else is asked (Qwen3-VL-Embedding's own default)."""
+
 
 class Encoder(Protocol):
     """Maps images and texts into one space. Whoever subclasses it gets the defaults."""

@@ -10,6 +10,8 @@ from pipeline.models.loading import hub
 
 LOCAL, HUB = "local-dir", "hf-hub"
 """open_clip's own schemes of names."""
+ENTER = {"model", "pretrained", "target_pad", "pixels", "precision"}
+"""The settings that open_clip's features depend on."""
 
 
 def _load(settings: ClipConfig, runtime: RuntimeConfig) -> Encoder:
@@ -23,7 +25,7 @@ def _load(settings: ClipConfig, runtime: RuntimeConfig) -> Encoder:
 def _identity(settings: ClipConfig) -> dict[str, Any]:
     scheme, _, folder = settings.model.partition(":")
     return {
-        **settings.model_dump(),
+        **settings.model_dump(include=ENTER),
         "model": model_identity(folder) if scheme == LOCAL else settings.model,
         "pretrained": settings.pretrained and model_identity(settings.pretrained),
     }

@@ -82,7 +82,7 @@ def check(kind: type[Inversion], config: Config, dataset: str) -> None:
     if own.lacking:
         raise ConfigError(f"The method {own.name} needs {own.lacking}")
     prompts.load(own.prompt)
-    _load(own, *towers.widths(config.clip))
+    _load(own, *towers.widths(config.encoder))
 
 
 def _load(own: Inversion, d: int | None, t: int | None) -> Network:

@@ -7,7 +7,7 @@ module that registers them with ``method``.
 from collections.abc import Mapping
 
 from pipeline import plugins
-from pipeline.config import OWN_IMAGES, VERIFIED, Config
+from pipeline.config import OWN_IMAGES, VERIFIED, Config, without_encoder
 from pipeline.errors import ConfigError, nearest
 from pipeline.retrieval.clues import CLUES, Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
@@ -28,13 +28,13 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Method:
-    """Return the method of that name; raises ConfigError with the nearest one."""
+    """Return the method of that name, whichever encoder it names; ConfigError with the nearest."""
     if name == "all" or "," in name:
         raise ConfigError(f"--method {name}: only search and compare take several methods.")
     if name.endswith(VERIFIED):
         raise ConfigError(f"{name} is made by the verify stage, from the ranking by {base(name)}.")
     try:
-        return METHODS[name]
+        return METHODS[without_encoder(name)]
     except KeyError:
         raise ConfigError(f"There is no method {name!r}.{nearest(name, METHODS)}") from None
 
