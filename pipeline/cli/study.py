@@ -98,10 +98,7 @@ def compare(
     from pipeline.study import compare as table
 
     rows = table.rows_of_run(run)
-    for text in others:
-        name, equals, files = text.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--with")
+    for name, files in _pairs(others, "--with", "NAME=FILE"):
         rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
     settings = table.check_protocols(rows, mixed)
     baseline = table.baseline_of(run.dataset, rows, baseline, metrics[0] if metrics else "")
@@ -242,38 +239,87 @@ def report(
 
 @click.command("table")
 @click.option("--dataset", required=True, help="circo, cirr or fashioniq")
-@click.option("--backbone", "backbones", multiple=True, help="B/32, L/14 or G/14; all by default")
+@click.option(
+    "--backbone", "backbones", multiple=True, help="B/32, L/14, G/14, MLLM …; all by default"
+)
 @click.option(
     "--mine",
     multiple=True,
     metavar="NAME[@BACKBONE]=FILE",
     help="your own row: JSON from `seize evaluate --json`, or of what the server answered",
 )
+@click.option(
+    "--where",
+    "wanted",
+    multiple=True,
+    metavar="CONDITION=WORD",
+    help="only rows known to be so: reference=masked, concept=no, fashioniq_split=original, "
+    "training=training-free …",
+)
+@click.option("--rank", "metric", metavar="METRIC", help="the best first, of one protocol alone")
+@click.option("--mixed", is_flag=True, help="rank rows of different or unknown protocols")
+@click.option(
+    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG: cost against quality"
+)
+@click.option(
+    "--cost",
+    "axis",
+    type=click.Choice(["calls", "seconds"]),
+    default="calls",
+    show_default=True,
+    help="what the picture has across",
+)
 @format_option
 @json_option
 def table_(
-    dataset: str, backbones: tuple[str, ...], mine: tuple[str, ...], form: Any, as_json: bool
+    dataset: str,
+    backbones: tuple[str, ...],
+    mine: tuple[str, ...],
+    wanted: tuple[str, ...],
+    metric: str | None,
+    mixed: bool,
+    picture: Path | None,
+    axis: Any,
+    form: Any,
+    as_json: bool,
 ) -> None:
-    """Show published figures with their sources beside one's own.
+    """Show published figures with their sources and conditions beside one's own.
+
+    Rows whose conditions differ, or are not known, have no order unless --mixed. An own row's file
+    may tell "conditions" and "cost" ({"calls": …, "seconds": …} a query) beside its metrics.
 
     Example: seize table --dataset circo --backbone L/14 --mine "mine@L/14=server.json"
     """
-    datasets.find(dataset)
+    benchmark = datasets.find(dataset)
     from pipeline.run import dump
-    from pipeline.study import published
+    from pipeline.study import costs, published
 
-    own = {}
-    for text in mine:
-        name, equals, file = text.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--mine")
-        own[name] = Path(file)
-    frame, found = published.table(dataset, backbones, own)
+    own = {name: Path(file) for name, file in _pairs(mine, "--mine", "NAME=FILE")}
+    found = published.load()
+    entries = published.entries(found, dataset, backbones, own)
+    entries = published.where(entries, dict(_pairs(wanted, "--where", "CONDITION=WORD")))
+    if metric is not None:
+        entries = published.ranked(entries, metric, mixed)
+    if picture is not None:
+        shown = metric or benchmark.headline
+        title = f"{dataset} {found.datasets[dataset].split}: cost against quality"
+        costs.draw(costs.points(entries, axis, shown), axis, shown, title, picture)
+    frame = published.frame(entries)
     if as_json:
         lines = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+        spent = [[cost.model_dump() for cost in entry.costs] for entry in entries]
+        lines = [line | {"costs": own} for line, own in zip(lines, spent, strict=True)]
         echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
     else:
         echo(published.render(dataset, frame, found, form))
+
+
+def _pairs(texts: tuple[str, ...], option: str, form: str) -> list[tuple[str, str]]:
+    found = [text.partition("=") for text in texts]
+    for text, (name, equals, value) in zip(texts, found, strict=True):
+        if not (name and equals and value):
+            raise click.BadParameter(f"{text!r} is not {form}", param_hint=option)
+    return [(name, value) for name, _, value in found]
 
 
 COMMANDS = (compare, tune, report, table_)
