@@ -57,7 +57,7 @@ def main(debug: bool, quiet: bool) -> None:
 
 def _check_shared(command: str | None) -> None:
     """Raise ConfigError for a command whose work several processes do not share."""
-    shared = [stage.name for stage in known.known().values() if stage.shared]
+    shared = [stage.name for stage in known.known().values() if stage.shared] + [train.NAME]
     if command not in shared:
         raise ConfigError(
             f"`seize {command}` runs as one process; accelerate launch is for "

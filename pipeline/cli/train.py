@@ -17,10 +17,11 @@ from pipeline.cli.options import (
 from pipeline.errors import InputError
 from pipeline.printable import echo
 
+NAME = "train"
 MOST = 1_000_000_000
 
 
-@click.group()
+@click.group(NAME)
 def train() -> None:
     """Train a network φ for textual inversion."""
 
@@ -102,6 +103,7 @@ def lincir(
     from dataclasses import asdict
 
     from pipeline.models.inversion import corpus, towers, training
+    from pipeline.models.training import loop
     from pipeline.run import dump
     from pipeline.stages import embeddings
 
@@ -113,7 +115,7 @@ def lincir(
         corpus.said(found.left_out),
     )
     wanted = training.Settings(**chosen)
-    training.check(wanted, found, out)
+    loop.check(wanted, len(found.texts), out, "texts")
     clip = towers.load(settings.clip, settings.runtime)
     identity = embeddings.identity(settings)
     done = training.train(clip.model, clip.tokenizer, identity, found, out, wanted, half)

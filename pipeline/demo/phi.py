@@ -16,6 +16,7 @@ from pipeline.demo import world
 from pipeline.demo.training import said
 from pipeline.models.inversion import towers, training
 from pipeline.models.inversion.corpus import Corpus
+from pipeline.models.training import files
 from pipeline.stages import embeddings
 
 NAME = "lincir.safetensors"
@@ -35,6 +36,6 @@ def train_phi(out: Path, steps: int, seed: int, rate: float, start: Path | None)
     clip, file = towers.load(demo.clip, demo.runtime), out / NAME
     encoder = embeddings.identity(demo)
     training.train(clip.model, clip.tokenizer, encoder, Corpus(texts), file, settings, half=True)
-    folder = training.folder_of(file)
+    folder = files.folder_of(file)
     (folder / "training.json").replace(out / "training.json")
     shutil.rmtree(folder)
