@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 class Query:
     """A reference image with its relative caption(s), and the ground truth where it is known.
 
+    A query of several images has the others in ``further``; together they are ``references``.
     ``gallery`` names the gallery of the dataset that this query is searched in. ``target`` is the
     single target of recall@k, ``ground_truths`` all relevant images (CIRCO), ``group`` the other
     members of the query's CIRR image set, reference excluded.
@@ -27,6 +28,13 @@ class Query:
     shared_concept: str | None = None
     excluded: tuple[str, ...] = ()
     """Further images that are never retrieved for it."""
+    further: tuple[str, ...] = ()
+    """Reference images behind the first."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All reference images, each once, in the query's order."""
+        return tuple(dict.fromkeys((self.reference, *self.further)))
 
     @property
     def relevant(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Run:
     @property
     def references(self) -> list[str]:
         """Distinct reference images in query order."""
-        return list(dict.fromkeys(query.reference for query in self.queries))
+        return list(dict.fromkeys(name for query in self.queries for name in query.references))
 
     def relative_captions(self, query: Query) -> tuple[str, ...]:
         """The query's relative caption; FashionIQ's two are joined, in both orders where asked."""

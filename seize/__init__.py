@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.config import load as configure
     from pipeline.errors import SeizeError
-    from pipeline.own.gallery import Gallery, Result
+    from pipeline.own.gallery import Gallery
+    from pipeline.own.result import Result
     from pipeline.retrieval.files import rank
     from pipeline.study.benchmark import Benchmark
     from pipeline.study.benchmark import open_benchmark as open
@@ -40,7 +41,7 @@ _PLACES = {
     "Benchmark": ("pipeline.study.benchmark", "Benchmark"),
     "Config": ("pipeline.config", "Config"),
     "Gallery": ("pipeline.own.gallery", "Gallery"),
-    "Result": ("pipeline.own.gallery", "Result"),
+    "Result": ("pipeline.own.result", "Result"),
     "SeizeError": ("pipeline.errors", "SeizeError"),
     "configure": ("pipeline.config", "load"),
     "open": ("pipeline.study.benchmark", "open_benchmark"),

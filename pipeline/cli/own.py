@@ -44,7 +44,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
 
 
 @click.command(cls=Stage)
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("relative_caption")
 @click.option(
     "--gallery",
@@ -58,7 +58,7 @@ def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) 
 @query_options
 @json_option
 def query(
-    image: Path,
+    images: tuple[Path, ...],
     relative_caption: str,
     folder: Path,
     out: Path | None,
@@ -68,7 +68,9 @@ def query(
     cache: Path,
     as_json: bool,
 ) -> None:
-    """Find the images of a folder that look like IMAGE, changed as RELATIVE_CAPTION says.
+    """Find the images of a folder that look like IMAGES, changed as RELATIVE_CAPTION says.
+
+    With several images the query is about all of them together.
 
     Captions and edits are kept, so the same question again calls no model; nor do other weights or
     another method.
@@ -76,12 +78,13 @@ def query(
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
     checks.query(folder, settings)
-    if not image.exists():
-        raise InputError(f"{image} does not exist.")
+    for image in images:
+        if not image.exists():
+            raise InputError(f"{image} does not exist.")
     from pipeline.own.gallery import Gallery
     from pipeline.run import dump
 
-    result = Gallery(folder, settings, cache, given).query(image, relative_caption)
+    result = Gallery(folder, settings, cache, given).query(images, relative_caption)
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:

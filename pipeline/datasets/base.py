@@ -2,23 +2,20 @@
 
 import contextlib
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.paths import check_links, relative
 from pipeline.datasets.reading import Predictions, is_id_list, read_json
 from pipeline.errors import ConfigError, InputError, SeizeError
 from pipeline.records import Query, Ranking
-
-LONGEST_NAME = 255
-"""Bytes of a file's name, as nearly every file system has it."""
 
 
 @dataclass
@@ -89,7 +86,7 @@ class Dataset(ABC):
         self.read()
         self._check_queries()
         if not follow_links:
-            self._check_links()
+            check_links(self._folders, self.images.values())
         self.complete = True
 
     @property
@@ -109,13 +106,13 @@ class Dataset(ABC):
         """
         known: dict[tuple[Any, ...], list[Query]] = {}
         for query in self.queries:
-            content = (query.reference, query.relative_captions)
+            content = (query.references, query.relative_captions)
             known.setdefault(content, []).append(query)
             known.setdefault((query.id, *content), []).append(query)
         found: list[Query | None] = []
         for number, entry in enumerate(entries):
             query = self.parse(entry, f"{file}, entry {number}")
-            content = (query.reference, query.relative_captions)
+            content = (query.references, query.relative_captions)
             candidates = known.get((query.id, *content) if query.id else content, [])
             found.append(candidates.pop(0) if candidates else None)
         return found
@@ -134,10 +131,31 @@ class Dataset(ABC):
             )
 
     def limit(self, count: int) -> None:
-        """Keep the first ``count`` queries of each gallery, for a trial; galleries stay whole."""
-        kept = [[q for q in self.queries if q.gallery == g][:count] for g in self.galleries]
+        """Keep the first ``count`` queries of each stratum, for a trial; galleries stay whole."""
+        kept = [[self.queries[i] for i in numbers[:count]] for numbers in self.strata()]
         self.complete = sum(map(len, kept)) == len(self.queries)
         self.queries = [query for queries in kept for query in queries]
+
+    def stratum(self, query: Query) -> str:
+        """Return the part of the benchmark that a query is of; resampling keeps each part's size.
+
+        A category has a gallery. A benchmark whose queries have one each says here what else
+        divides them: queries that are alone in their stratum would never be resampled.
+        """
+        return query.gallery
+
+    def strata(self) -> list[list[int]]:
+        """Return the numbers of each stratum's queries, the strata in the order of galleries."""
+        order = {name: place for place, name in enumerate(self.galleries)}
+        found: dict[str, list[int]] = {}
+        for number, query in enumerate(self.queries):
+            found.setdefault(self.stratum(query), []).append(number)
+        return [found[name] for name in sorted(found, key=lambda name: order.get(name, 0))]
+
+    def touched_by(self, lost: Collection[str]) -> int:
+        """Return how many queries have an image of ``lost`` as reference or ground truth."""
+        gone = set(lost)
+        return sum(not gone.isdisjoint((*q.references, *q.relevant)) for q in self.queries)
 
     @abstractmethod
     def read(self) -> None:
@@ -317,8 +335,8 @@ class Dataset(ABC):
                 found.errors.append(f"{where}: image {name} is not in the gallery")
             elif problem := self.misplaced(kind, query, name):
                 found.errors.append(f"{where}: image {name} {problem}")
-        if query.reference in names:
-            text = f"{where}: its own reference image {query.reference} is listed"
+        for name in set(query.references) & set(names):
+            text = f"{where}: its own reference image {name} is listed"
             (found.warnings if self.reference_allowed else found.errors).append(text)
 
     def _check_queries(self) -> None:
@@ -329,7 +347,7 @@ class Dataset(ABC):
             raise InputError(f"{self.name} {self.split} below {self.root} holds no query.")
         for query in self.queries:
             asked = {
-                "reference": (query.reference,),
+                "reference": query.references,
                 "target": (query.target,) if query.target is not None else (),
                 "ground truth": query.ground_truths,
                 "group member": query.group,
@@ -368,49 +386,13 @@ class Dataset(ABC):
 
         Raises InputError with ``where`` if it is absolute, climbs out or cannot be a path at all.
         """
-        pure = PurePosixPath(path)
-        try:
-            longest = max(len(part.encode()) for part in pure.parts)
-        except ValueError:  # no part at all, or characters that UTF-8 does not have
-            longest = 0
-        if not 0 < longest <= LONGEST_NAME or "\0" in path:
-            raise InputError(f"{self.root}/{where}: {path[:100]!r} is no path of a file.")
-        if pure.is_absolute() or ".." in pure.parts:
-            raise InputError(f"{self.root}/{where}: the path {path!r} leaves the dataset's folder.")
+        pure = relative(path, f"{self.root}/{where}")
         own = self.root / folder
         file = own / pure
         # A listing that names folders of its own, as CIRR's, has its images in the first of them.
         own = own if folder or len(pure.parts) == 1 else own / pure.parts[0]
         self._folders[file.parent] = own
         return file
-
-    def _check_links(self) -> None:
-        """Refuse images whose file is, or lies behind, a link out of their folder.
-
-        The folder itself may be a link: it has its place in the benchmark's layout, so whoever set
-        up the data made it, for instance to another disk.
-        """
-        listed: set[Path] | None = None
-        for folder, own in self._folders.items():
-            real = os.path.realpath(own)
-            links = [folder] if folder != own else []
-            try:
-                with os.scandir(folder) as found:
-                    names = [entry.name for entry in found if entry.is_symlink()]
-            except (FileNotFoundError, NotADirectoryError):  # said when an image is opened
-                continue
-            except OSError as error:
-                raise InputError(f"{folder} cannot be read: {error.strerror}.") from None
-            if names:
-                listed = set(self.images.values()) if listed is None else listed
-                links += [folder / name for name in names if folder / name in listed]
-            for link in links:
-                target = os.path.realpath(link)
-                if os.path.commonpath([real, target]) != real:
-                    raise InputError(
-                        f"{link} is a link out of {own}, to {target}. If these links are yours, "
-                        "allow them with --follow-links."
-                    )
 
 
 def _alike(first: Collection[str], second: Collection[str]) -> float:

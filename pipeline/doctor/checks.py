@@ -309,11 +309,12 @@ def _images(name: str, dataset: "Dataset") -> Finding:
     if not missing:
         said = f"all {len(dataset.images):,} images are there"
         return Finding("dataset", f"{name} images", "ok", said)
-    references = {query.reference for query in dataset.queries} & missing.keys()
+    references = {r for query in dataset.queries for r in query.references} & missing.keys()
     first = ", ".join(str(file) for file in list(missing.values())[:NAMED])
     said = (
         f"{len(missing):,} of {len(dataset.images):,} images are missing or empty, "
-        f"{len(references):,} of them reference images: {first}"
+        f"{len(references):,} of them reference images, which touches "
+        f"{dataset.touched_by(missing):,} of {len(dataset.queries):,} queries: {first}"
         f"{' …' if len(missing) > NAMED else ''}"
     )
     fix = "download them again; a run would go on without them, its figures not comparable"

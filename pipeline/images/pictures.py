@@ -1,6 +1,7 @@
 """Pictures of what was retrieved: contact sheets, and thumbnails that fit a number of bytes."""
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ def contact_sheet(
     draw.text((retrieved, 10), f"top {top} of {run.name} (ground truth framed)", INK, title)
     for number, (query, ranking) in enumerate(chosen):
         y = 40 + number * (TILE + GAP)
-        _paste(sheet, run, query.reference, GAP, y, framed=False)
+        _paste_all(sheet, run, query.references, GAP, y)
         text = _wrap(run.relative_captions(query)[0], TEXT - GAP, ImageFont.load_default(15))
         draw.text((2 * GAP + TILE, y + 6), text, INK, ImageFont.load_default(15))
         for place, image in enumerate(ranking.images[:top]):
@@ -87,16 +88,27 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[int(i * step)] for i in range(min(count, len(items)))]
 
 
-def _paste(sheet: Image.Image, run: Run, name: str, x: int, y: int, framed: bool) -> None:
+def _paste_all(sheet: Image.Image, run: Run, names: Sequence[str], x: int, y: int) -> None:
+    """Paste a query's reference images, several as smaller tiles in the place of one."""
+    across = math.ceil(math.sqrt(len(names)))
+    side = TILE // across
+    for number, name in enumerate(names):
+        row, column = divmod(number, across)
+        _paste(sheet, run, name, x + column * side, y + row * side, framed=False, side=side)
+
+
+def _paste(
+    sheet: Image.Image, run: Run, name: str, x: int, y: int, framed: bool, side: int = TILE
+) -> None:
     limit = run.config.runtime.max_pixels
-    image = open_image(run.dataset.images[name], at_least=TILE, max_pixels=limit)
-    image.thumbnail((TILE, TILE))
-    if image.width < TILE and image.height < TILE:  # show small images at full tile size
-        scale = TILE / max(image.size)
+    image = open_image(run.dataset.images[name], at_least=side, max_pixels=limit)
+    image.thumbnail((side, side))
+    if image.width < side and image.height < side:  # show small images at full tile size
+        scale = side / max(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)))
-    sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+    sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
     outline, line = (FRAME, 5) if framed else ((200, 200, 200), 1)
-    ImageDraw.Draw(sheet).rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=outline, width=line)
+    ImageDraw.Draw(sheet).rectangle((x, y, x + side - 1, y + side - 1), outline=outline, width=line)
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

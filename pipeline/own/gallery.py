@@ -7,9 +7,9 @@ image's bytes and edits on their texts, so both are kept, and asking again calls
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
 from pipeline.own.query import OneQuery
+from pipeline.own.result import Result, Retrieved
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
@@ -31,124 +32,14 @@ from pipeline.retrieval.ranking import top_images
 from pipeline.retrieval.sections import section
 from pipeline.run import StageReport
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
 LONGEST_TEXT = 1_000
 """Characters of a relative caption, and of a caption that is edited by hand."""
 
 
-@dataclass(frozen=True)
-class Retrieved:
-    """One image of a ranking."""
-
-    path: str
-    """Below the gallery's folder, with forward slashes; the first of several equal files."""
-    hash: str
-    """SHA-256 of the file's bytes."""
-    score: float
-    """What the method ranks by."""
-    similarity: float
-    """Absolute similarity: cosine of composed feature and image."""
-    increment: float
-    """Semantic editing increment: what the edit added to the similarity."""
-    copies: tuple[str, ...] = ()
-    """Other files with the same bytes."""
-
-
-@dataclass(frozen=True, repr=False)
-class Result:
-    """The images found for one query, and the texts that led there.
-
-    >>> import seize
-    >>> gallery = seize.load("photos", config="demo")
-    >>> report = gallery.index()
-    >>> result = gallery.query("dog.jpg", "has a dark background")
-    >>> table = result.frame()
-    >>> table.columns.tolist()
-    ['path', 'score', 'similarity', 'increment']
-    >>> table["path"].tolist() == result.paths
-    True
-    """
-
-    reference: str
-    """SHA-256 of the reference image's bytes."""
-    relative_caption: str
-    captions: tuple[str, ...]
-    edited_captions: tuple[str | None, ...]
-    """Aligned with ``captions`` (repeated where each is edited several times); None failed."""
-    images: tuple[Retrieved, ...]
-    """Best first."""
-    settings: SearchConfig
-    notes: tuple[str, ...]
-    """What was missing, in words."""
-    gallery: "Gallery" = field(repr=False, compare=False)
-    content: bytes | None = field(default=None, repr=False, compare=False)
-    """The reference image's file, where the result comes from a query with it."""
-
-    def __repr__(self) -> str:
-        best = f", the best {self.paths[0]!r}" if self.images else ""
-        return f"<Result {self.relative_caption!r}: {len(self.images)} images{best}>"
-
-    @property
-    def paths(self) -> list[str]:
-        """The images' paths below the gallery's folder, best first."""
-        return [image.path for image in self.images]
-
-    def frame(self) -> "pd.DataFrame":
-        """Return the images as a table by rank (from 1): path, score, similarity, increment."""
-        import pandas as pd
-
-        lines = [(i.path, i.score, i.similarity, i.increment) for i in self.images]
-        ranks = pd.RangeIndex(1, len(lines) + 1, name="rank")
-        columns = ["path", "score", "similarity", "increment"]
-        return pd.DataFrame(lines, index=ranks, columns=columns)
-
-    @property
-    def increment(self) -> Increment | RankIncrement | None:
-        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant; None without one."""
-        return self.gallery.increment
-
-    def rerank(
-        self,
-        *,
-        method: str | None = None,
-        alpha_pos: float | None = None,
-        alpha_neg: float | None = None,
-        top_k: int | None = None,
-        keep_reference: bool | None = None,
-        captions: Sequence[str] | None = None,
-        edited_captions: Sequence[str | None] | None = None,
-    ) -> "Result":
-        """Rank again with what is changed here; only CLIP is called, for texts that are new.
-
-        Raises ConfigError for settings that cannot be used.
-        """
-        gallery = self.gallery.with_search(
-            self.settings, method, alpha_pos, alpha_neg, top_k, keep_reference
-        )
-        ranked = gallery.rank(
-            self.reference,
-            self.relative_caption,
-            self.captions if captions is None else captions,
-            self.edited_captions if edited_captions is None else edited_captions,
-        )
-        return replace(ranked, content=self.content)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything but the gallery as JSON-able data."""
-        return {
-            "gallery": str(self.gallery.folder.root),
-            "reference": self.reference,
-            "relative_caption": self.relative_caption,
-            "method": self.settings.method,
-            "captions": list(self.captions),
-            "edited_captions": list(self.edited_captions),
-            "notes": list(self.notes),
-            "images": [asdict(image) for image in self.images],
-        }
+Shown = Path | str | bytes | Image.Image
+"""An image of a query."""
 
 
 class Gallery:
@@ -241,34 +132,33 @@ class Gallery:
         _ = self._images
         self._shared.preload(self.needs)
 
-    def query(self, image: Path | str | bytes | Image.Image, relative_caption: str) -> Result:
+    def query(
+        self, image: Shown | list[Shown] | tuple[Shown, ...], relative_caption: str
+    ) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
 
         ``image`` is a file anywhere, the bytes of one, or a Pillow image (known by its pixels, so
-        no file of the gallery is taken for it); where it is in the gallery it is not retrieved
-        (unless ``search.exclude_reference`` is off). Raises InputError for an image or
-        text that cannot be used, MissingStageError without an index, ModelError for a model.
+        no file of the gallery is taken for it), or a list of several, which the query is about
+        together; what is in the gallery is not retrieved (unless ``search.exclude_reference`` is
+        off). Raises InputError for an image or text that cannot be used, MissingStageError without
+        an index, ModelError for a model.
         """
-        if isinstance(image, str | Path):
-            return self.search(read_image(Path(image)), relative_caption, str(image))
-        if isinstance(image, Image.Image):
-            image = lossless(image)
-        if not isinstance(image, bytes):
-            kind = type(image).__name__
-            raise InputError(f"The image is a {kind}: give a path, bytes or a Pillow image.")
-        return self.search(image, relative_caption)
+        shown = image if isinstance(image, list | tuple) else [image]
+        names = [str(one) if isinstance(one, str | Path) else "the image" for one in shown]
+        return self.search([_bytes_of(one) for one in shown], relative_caption, names)
 
     def search(
         self,
-        content: bytes,
+        contents: Sequence[bytes],
         relative_caption: str,
-        name: str = "the image",
+        names: Sequence[str],
         tell: Callable[[str], Any] = lambda step: None,
         max_pixels: int | None = None,
         limited_by: str = "runtime.max_pixels",
     ) -> Result:
         """Do what ``query`` does, telling each step (``caption``, ``edit``, ``search``) as it
-        begins; ``name`` is what errors call the image, ``limited_by`` what sets ``max_pixels``."""
+        begins; ``names`` is what errors call each image, ``limited_by`` what sets ``max_pixels``.
+        """
         relative_caption = relative_caption.strip() if isinstance(relative_caption, str) else ""
         if not relative_caption:
             raise InputError("The relative caption is empty: say what should differ.")
@@ -277,37 +167,45 @@ class Gallery:
                 f"The relative caption has {len(relative_caption):,} characters, more than the "
                 f"{LONGEST_TEXT:,} allowed: say it in fewer words."
             )
+        if not contents:
+            raise InputError("There is no reference image: give one or several.")
         _ = self._images
-        reference = hash_of(content)
         limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
-        picture = functools.cache(
-            lambda: open_image(Path(name), content, max_pixels=limit, limited_by=limited_by)
-        )
+        pictures = {
+            hash_of(content): functools.cache(
+                functools.partial(
+                    open_image, Path(name), content, max_pixels=limit, limited_by=limited_by
+                )
+            )
+            for name, content in zip(names, contents, strict=True)
+        }
         notes: list[str] = []
         captions: list[str] = []
         edits: list[str | None] = []
         if self.needs & {"captions", "edits"}:
             tell("caption")
-            described = self._shared.caption(reference, picture)
-            if isinstance(described, captioners.Failure):
-                notes.append(f"The image has no captions ({described.reason}).")
-            else:
-                captions = described
+            for reference, picture in pictures.items():
+                described = self._shared.caption(reference, picture)
+                if isinstance(described, captioners.Failure):
+                    notes.append(f"The image has no captions ({described.reason}).")
+                else:
+                    captions = [*captions, *described]
         if "edits" in self.needs:
             tell("edit")
             edits = self._shared.edit(captions, relative_caption)
             if reason := self._shared.why_missing(captions, relative_caption):
                 notes.append(f"Why edited captions are missing, most often: {reason}.")
         tell("search")
-        if reference not in self._images.row:
-            self._shared.embed_image(reference, picture)
+        for reference, picture in pictures.items():
+            if reference not in self._images.row:
+                self._shared.embed_image(reference, picture)
         self._shared.embed_texts([relative_caption, *captions, *_good(edits)], keep=True)
-        ranked = self.rank(reference, relative_caption, captions, edits, notes)
-        return replace(ranked, content=content)
+        ranked = self.rank(list(pictures), relative_caption, captions, edits, notes)
+        return replace(ranked, contents=tuple(contents))
 
     def rank(
         self,
-        reference: str,
+        references: Sequence[str],
         relative_caption: str,
         captions: Sequence[str],
         edited_captions: Sequence[str | None],
@@ -315,8 +213,8 @@ class Gallery:
     ) -> Result:
         """Rank the gallery by texts that are there; only CLIP is called, for texts that are new.
 
-        ``reference`` is the hash of an image of the gallery or of an earlier query. Raises
-        InputError where it is neither, or where edited captions do not match captions.
+        ``references`` are hashes of images of the gallery or of an earlier query. Raises
+        InputError where one is neither, or where edited captions do not match captions.
         """
         count = len(captions)
         if len(edited_captions) % max(count, 1) or (edited_captions and not count):
@@ -336,18 +234,19 @@ class Gallery:
                 "again to have it described."
             )
         images, settings = self._images, self.config.search
-        row = images.row.get(reference)
-        if row is None:
-            self._shared.image(reference)  # raises where it is not known
+        for reference in references:
+            if reference not in images.row:
+                self._shared.image(reference)  # raises where it is not known
         made = {
             "captions": captions,
             "edits": edits,
             "relative_captions": [relative_caption],
             "relative_parts": [relative_caption],
         }
-        clues = Clues(OneQuery(self._shared, images, self.config, reference, made, notes))
+        clues = Clues(OneQuery(self._shared, images, self.config, references, made, notes))
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
-        excluded = torch.tensor([[row if row is not None and settings.exclude_reference else -1]])
+        own = [images.row.get(name, -1) for name in references]
+        excluded = torch.tensor([own if settings.exclude_reference else [-1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
         kept = rows[0][torch.isfinite(best[0])]
         near = images.gallery.features[kept]
@@ -357,7 +256,7 @@ class Gallery:
         else:  # nothing was edited: what the method itself compares with
             after = before = best[0][torch.isfinite(best[0])]
         return Result(
-            reference,
+            references[0],
             relative_caption,
             tuple(captions),
             tuple(edits),
@@ -374,6 +273,7 @@ class Gallery:
             settings,
             (*notes, *self.folder.notes),
             self,
+            further=tuple(references[1:]),
         )
 
     def knows(self, texts: Iterable[str]) -> bool:
@@ -401,6 +301,17 @@ class Gallery:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
         raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
+
+
+def _bytes_of(image: Shown) -> bytes:
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return lossless(image)
+    if not isinstance(image, bytes):
+        kind = type(image).__name__
+        raise InputError(f"The image is a {kind}: give a path, bytes or a Pillow image.")
+    return image
 
 
 def _good(edits: Sequence[str | None]) -> list[str]:

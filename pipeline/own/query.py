@@ -12,7 +12,7 @@ from pipeline.own.answers import Shared
 from pipeline.own.loaded import Images
 from pipeline.retrieval.clues import Clue, Texts
 from pipeline.retrieval.ranking import top_images
-from pipeline.retrieval.scoring import Ends
+from pipeline.retrieval.scoring import Ends, mean_of_each
 from pipeline.retrieval.sections import Kind, section
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class OneQuery:
         shared: Shared,
         images: Images,
         config: Config,
-        reference: str,
+        references: Sequence[str],
         texts: Mapping[str, Sequence[str | None]],
         notes: list[str],
     ) -> None:
@@ -38,7 +38,7 @@ class OneQuery:
         self._images = images
         self._config = config
         self.normalise_texts = config.search.normalise_texts
-        self._reference = reference
+        self._references = references
         self._texts = texts
         self._notes = notes
 
@@ -53,10 +53,20 @@ class OneQuery:
         return self._shared.embed_texts(texts)
 
     def references(self) -> Tensor:
-        """Return the reference image's raw feature (1, d)."""
-        row = self._images.row.get(self._reference)
-        found = self._shared.image(self._reference) if row is None else self._images.raw(row)
-        return found[None]
+        """Return the mean raw feature (1, d) of the reference images."""
+        return mean_of_each(self.reference_lists(), self._images.gallery.shape[1])
+
+    def reference_lists(self) -> list[Tensor]:
+        """Return the reference images' raw features, one list (images, d)."""
+        row = self._images.row
+        return [
+            torch.stack(
+                [
+                    self._images.raw(row[name]) if name in row else self._shared.image(name)
+                    for name in self._references
+                ]
+            )
+        ]
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return the k largest drops over the gallery."""

@@ -28,7 +28,8 @@ from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
 from pipeline.own.checks import lacking
 from pipeline.own.folder import State
-from pipeline.own.gallery import LONGEST_TEXT, Gallery, Result
+from pipeline.own.gallery import LONGEST_TEXT, Gallery
+from pipeline.own.result import Result
 from pipeline.pages import bodies
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
@@ -270,7 +271,7 @@ class App:
                 pixels, by = self.limits.pixels, "--max-pixels"
             else:
                 name, content = "the image", self.gallery.content(question.reference or "")
-            return gallery.search(content, question.relative_caption, name, tell, pixels, by)
+            return gallery.search([content], question.relative_caption, [name], tell, pixels, by)
 
         job = self.models.submit(work)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -308,7 +309,7 @@ class App:
         workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
         ranked = await workers.submit(
             lambda: gallery.rank(
-                asked.reference, asked.relative_caption, asked.captions, asked.edited_captions
+                [asked.reference], asked.relative_caption, asked.captions, asked.edited_captions
             )
         )
         return answer(_result(ranked))

@@ -13,7 +13,7 @@ from pipeline.printable import for_page
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
-    from pipeline.own.gallery import Result
+    from pipeline.own.result import Result
 
 WEB = Path(__file__).resolve().parent / "web"
 """The page's own files: templates, script, style."""
@@ -42,8 +42,14 @@ def result_page(result: "Result") -> str:
         except InputError:  # gone or changed since it was indexed
             return None
 
-    content = result.content
-    reference = shown("", lambda: content or gallery.content(result.reference))
+    def reference(place: int) -> bytes:
+        if result.contents:
+            return result.contents[place]
+        return gallery.content(result.references[place])
+
+    references = [
+        shown("", functools.partial(reference, place)) for place in range(len(result.references))
+    ]
     images = [
         (image, shown(image.path, functools.partial(gallery.content, image.hash)))
         for image in result.images
@@ -51,7 +57,7 @@ def result_page(result: "Result") -> str:
     count = max(len(result.captions), 1)
     return _environment.get_template("result.html").render(
         result=result,
-        reference=reference,
+        references=references,
         images=images,
         texts=[(result.captions[i % count], text) for i, text in enumerate(result.edited_captions)],
         alphas=result.increment,

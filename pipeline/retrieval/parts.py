@@ -94,7 +94,7 @@ def _part(run: Run, images: FeatureFile, places: list[int], members: Sequence[st
 
 
 def _excluded_of(query: Query, reference: bool) -> tuple[str, ...]:
-    return (*((query.reference,) if reference else ()), *query.excluded)
+    return (*(query.references if reference else ()), *query.excluded)
 
 
 def _excluded(names: Sequence[Sequence[str]], row: dict[str, int]) -> Tensor:

@@ -5,7 +5,7 @@ torch is imported where it computes: methods, which are built on this, are known
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,17 @@ def mean_feature(embeddings: Tensor, normalise_first: bool = False) -> Tensor:
     """
     rows = normalise(embeddings) if normalise_first else embeddings
     return normalise(rows.mean(dim=0))
+
+
+def mean_of_each(lists: Sequence[Tensor], width: int) -> Tensor:
+    """Return the mean (lists, width) of each list's rows (n, width), zeros where it has none.
+
+    The mean of one row is that row to the last bit.
+    """
+    import torch
+
+    nothing = torch.zeros(width)
+    return torch.stack([rows.mean(dim=0) if len(rows) else nothing for rows in lists])
 
 
 @dataclass(frozen=True)

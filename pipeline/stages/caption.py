@@ -44,20 +44,27 @@ def record_file(run: Run) -> RecordFile:
 def read(run: Run) -> dict[str, list[str]]:
     """Return each query's captions; raises MissingStageError if some were not made yet."""
     captions = known(run)
-    missing = len({query.reference for query in run.queries if query.id not in captions})
-    if missing:
+    lacking = {name for q in run.queries if q.id not in captions for name in q.references}
+    if missing := len(lacking):
         what = f"{missing} of {len(run.references)} reference images have no captions yet"
         raise run.missing("caption", record_file(run).file, what)
     return captions
 
 
 def known(run: Run) -> dict[str, list[str]]:
-    """Return what is there already: captions by query, none for an image that had none."""
+    """Return what is there already: captions by query, none for an image that had none.
+
+    A query of several images has the captions of each, one image behind the other.
+    """
     records = record_file(run)
     if (given := captioners.ROLE.chosen(run.config).kind.given) is not None:
         return dict(given.read(run, records))
     captions = by_image(records)
-    return {q.id: captions[q.reference] for q in run.queries if q.reference in captions}
+    return {
+        query.id: [text for image in query.references for text in captions[image]]
+        for query in run.queries
+        if all(image in captions for image in query.references)
+    }
 
 
 def by_image(records: RecordFile) -> dict[str, list[str]]:
@@ -168,7 +175,7 @@ def _plan(run: Run) -> list[Line]:
     config = run.config.captioner
     captions = {query: made for query, made in known(run).items() if made}
     images = len(run.references)
-    done = len({query.reference for query in run.queries if query.id in captions})
+    done = len({name for q in run.queries if q.id in captions for name in q.references})
     tokens = config.samples * config.max_new_tokens
     if captioners.ROLE.choose(config).kind.given:
         return [Line("caption", "reference images", images, done)]

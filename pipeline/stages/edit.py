@@ -349,7 +349,9 @@ def _plan(run: Run) -> list[Line]:
         return []
     captions = {query: made for query, made in caption.known(run).items() if made}
     stand_ins = {
-        query.id: [f"{query.reference} {n}" for n in range(run.config.captioner.samples)]
+        query.id: [
+            f"{name} {n}" for name in query.references for n in range(run.config.captioner.samples)
+        ]
         for query in run.queries
         if query.id not in captions
     }

@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.models.embedding import finite
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
-from pipeline.retrieval.scoring import Ends
+from pipeline.retrieval.scoring import Ends, mean_of_each
 from pipeline.retrieval.sections import Kind, section
 from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.stages import edit, embeddings, texts
@@ -48,9 +48,13 @@ class Inputs:
         self.searcher = Searcher(run, self.images)
         self.failed: dict[str, str] = {}
         self.notes: list[str] = []
-        lost = len(run.dataset.images) - len(self.images.names)
-        if lost:
-            self.failed["gallery"] = f"{lost} images have no feature and cannot be retrieved"
+        if len(self.images.names) < len(run.dataset.images):
+            lost = run.dataset.images.keys() - set(self.images.names)
+            self.failed["gallery"] = (
+                f"{len(lost)} images have no feature and cannot be retrieved; "
+                f"{run.dataset.touched_by(lost)} of {len(run.queries)} queries have one as "
+                "reference or ground truth"
+            )
         self.clues = Clues(self)
         self._making = making
         self._texts: dict[str, Texts] = {}
@@ -132,18 +136,18 @@ class Inputs:
         return self._embeddings
 
     def references(self) -> "Tensor":
-        """Return the raw features of the reference images, float32 (queries, d)."""
+        """Return the mean raw feature of each query's reference images, float32 (queries, d)."""
+        return mean_of_each(self.reference_lists(), self.images.shape[1])
+
+    def reference_lists(self) -> "list[Tensor]":
+        """Return the raw features of each query's reference images that could be read (n, d)."""
         import torch
 
-        found = torch.zeros(self.count, self.images.shape[1])
         row = self.images.row
-        known = [
-            (i, row[q.reference]) for i, q in enumerate(self.run.queries) if q.reference in row
-        ]
-        if known:
-            places, rows = zip(*known, strict=True)
-            found[list(places)] = torch.from_numpy(self.images.take(np.array(rows))).float()
-        return found
+        rows = [[row[name] for name in q.references if name in row] for q in self.run.queries]
+        flat = np.array([one for own in rows for one in own], dtype=np.int64)
+        features = torch.from_numpy(self.images.take(flat)).float()
+        return list(torch.split(features, [len(own) for own in rows]))
 
     def drops(self, differences: "list[Tensor]", k: int) -> "list[Tensor]":
         """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).

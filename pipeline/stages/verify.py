@@ -276,8 +276,10 @@ def _ask(
     def questions() -> Iterator[Question]:
         for key, asked in enumerate(wanted):
             query = queries[asked.query]
-            shown = {"reference": query.reference, "candidate": asked.candidate}
-            files = tuple(run.dataset.images[shown[kind]] for kind in prompt.images)
+            shown = {"reference": query.references, "candidate": (asked.candidate,)}
+            files = tuple(
+                run.dataset.images[name] for kind in prompt.images for name in shown[kind]
+            )
             relative = run.relative_captions(query)[0]
             yield Question(key, files, asked.edited_caption, relative)
 

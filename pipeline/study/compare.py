@@ -167,18 +167,13 @@ def compare(
 
     Columns: method, metric, value, low, high (percent); difference, difference_low,
     difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries are
-    resampled within their gallery, the same ones for both; p, that of Fisher's randomisation test
+    resampled within their stratum, the same ones for both; p, that of Fisher's randomisation test
     of the difference, and p_holm, corrected for as many rows as are compared in this metric.
     Raises ConfigError for an unknown row.
     """
     names = [row.name for row in rows]
     baseline = baseline_of(dataset, rows, baseline)
-    strata = [
-        [i for i, query in enumerate(dataset.queries) if query.gallery == gallery]
-        for gallery in dataset.galleries
-    ]
-    strata = [stratum for stratum in strata if stratum]
-    weights = resample(strata, len(dataset.queries), resamples, seed)
+    weights = resample(dataset.strata(), len(dataset.queries), resamples, seed)
     once = np.ones((1, len(dataset.queries)))
     exact = {row.name: dataset.means(row.values, once) for row in rows}
     sampled = {row.name: dataset.means(row.values, weights) for row in rows}

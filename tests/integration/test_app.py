@@ -22,7 +22,8 @@ from pipeline import config
 from pipeline.errors import InputError
 from pipeline.own import folder
 from pipeline.own.folder import hash_of
-from pipeline.own.gallery import Gallery, Result
+from pipeline.own.gallery import Gallery
+from pipeline.own.result import Result
 from pipeline.pages.app import App, Limits
 from pipeline.pages.visitors import HEADERS
 from tests.app_server import Served, images_loaded

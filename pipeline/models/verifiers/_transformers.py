@@ -83,10 +83,11 @@ class LocalVerifier:
     def _judge(
         self, prompt: VerifyPrompt, questions: list[Question], images: list[list[Image.Image]]
     ) -> Iterator[Verdict]:
-        placeholders = [{"type": "image"}] * len(prompt.images)
         texts = [
             self.template.render(
-                prompt.messages(placeholders, q.edited_caption, q.relative_caption)
+                prompt.messages(
+                    [{"type": "image"}] * len(q.images), q.edited_caption, q.relative_caption
+                )
             )
             for q in questions
         ]

@@ -17,7 +17,7 @@ class Question:
 
     key: int
     images: tuple[Path, ...]
-    """The image files, in the prompt's order."""
+    """The image files, in the prompt's order; all of a query's references where it names them."""
     edited_caption: str
     relative_caption: str
 

@@ -158,7 +158,7 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
     for query in shown:
         entry: dict[str, Any] = {
             "id": query.id,
-            "reference": numbers([query.reference])[0],
+            "references": numbers(query.references),
             "relative": list(query.relative_captions),
             "concept": query.shared_concept,
             "parts": list(query.aspects or ((query.gallery,) if run.dataset.parts else ())),

@@ -158,13 +158,13 @@ function build(card) {
   if (card.built) return;
   card.built = true;
   const { query, article } = card;
-  const reference = make(
+  const references = query.references.map((image) => make(
     "figure", { className: "reference" },
-    picture(query.reference, `reference image ${report.images[query.reference]}`),
-    make("figcaption", { className: "quiet" }, `reference ${report.images[query.reference]}`),
-  );
+    picture(image, `reference image ${report.images[image]}`),
+    make("figcaption", { className: "quiet" }, `reference ${report.images[image]}`),
+  ));
   const sides = make("div", { className: "sides" }, ...query.sides.map((_, number) => sideOf(query, number)));
-  article.prepend(reference);
+  article.prepend(...references);
   article.append(...[texts(query), sides].filter(Boolean));
 }
 

@@ -48,8 +48,12 @@ class Source(Protocol):
         """Return raw text embeddings, float32 (texts, d); no text gives (0, d)."""
 
     def references(self) -> Tensor:
-        """Return raw features of the reference images, float32 (queries, d); zeros where one
-        could not be read."""
+        """Return raw features of the reference images, float32 (queries, d): the mean where a
+        query has several, zeros where none could be read."""
+
+    def reference_lists(self) -> list[Tensor]:
+        """Return each query's reference images' raw features (images, d), those that could be
+        read."""
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return, for each query, the k largest positive inner products of every row of its

@@ -7,7 +7,7 @@ several can be compared in one run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -131,20 +131,21 @@ def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
     source = clues.source
     own = source.settings(kind)
     form = prompts.load(own.prompt).form(source.dataset)
-    encoder, references = source.encoder(), source.references()
+    encoder, shown = source.encoder(), source.reference_lists()
+    references, counts = torch.cat(shown), [len(own) for own in shown]
     width = token_width(encoder.model)
     phi = _load(own, references.shape[1], width).to(encoder.device)
     with torch.inference_mode():
         parts = torch.split(references, encoder.batch)
-        words = torch.cat([phi(part.to(encoder.device)) for part in parts])
+        made = torch.cat([phi(part.to(encoder.device)) for part in parts])
+        words = torch.split(made, counts)
         said = source.texts("relative_parts")
         asked = [
             (query, text)
             for query, parts in enumerate(said)
             for text in form.texts([part for part in parts if part])
         ]
-        seen = references.any(dim=1)
-        features = normalise(_encode(source, encoder, form.template, asked, words, seen))
+        features = normalise(_encode(source, encoder, form.template, asked, words))
     rows = torch.tensor([query for query, _ in asked])
     total = torch.zeros(source.count, features.shape[1]).index_add_(0, rows, features)
     return normalise(total)
@@ -155,19 +156,21 @@ def _encode(
     encoder: Clip,
     template: str,
     asked: list[tuple[int, str]],
-    words: Tensor,
-    seen: Tensor,
+    words: Sequence[Tensor],
 ) -> Tensor:
-    """Return the text features (prompts, d) of ``asked``, each a query's place and its text."""
+    """Return the text features (prompts, d) of ``asked``, each a query's place and its text.
+
+    ``words`` holds the pseudo-words (images, t) of each query: of several images, one behind the
+    other, joined by "and".
+    """
     import torch
 
     from pipeline.models.inversion.prompts import Tokenizer, assemble, encode
 
     tokenizer = Tokenizer(encoder.tokenizer)
-    unseen = template.replace("{words}", NOTHING)
     try:
         made = [
-            assemble(tokenizer, template if seen[query] else unseen, text, 1)
+            assemble(tokenizer, _of_several(template, len(words[query])), text, 1)
             for query, text in asked
         ]
     except ValueError as error:
@@ -178,15 +181,20 @@ def _encode(
             f"{cut} of {len(made)} prompts with pseudo-words were too long for the encoder's "
             f"{tokenizer.context} tokens: the ends of their relative captions were cut."
         )
-    if lost := int((~seen).sum()):
+    if lost := sum(not len(own) for own in words):
         source.note(f"{lost} reference images could not be read: {NOTHING!r} stands for them.")
     found = []
     for start in range(0, len(made), encoder.batch):
         batch = made[start : start + encoder.batch]
         queries = [query for query, _ in asked[start : start + encoder.batch]]
         own = [query for query, prompt in zip(queries, batch, strict=True) if prompt.places]
-        found.append(encode(encoder.model, tokenizer, batch, [words[own]]).float().cpu())
+        found.append(encode(encoder.model, tokenizer, batch, [words[i] for i in own]).float().cpu())
     return torch.cat(found)
+
+
+def _of_several(template: str, images: int) -> str:
+    """Return the template with a place for the pseudo-word of each of a query's images."""
+    return template.replace("{words}", " and ".join(["{words}"] * images) or NOTHING)
 
 
 def _register(kind: type[Inversion]) -> None:

@@ -1,0 +1,132 @@
+"""What a query of one's own images found."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import SearchConfig
+from pipeline.retrieval.methods.increment import Increment, RankIncrement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.own.gallery import Gallery
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """One image of a ranking."""
+
+    path: str
+    """Below the gallery's folder, with forward slashes; the first of several equal files."""
+    hash: str
+    """SHA-256 of the file's bytes."""
+    score: float
+    """What the method ranks by."""
+    similarity: float
+    """Absolute similarity: cosine of composed feature and image."""
+    increment: float
+    """Semantic editing increment: what the edit added to the similarity."""
+    copies: tuple[str, ...] = ()
+    """Other files with the same bytes."""
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """The images found for one query, and the texts that led there.
+
+    >>> import seize
+    >>> gallery = seize.load("photos", config="demo")
+    >>> report = gallery.index()
+    >>> result = gallery.query("dog.jpg", "has a dark background")
+    >>> table = result.frame()
+    >>> table.columns.tolist()
+    ['path', 'score', 'similarity', 'increment']
+    >>> table["path"].tolist() == result.paths
+    True
+    """
+
+    reference: str
+    """SHA-256 of the reference image's bytes."""
+    relative_caption: str
+    captions: tuple[str, ...]
+    edited_captions: tuple[str | None, ...]
+    """Aligned with ``captions`` (repeated where each is edited several times); None failed."""
+    images: tuple[Retrieved, ...]
+    """Best first."""
+    settings: SearchConfig
+    notes: tuple[str, ...]
+    """What was missing, in words."""
+    gallery: "Gallery" = field(repr=False, compare=False)
+    contents: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
+    """The reference images' files, where the result comes from a query with them."""
+    further: tuple[str, ...] = ()
+    """SHA-256 of the reference images behind the first."""
+
+    def __repr__(self) -> str:
+        best = f", the best {self.paths[0]!r}" if self.images else ""
+        return f"<Result {self.relative_caption!r}: {len(self.images)} images{best}>"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """SHA-256 of every reference image's bytes."""
+        return (self.reference, *self.further)
+
+    @property
+    def paths(self) -> list[str]:
+        """The images' paths below the gallery's folder, best first."""
+        return [image.path for image in self.images]
+
+    def frame(self) -> "pd.DataFrame":
+        """Return the images as a table by rank (from 1): path, score, similarity, increment."""
+        import pandas as pd
+
+        lines = [(i.path, i.score, i.similarity, i.increment) for i in self.images]
+        ranks = pd.RangeIndex(1, len(lines) + 1, name="rank")
+        columns = ["path", "score", "similarity", "increment"]
+        return pd.DataFrame(lines, index=ranks, columns=columns)
+
+    @property
+    def increment(self) -> Increment | RankIncrement | None:
+        """α⁺ and α⁻ in use: of similarity, or of places for the rank variant; None without one."""
+        return self.gallery.increment
+
+    def rerank(
+        self,
+        *,
+        method: str | None = None,
+        alpha_pos: float | None = None,
+        alpha_neg: float | None = None,
+        top_k: int | None = None,
+        keep_reference: bool | None = None,
+        captions: Sequence[str] | None = None,
+        edited_captions: Sequence[str | None] | None = None,
+    ) -> "Result":
+        """Rank again with what is changed here; only CLIP is called, for texts that are new.
+
+        Raises ConfigError for settings that cannot be used.
+        """
+        gallery = self.gallery.with_search(
+            self.settings, method, alpha_pos, alpha_neg, top_k, keep_reference
+        )
+        ranked = gallery.rank(
+            self.references,
+            self.relative_caption,
+            self.captions if captions is None else captions,
+            self.edited_captions if edited_captions is None else edited_captions,
+        )
+        return replace(ranked, contents=self.contents)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the gallery as JSON-able data."""
+        return {
+            "gallery": str(self.gallery.folder.root),
+            "reference": self.reference,
+            **({"further": list(self.further)} if self.further else {}),
+            "relative_caption": self.relative_caption,
+            "method": self.settings.method,
+            "captions": list(self.captions),
+            "edited_captions": list(self.edited_captions),
+            "notes": list(self.notes),
+            "images": [asdict(image) for image in self.images],
+        }
