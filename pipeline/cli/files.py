@@ -1,4 +1,4 @@
-"""The commands that read and write files of others: submissions, features, captions, edits."""
+"""The commands that read and write files of others: submissions, features, texts, weights of φ."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +145,31 @@ def import_(
         )
 
 
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="phi.safetensors")
+@click.option("--half", is_flag=True, help="write float16: half the size")
+@json_option
+def convert(file: Path, out: Path, half: bool, as_json: bool) -> None:
+    """Write the tensors of a released φ as safetensors; no code that FILE holds is run.
+
+    FILE is LinCIR's, SEARLE's or Pic2Word's checkpoint, which load as they are too, or FTI4CIR's
+    pickled module, of which the tensors alone are read.
+
+    Example: seize convert model_60.pth --out fti4cir.safetensors; then: seize run --method fti4cir
+    --set search.fti4cir.phi=fti4cir.safetensors …
+    """
+    from pipeline.models.inversion import checkpoints
+    from pipeline.run import dump
+
+    found = checkpoints.convert(file, out, half)
+    if as_json:
+        echo(dump(found | {"out": str(out)}))
+    else:
+        widths = f"for features of {found['d']} and text tokens of {found['t']}"
+        echo(f"{found['method']}, {found['parameters']:,} parameters, {widths} -> {out}")
+
+
 @click.command(cls=Stage)
 @run_options
 @click.option(
@@ -166,4 +191,4 @@ def export(run: Any, out: Path, as_json: bool) -> None:
     echo(dump(files) if as_json else "\n".join(files))
 
 
-COMMANDS = (check, rank, import_, export)
+COMMANDS = (check, rank, import_, export, convert)

@@ -16,7 +16,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,11 @@ def read_image(file: Path, opener: Opener = without_waiting) -> bytes:
     """Return the bytes of an image file, as ``image_stream`` opens it."""
     with image_stream(file, opener) as stream:
         return stream.read(os.fstat(stream.fileno()).st_size)
+
+
+def read_named(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
+    """Return the file and the bytes of the image of that name."""
+    return images[name], read_image(images[name])
 
 
 _alone: AbstractContextManager[Any] = threading.Lock()

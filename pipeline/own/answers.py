@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.models import captioners, encoders, llms
 from pipeline.models.decode import stacked
 from pipeline.models.embedding import finite
@@ -28,6 +28,8 @@ from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import CaptionRecord, typed
 
+PREPARED = 64
+"""Reference images held in memory as the encoder takes them (10 MB at 224 pixels)."""
 REMEMBERED = 20_000
 """Features of texts and reference images held in memory (60 MB at 768 dimensions)."""
 
@@ -82,6 +84,7 @@ class Shared:
         self._cache = cache
         self._features: OrderedDict[str, Vector] = OrderedDict()
         self._features_lock = threading.Lock()
+        self._prepared: OrderedDict[str, Tensor] = OrderedDict()
         self._clip = embeddings.identity(config)
         # A clue's model may embed texts by the way, in the same thread.
         self._locks = {model: threading.RLock() for model in ("captioner", "llm", "encoder")}
@@ -176,6 +179,20 @@ class Shared:
             return finite(made, [reference], "image")
 
         self._embedded([f"image:{reference}"], lambda names: encode(), keep=True)
+
+    def prepared(self, reference: str, picture: Callable[[], Image.Image]) -> Tensor:
+        """Return a reference image as the encoder takes it, a batch of one."""
+        with self._locks["encoder"]:
+            if reference not in self._prepared:
+                model = encoders.load(self.config.encoder, self.config.runtime)
+                made = stacked([model.prepare(picture())])
+                if not isinstance(made, Tensor):
+                    raise ModelError("Pseudo-words need an encoder that takes images as tensors.")
+                self._prepared[reference] = made
+            self._prepared.move_to_end(reference)
+            while len(self._prepared) > PREPARED:
+                self._prepared.popitem(last=False)
+            return self._prepared[reference]
 
     def embed_texts(self, texts: Sequence[str], keep: bool = False) -> Tensor:
         """Return the features (texts, d); ``keep`` stores those of all of them together."""

@@ -6,7 +6,7 @@ image's bytes and edits on their texts, so both are kept, and asking again calls
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -200,7 +200,7 @@ class Gallery:
             if reference not in self._images.row:
                 self._shared.embed_image(reference, picture)
         self._shared.embed_texts([relative_caption, *captions, *_good(edits)], keep=True)
-        ranked = self.rank(list(pictures), relative_caption, captions, edits, notes)
+        ranked = self.rank(list(pictures), relative_caption, captions, edits, notes, pictures)
         return replace(ranked, contents=tuple(contents))
 
     def rank(
@@ -210,11 +210,13 @@ class Gallery:
         captions: Sequence[str],
         edited_captions: Sequence[str | None],
         notes: Sequence[str] = (),
+        pictures: Mapping[str, Callable[[], Image.Image]] | None = None,
     ) -> Result:
         """Rank the gallery by texts that are there; only CLIP is called, for texts that are new.
 
-        ``references`` are hashes of images of the gallery or of an earlier query. Raises
-        InputError where one is neither, or where edited captions do not match captions.
+        ``references`` are hashes of images of the gallery or of an earlier query, ``pictures``
+        gives those that are at hand. Raises InputError where one is neither, or where edited
+        captions do not match captions.
         """
         count = len(captions)
         if len(edited_captions) % max(count, 1) or (edited_captions and not count):
@@ -243,10 +245,18 @@ class Gallery:
             "relative_captions": [relative_caption],
             "relative_parts": [relative_caption],
         }
-        clues = Clues(OneQuery(self._shared, images, self.config, references, made, notes))
+
+        def picture(reference: str) -> Image.Image:
+            if pictures and reference in pictures:
+                return pictures[reference]()
+            limit = self.config.runtime.max_pixels
+            return open_image(Path("the image"), self.content(reference), max_pixels=limit)
+
+        own = OneQuery(self._shared, images, self.config, references, picture, made, notes)
+        clues = Clues(own)
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
-        own = [images.row.get(name, -1) for name in references]
-        excluded = torch.tensor([own if settings.exclude_reference else [-1]])
+        rows_of = [images.row.get(name, -1) for name in references]
+        excluded = torch.tensor([rows_of if settings.exclude_reference else [-1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
         kept = rows[0][torch.isfinite(best[0])]
         near = images.gallery.features[kept]

@@ -1,9 +1,11 @@
 """One query of one's own as what clues are made from."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from pipeline.config import OWN_IMAGES, Config
@@ -31,6 +33,7 @@ class OneQuery:
         images: Images,
         config: Config,
         references: Sequence[str],
+        picture: Callable[[str], Image],
         texts: Mapping[str, Sequence[str | None]],
         notes: list[str],
     ) -> None:
@@ -39,6 +42,7 @@ class OneQuery:
         self._config = config
         self.normalise_texts = config.search.normalise_texts
         self._references = references
+        self._picture = picture
         self._texts = texts
         self._notes = notes
 
@@ -67,6 +71,12 @@ class OneQuery:
                 ]
             )
         ]
+
+    def pictures(self) -> Iterator[tuple[list[list[tuple[int, int]]], Tensor]]:
+        """Yield the reference images as CLIP prepares them."""
+        for place, name in enumerate(self._references):
+            picture = functools.partial(self._picture, name)
+            yield [[(0, place)]], self._shared.prepared(name, picture)
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return the k largest drops over the gallery."""

@@ -1,12 +1,11 @@
 """The embed stage: features of every gallery image and of every distinct text."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from pipeline import stages
 from pipeline.errors import InputError, MissingStageError
-from pipeline.images.files import read_image
+from pipeline.images.files import read_named
 from pipeline.models import encoders
 from pipeline.models.embedding import encode_images, encode_missing, finite
 from pipeline.processes import current
@@ -45,7 +44,7 @@ def _embed_images(run: Run) -> StageReport:
         kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
         kind |= told
         images = run.dataset.images
-        read = functools.partial(_read, images)
+        read = functools.partial(read_named, images)
         encode = functools.partial(encode_images, config, read, report=report)
         size = run.config.runtime.shard
         encode_missing(file, list(images), encode, kind, size, report, "image")
@@ -55,10 +54,6 @@ def _embed_images(run: Run) -> StageReport:
             f"{next(iter(report.failed.values()))} Is --data-root right?"
         )
     return report
-
-
-def _read(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
-    return images[name], read_image(images[name])
 
 
 def _embed_texts(run: Run, wanted: list[str]) -> StageReport:

@@ -1,13 +1,15 @@
 """A run's features: of the gallery, and the clues of its queries, gathered when asked for."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pipeline.config import encoder_of
 from pipeline.errors import InputError
+from pipeline.images.files import read_named
 from pipeline.models.embedding import finite
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
@@ -148,6 +150,22 @@ class Inputs:
         flat = np.array([one for own in rows for one in own], dtype=np.int64)
         features = torch.from_numpy(self.images.take(flat)).float()
         return list(torch.split(features, [len(own) for own in rows]))
+
+    def pictures(self) -> "Iterator[tuple[list[list[tuple[int, int]]], Tensor]]":
+        """Yield the reference images as CLIP prepares them, by the batch, with their queries."""
+        from pipeline.models.decode import decode
+
+        images, places = self.run.dataset.images, dict[str, list[tuple[int, int]]]()
+        row = self.images.row
+        for query, asked in enumerate(self.run.queries):
+            for place, name in enumerate(name for name in asked.references if name in row):
+                places.setdefault(name, []).append((query, place))
+        read = functools.partial(read_named, images)
+        with progress(len(places), 0, "image", "pseudo-words") as bar:
+            for chunk in decode(list(places), read, self.encoder(), self.run.config.runtime):
+                if chunk.names:
+                    yield [places[name] for name in chunk.names], cast("Tensor", chunk.prepared)
+                bar.update(len(chunk.names))
 
     def drops(self, differences: "list[Tensor]", k: int) -> "list[Tensor]":
         """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).

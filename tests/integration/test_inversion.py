@@ -10,12 +10,14 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from torchvision.transforms import v2
 
 from pipeline import config
 from pipeline.errors import ConfigError, ModelError
-from pipeline.models.inversion import towers
+from pipeline.models.inversion import checkpoints, towers
 from pipeline.models.inversion.networks import Phi, Pic2Word
 from pipeline.own import checks
 from pipeline.own.gallery import Gallery
@@ -26,7 +28,7 @@ from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 from tests.integration.test_cli import seize
-from tests.unit.models.inversion.test_inversion import by_hand
+from tests.unit.models.inversion.test_inversion import by_hand, fti4cir_by_hand, released_module
 
 MakeRun = Callable[..., Run]
 PHI = PROJECT / "data" / "models" / "phi" / "lincir.safetensors"
@@ -113,6 +115,104 @@ def test_the_increment_is_stacked_on_lincirs_query(make_run: MakeRun) -> None:
     assert clue(alone).file == clue(run, "seize+lincir").file
 
 
+@pytest.fixture
+def fine(tmp_path: Path) -> Path:
+    """FTI4CIR's released module, of the demo's widths and random weights."""
+    torch.manual_seed(5)
+    file = tmp_path / "model_60.pth"
+    released_module(file, 128, 128, 96)
+    return file
+
+
+FINE_PROMPTS = {
+    "fti4cir": "a photo of {subject} with {attributes} but {text}",
+    "fti4cir-subject": "a photo of {subject} but {text}",
+    "fti4cir-attributes": "a photo of something with {attributes} but {text}",
+}
+
+
+def expected_fine(run: Run, query: int, template: str, weights: dict[str, Any]) -> Any:
+    """FTI4CIR's query by hand: tokens, subject and attributes in float64, put in by place."""
+    clip = towers.load(run.config.clip, run.config.runtime)
+    model: Any = clip.model
+    asked = run.queries[query]
+    picture = clip.prepare(Image.open(run.dataset.images[asked.reference]))[None]
+    pixels = v2.functional.normalize(picture.float() / 255, list(clip._mean), list(clip._std))
+    with torch.no_grad():
+        tokens = model.visual.transformer(model.visual._embeds(pixels))[0]
+        feature = model.encode_image(pixels)[0]
+    subject, attributes, count = fti4cir_by_hand(
+        feature.double().numpy(), tokens.double().numpy(), weights
+    )
+    runs = {"subject": subject[None], "attributes": attributes[:count]}
+    (text,) = asked.relative_captions
+    places: list[tuple[int, Any]] = []
+    said: list[str] = []
+    for word in template.replace("{text}", text).split():
+        if word.strip("{}") in runs:
+            for vector in runs[word.strip("{}")]:
+                places.append((1 + len(said), vector))
+                said.append("thing")
+        else:
+            said.append(word)
+    ids = clip.tokenizer([" ".join(said)])
+    with torch.no_grad():
+        x = model.token_embedding(ids)
+        for place, vector in places:
+            x[0, place] = torch.from_numpy(vector).float()
+        x = model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask)
+        made = (model.ln_final(x)[0, int(ids.argmax())] @ model.text_projection).double().numpy()
+    return made / np.linalg.norm(made)
+
+
+@pytest.mark.parametrize("prompt", FINE_PROMPTS)
+def test_fti4cir_puts_in_subject_and_attributes(prompt: str, make_run: MakeRun, fine: Path) -> None:
+    given = {"search__fti4cir__phi": str(fine), "search__fti4cir__prompt": prompt}
+    run = make_run("circo", search__method="fti4cir", **given)
+    reports, metrics = run_stages(run)
+    assert metrics is not None
+    assert {report.stage for report in reports} == {"embed", "search", "submit"}
+    weights = {name: value.double().numpy() for name, value in checkpoints.tensors(fine).items()}
+    stored = clue(run, "fti4cir")
+    for place, query in enumerate(run.queries):
+        assert all(word.isalpha() for word in query.relative_captions[0].split())
+        made = expected_fine(run, place, FINE_PROMPTS[prompt], weights)
+        np.testing.assert_allclose(stored.all()[place], made, atol=1e-4)
+
+
+def test_fti4cir_needs_an_image_tower_with_tokens_and_its_own_prompt(
+    make_run: MakeRun, fine: Path, tmp_path: Path
+) -> None:
+    run = make_run(search__method="lincir", search__lincir__prompt="fti4cir")
+    with pytest.raises(ConfigError, match=r"for FTI4CIR's pseudo-words; lincir makes only"):
+        run_stages(run)
+    given = {"search__method": "fti4cir", "search__fti4cir__phi": str(fine)}
+    run = make_run(**given, clip__model="RN50", clip__pretrained="openai")
+    with pytest.raises(ConfigError, match="image tower of RN50 gives no tokens"):
+        Gallery(tmp_path, run.config, tmp_path / "cache")
+    run = make_run(**given, clip__model="ViT-L-14", clip__pretrained="openai")
+    with pytest.raises(ModelError, match=r"128 x 96 x 128, this encoder's 768 x 768 x 1024"):
+        Gallery(tmp_path, run.config, tmp_path / "cache")
+
+
+def test_a_reference_that_cannot_be_read_is_said_and_has_a_word_instead(
+    make_run: MakeRun, fine: Path, tmp_path: Path
+) -> None:
+    run = make_run(search__method="fti4cir", search__fti4cir__phi=str(fine))
+    embed.embed(run)
+    lost = run.queries[0].reference
+    (tmp_path / "lost.jpg").write_bytes(b"no image")
+    run.dataset.images[lost] = tmp_path / "lost.jpg"
+    (report,) = inputs.make_clues(run)
+    count = sum(query.reference == lost for query in run.queries)
+    assert report.notes[0].startswith(f"{count} reference images could not be read")
+    vector = clue(run, "fti4cir").all()[0]
+    clip = towers.load(run.config.clip, run.config.runtime)
+    (text,) = run.queries[0].relative_captions
+    plain = clip.texts([f"a photo of something with something but {text}"])[0]
+    np.testing.assert_allclose(vector, plain / np.linalg.norm(plain), atol=1e-5)
+
+
 def test_another_backbone_is_refused_with_both_shapes_before_anything_is_embedded(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -146,7 +246,7 @@ def test_all_leaves_out_what_has_no_weights_or_was_not_made(make_run: MakeRun) -
     run_stages(make_run(search__method="text"))
     run = make_run(search__method="all")
     assert {"lincir", "seize+lincir"} <= set(inputs.texts.selection(run))
-    assert not {"searle", "pic2word"} & set(inputs.texts.selection(run))
+    assert not {"searle", "pic2word", "fti4cir"} & set(inputs.texts.selection(run))
     assert "lincir" not in inputs.ready(run)
     inputs.make_clues(run.with_method("lincir"))
     assert {"lincir", "seize+lincir"} <= set(inputs.ready(run))
@@ -205,6 +305,15 @@ def test_a_query_of_ones_own_needs_neither_captioner_nor_llm(
     assert not list((tmp_path / "cache").rglob("*.jsonl")) or not any(
         file.parent.name in ("caption", "edit") for file in (tmp_path / "cache").rglob("*.jsonl")
     )
+    # FTI4CIR looks at the image itself, when it is asked about and when it is ranked again.
+    released_module(tmp_path / "model.pth", 128, 128, 96)
+    fine = {"search.method": "fti4cir", "search.fti4cir.phi": str(tmp_path / "model.pth")}
+    gallery = Gallery(photos, config.load("demo", fine), tmp_path / "cache")
+    asked = gallery.query(pictures[0], "has a dark background")
+    anew = Gallery(photos, config.load("demo", fine), tmp_path / "cache")
+    again = anew.rank([asked.reference], "has a dark background", [], [])
+    assert again.paths == asked.paths
+    assert asked.paths != gallery.with_search(method="text").query(pictures[0], "is red").paths
     # The same images, in the same order, by the feature that a run would make.
     gallery = Gallery(photos, config.load("demo", {"search.method": "lincir"}), tmp_path / "cache")
     ranked = gallery.query(pictures[0], "has a dark background")

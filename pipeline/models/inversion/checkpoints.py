@@ -5,6 +5,7 @@ Layouts (INVERSION facts, by the projects' own files): LinCIR and SEARLE keep a 
 the whole module, of which only the tensors are read here.
 """
 
+import hashlib
 import io
 import pickle
 import re
@@ -19,30 +20,53 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.inversion.networks import FineGrained, Network, Phi, Pic2Word
+from pipeline.models.training.files import write_weights
 
 PLACES = ("Phi", "state_dict_img2text", "state_dict")
 """Keys under which projects keep the state dict of φ."""
+METHODS = {Phi: "lincir or searle", Pic2Word: "pic2word", FineGrained: "fti4cir"}
+"""The methods that a network is for: LinCIR's and SEARLE's are of one kind."""
 
 
 def load(file: Path, d: int | None, t: int | None, v: int | None = None) -> Network:
     """Return the network whose weights ``file`` holds, for an encoder of widths d, t and v.
 
-    A d or t of None is not known yet and fits; without v a network that needs it does not.
+    A width of None is not known yet and fits.
     Reads safetensors and PyTorch files; of a pickled module only its tensors, running none of its
     code. Raises ModelError for a file that holds no φ, and for one of another backbone, with both
     shapes.
     """
     weights = tensors(file)
     network = _build(weights, file)
-    _check(network, weights, file, d, t, v)
+    _check(network, file, d, t, v)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{file} does not fit its own layout: {reason}") from None
     return network.float().eval().requires_grad_(False)
+
+
+def convert(file: Path, out: Path, half: bool = False) -> dict[str, Any]:
+    """Write the φ of ``file`` to ``out`` as safetensors, and return what the file says of it.
+
+    Raises ModelError for a file that holds no φ, ConfigError for another kind of ``out``.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: φ is written as safetensors; end the name so.")
+    network = load(file, None, None)
+    d, t, *_ = _widths_of(network)
+    found = {
+        "method": METHODS[type(network)],
+        "source": {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
+        "d": d,
+        "t": t,
+        "parameters": sum(tensor.numel() for tensor in network.parameters()),
+    }
+    write_weights(out, network.state_dict(), found, half)
+    return found
 
 
 def tensors(file: Path) -> dict[str, Tensor]:
@@ -173,7 +197,8 @@ def _build(weights: Mapping[str, Tensor], file: Path) -> Network:
             layers = {name.split(".")[2] for name in weights if name.startswith("transformer.")}
             _, count, v = weights["templates"].shape
             d = weights["local_atte_fc.0.weight"].shape[0]
-            return FineGrained(d, v, len(layers), count)
+            t = weights["phi_s.layers.6.weight"].shape[0]
+            return FineGrained(d, v, len(layers), count, t=t)
         if "fc_out.weight" in weights:
             hidden, d = weights["layers.0.0.weight"].shape
             return Pic2Word(d, weights["fc_out.weight"].shape[0], hidden)
@@ -186,31 +211,19 @@ def _build(weights: Mapping[str, Tensor], file: Path) -> Network:
         ) from None
 
 
-def _check(
-    network: Network,
-    weights: Mapping[str, Tensor],
-    file: Path,
-    d: int | None,
-    t: int | None,
-    v: int | None,
-) -> None:
-    """Raise ModelError unless the network takes and gives what the encoder has."""
-    theirs: tuple[int | None, ...]
-    needed: tuple[int | None, ...]
+def _widths_of(network: Network) -> tuple[int, ...]:
+    """Return d and t of a network, and v of one that needs the image tower's tokens."""
     if isinstance(network, FineGrained):
-        _, _, own = weights["templates"].shape
-        width = weights["local_atte_fc.0.weight"].shape[0]
-        theirs, needed = (width, width, own), (d, t, v)
-    elif isinstance(network, Pic2Word):
-        first, last = weights["layers.0.0.weight"], weights["fc_out.weight"]
-        theirs, needed = (first.shape[1], last.shape[0]), (d, t)
-    else:
-        first, last = weights["layers.0.weight"], weights["layers.6.weight"]
-        theirs, needed = (first.shape[1], last.shape[0]), (d, t)
-    known = [
-        own if width is None else width for own, width in zip(theirs, needed[:2], strict=False)
-    ]
-    if theirs != (*known, *needed[2:]):
+        return (*_widths_of(network.phi_s), network.templates.shape[2])
+    linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+    return linear[0].in_features, linear[-1].out_features
+
+
+def _check(network: Network, file: Path, d: int | None, t: int | None, v: int | None) -> None:
+    """Raise ModelError unless the network takes and gives what the encoder has."""
+    theirs = _widths_of(network)
+    needed = (d, t, v)[: len(theirs)]
+    if any(width not in (None, own) for own, width in zip(theirs, needed, strict=True)):
         names = "image feature, text token, image token"
         raise ModelError(
             f"{file} was trained for another backbone: its widths ({names}) are "

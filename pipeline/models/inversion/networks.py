@@ -72,7 +72,7 @@ class Pic2Word(nn.Module):
 
 @dataclass(frozen=True)
 class Attributes:
-    """FTI4CIR's local features of images, normalised (n, up to 12, t), the relevant ones first.
+    """FTI4CIR's local features of images, normalised (n, up to 12, d), the relevant ones first.
 
     ``counts`` int64 (n) says how many of them are relevant: at least one.
     """
@@ -135,22 +135,28 @@ class FineGrained(nn.Module):
     """A subject and several attribute pseudo-words of an image: FTI4CIR (SIGIR 2024).
 
     Needs raw image features (n, d) and the image tower's tokens (n, tokens, v), class token first,
-    after all of its blocks and before its last norm and projection. The joint space and the text
-    tower must have one width, d = t.
+    after all of its blocks and before its last norm and projection. The released networks have
+    t = d; with another t the local features stay d wide, and both φ lead from d to t.
     """
 
     def __init__(
-        self, d: int, v: int, layers: int = 3, templates: int = TEMPLATES, dropout: float = 0.5
+        self,
+        d: int,
+        v: int,
+        layers: int = 3,
+        templates: int = TEMPLATES,
+        dropout: float = 0.5,
+        t: int | None = None,
     ) -> None:
         super().__init__()
         self.templates = nn.Parameter(torch.randn(1, templates, v))
         self.transformer = _Transformer(v, layers)
         self.local_atte_fc = nn.Sequential(nn.Linear(v, d), nn.Sigmoid())
-        self.phi_s = Phi(d, d, dropout=dropout)
-        self.phi_a = Phi(d, d, dropout=dropout)
+        self.phi_s = Phi(d, t or d, dropout=dropout)
+        self.phi_a = Phi(d, t or d, dropout=dropout)
 
     def local(self, tokens: Tensor) -> Tensor:
-        """Return the local features (n, templates, t) of image ``tokens`` (n, tokens, v)."""
+        """Return the local features (n, templates, d) of image ``tokens`` (n, tokens, v)."""
         count = self.templates.shape[1]
         templates = self.templates.expand(len(tokens), -1, -1)
         attended = self.transformer(torch.cat([templates, tokens], dim=1))[:, :count]

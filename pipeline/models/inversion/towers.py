@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ConfigError
@@ -10,7 +10,23 @@ from pipeline.models import encoders
 from pipeline.models.encoders import open_clip as kind
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.models.encoders._open_clip import Clip
+
+
+class Widths(NamedTuple):
+    """The widths of an encoder; None where one is unknown before it is loaded."""
+
+    d: int | None
+    """Of the joint space."""
+    t: int | None
+    """Of the text tower's tokens."""
+    v: int | None
+    """Of the image tower's tokens; 0 for one that gives none."""
+
+
+UNKNOWN = Widths(None, None, None)
 
 
 def load(settings: ClipConfig, runtime: RuntimeConfig) -> "Clip":
@@ -20,11 +36,11 @@ def load(settings: ClipConfig, runtime: RuntimeConfig) -> "Clip":
     return clip  # type: ignore[no-any-return]
 
 
-def widths(settings: ClipConfig) -> tuple[int | None, int | None]:
-    """Return d of the joint space and t of the text tower's tokens, without loading the encoder.
+def widths(settings: ClipConfig) -> Widths:
+    """Return the encoder's widths without loading it.
 
-    None stands for what is unknown: both for a model of the hub, t for a text tower of another
-    library. Raises ConfigError for an encoder that takes no pseudo-words.
+    Unknown are all of a model of the hub, and t of a text tower of another library. Raises
+    ConfigError for an encoder that takes no pseudo-words.
     """
     name = _open(settings).model
     scheme, separator, folder = name.partition(":")
@@ -37,12 +53,39 @@ def widths(settings: ClipConfig) -> tuple[int | None, int | None]:
             file = Path(folder) / "open_clip_config.json"
             found = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
         else:
-            return None, None
-        d, text = int(found["embed_dim"]), found["text_cfg"]
+            return UNKNOWN
+        d, text, vision = int(found["embed_dim"]), found["text_cfg"], found["vision_cfg"]
         t = None if "hf_model_name" in text else int(text.get("width", 512))
+        own = "timm_model_name" not in vision and isinstance(vision.get("layers", 12), int)
+        return Widths(d, t, int(vision.get("width", 768)) if own else 0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, None
-    return d, t
+        return UNKNOWN
+
+
+def image_tokens(clip: "Clip", prepared: "Tensor") -> "Tensor":
+    """Return the image tower's tokens (n, tokens, v), float32, of prepared images.
+
+    The class token stands first; taken after all blocks, before the last norm and the projection.
+    Raises ConfigError for a tower that is no vision transformer of open_clip's own.
+    """
+    blocks = getattr(clip.model.visual, "transformer", None)
+    if blocks is None:
+        raise without_tokens(clip.name)
+    kept: list[Tensor] = []
+    hook = blocks.register_forward_hook(lambda _, __, tokens: kept.append(tokens))
+    try:
+        clip.images(prepared)
+    finally:
+        hook.remove()
+    return kept[0].float()
+
+
+def without_tokens(name: str) -> ConfigError:
+    """Return the error of an encoder whose image tower gives no tokens."""
+    return ConfigError(
+        f"The image tower of {name} gives no tokens: fine-grained pseudo-words need a vision "
+        "transformer of open_clip's own, such as ViT-L-14. Give it with --clip."
+    )
 
 
 def _open(settings: ClipConfig) -> ClipConfig:

@@ -16,16 +16,34 @@ LONGEST_TEMPLATE = 1_000
 Orders = Literal["given", "reversed", "both"]
 
 
+WORDS = ("words", "subject", "attributes")
+"""What a template may call pseudo-words: all that there are, or FTI4CIR's of either kind."""
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+def places(template: str) -> list[str]:
+    """Return the names of the pseudo-words in a template, in their order."""
+    return [name for name in _PLACE.findall(template) if name != "text"]
+
+
+def with_words(template: str, text: str) -> str:
+    """Return a template with ``text`` in the place of every name of pseudo-words."""
+    return _PLACE.sub(lambda found: found[0] if found[1] == "text" else text, template)
+
+
 def _checked(template: str | None) -> str | None:
     if template is None:
         return None
     if len(template) > LONGEST_TEMPLATE:
         raise ValueError(f"has more than {LONGEST_TEMPLATE:,} characters")
-    for part in ("{words}", "{text}"):
-        if template.count(part) != 1:
-            raise ValueError(f"must hold {part} once")
-    if re.search(r"[{}]", template.replace("{words}", "").replace("{text}", "")):
-        raise ValueError("may hold no braces but those of {words} and {text}")
+    if template.count("{text}") != 1:
+        raise ValueError("must hold {text} once")
+    found = places(template)
+    if re.search(r"[{}]", _PLACE.sub("", template)) or not set(found) <= set(WORDS):
+        known = ", ".join(f"{{{name}}}" for name in (*WORDS, "text"))
+        raise ValueError(f"may hold no braces but those of {known}")
+    if not found or len(found) != len(set(found)):
+        raise ValueError("must hold {words} once, or {subject}, {attributes} or both")
     return template
 
 
@@ -35,7 +53,8 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     template: str = "a photo of {words} that {text}"
-    """``{words}`` stands for the pseudo-words, ``{text}`` for what the query says."""
+    """``{words}`` stands for the pseudo-words, ``{subject}`` and ``{attributes}`` for those of
+    FTI4CIR by their kind, ``{text}`` for what the query says."""
     strip: str = ""
     """Characters taken from both ends of each relative caption."""
     joined: str = " and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -54,6 +54,11 @@ class Source(Protocol):
     def reference_lists(self) -> list[Tensor]:
         """Return each query's reference images' raw features (images, d), those that could be
         read."""
+
+    def pictures(self) -> Iterator[tuple[list[list[tuple[int, int]]], Tensor]]:
+        """Yield the reference images as the encoder prepares them, by the batch, each with where
+        it belongs: a query's place, and its own in that query's list of ``reference_lists``.
+        Those that cannot be read are left out."""
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return, for each query, the k largest positive inner products of every row of its

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.encoders._open_clip import Clip
-    from pipeline.models.inversion.networks import Network
+    from pipeline.models.inversion.networks import FineGrained, Network
 
 
 class Inversion(Section):
@@ -70,6 +70,20 @@ class Pic2word(Inversion):
     prompt: str = "pic2word"
 
 
+class Fti4cir(Inversion):
+    """FTI4CIR's network (SIGIR 2024): a subject and several attributes an image.
+
+    The prompts ``fti4cir-subject`` and ``fti4cir-attributes`` take one kind alone.
+    """
+
+    name: ClassVar[str] = "fti4cir"
+    network: ClassVar[str] = "FineGrained"
+
+    prompt: str = "fti4cir"
+
+
+Words = dict[str, "Tensor"]
+"""Pseudo-words (n, t) of an image by what a template calls them: ``prompts.WORDS``."""
 NOTHING = "something"
 """Stands for a reference image that could not be read."""
 
@@ -81,12 +95,21 @@ def check(kind: type[Inversion], config: Config, dataset: str) -> None:
     own = section(config, kind, dataset)
     if own.lacking:
         raise ConfigError(f"The method {own.name} needs {own.lacking}")
-    prompts.load(own.prompt)
-    _load(own, *towers.widths(config.encoder))
+    form = prompts.load(own.prompt).form(dataset)
+    fine = kind.network == "FineGrained"
+    if not fine and {*prompts.places(form.template)} != {"words"}:
+        raise ConfigError(
+            f"The inversion prompt {own.prompt!r} is for FTI4CIR's pseudo-words; {own.name} makes "
+            "only {words}."
+        )
+    widths = towers.widths(config.encoder)
+    if fine and widths.v == 0:
+        raise towers.without_tokens(config.encoder.model)
+    _load(own, widths.d, widths.t, widths.v if fine else None)
 
 
-def _load(own: Inversion, d: int | None, t: int | None) -> Network:
-    """Return the network of weights for an encoder of widths d and t, as far as they are known."""
+def _load(own: Inversion, d: int | None, t: int | None, v: int | None = None) -> Network:
+    """Return the network of weights for an encoder's widths, as far as they are known."""
     file = own.file
     if not file.is_file():
         raise ModelError(
@@ -94,7 +117,7 @@ def _load(own: Inversion, d: int | None, t: int | None) -> Network:
             f"--set search.{own.name}.phi=FILE"
         )
     status = file.stat()
-    found = _loaded(file.absolute(), (status.st_size, status.st_mtime_ns, status.st_ino), d, t)
+    found = _loaded(file.absolute(), (status.st_size, status.st_mtime_ns, status.st_ino), d, t, v)
     if type(found).__name__ != own.network:
         raise ModelError(
             f"{file} holds a network {type(found).__name__}, but {own.name} is of the kind "
@@ -105,10 +128,12 @@ def _load(own: Inversion, d: int | None, t: int | None) -> Network:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(file: Path, state: tuple[int, ...], d: int | None, t: int | None) -> Network:
+def _loaded(
+    file: Path, state: tuple[int, ...], d: int | None, t: int | None, v: int | None
+) -> Network:
     from pipeline.models.inversion import checkpoints
 
-    return checkpoints.load(file, d, t)
+    return checkpoints.load(file, d, t, v)
 
 
 def header(kind: type[Inversion], run: Run) -> dict[str, Any]:
@@ -126,23 +151,15 @@ def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
     """
     import torch
 
-    from pipeline.models.inversion.prompts import token_width
-
     source = clues.source
     own = source.settings(kind)
     form = prompts.load(own.prompt).form(source.dataset)
-    encoder, shown = source.encoder(), source.reference_lists()
-    references, counts = torch.cat(shown), [len(own) for own in shown]
-    width = token_width(encoder.model)
-    phi = _load(own, references.shape[1], width).to(encoder.device)
+    encoder = source.encoder()
     with torch.inference_mode():
-        parts = torch.split(references, encoder.batch)
-        made = torch.cat([phi(part.to(encoder.device)) for part in parts])
-        words = torch.split(made, counts)
-        said = source.texts("relative_parts")
+        words = pseudo_words(own, source, encoder)
         asked = [
             (query, text)
-            for query, parts in enumerate(said)
+            for query, parts in enumerate(source.texts("relative_parts"))
             for text in form.texts([part for part in parts if part])
         ]
         features = normalise(_encode(source, encoder, form.template, asked, words))
@@ -151,50 +168,88 @@ def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
     return normalise(total)
 
 
+def pseudo_words(own: Inversion, source: Source, encoder: Clip) -> Sequence[Sequence[Words]]:
+    """Return the pseudo-words of each query's reference images, those that could be read."""
+    import torch
+
+    from pipeline.models.inversion.networks import FineGrained
+    from pipeline.models.inversion.prompts import token_width
+
+    shown = source.reference_lists()
+    references = torch.cat(shown)
+    phi = _load(own, references.shape[1], token_width(encoder.model)).to(encoder.device)
+    if isinstance(phi, FineGrained):
+        return _fine_grained(phi, source, encoder, shown)
+    parts = torch.split(references, encoder.batch)
+    words = torch.cat([phi(part.to(encoder.device)) for part in parts])
+    each = iter(words[:, None])
+    return [[{"words": next(each)} for _ in own] for own in shown]
+
+
+def _fine_grained(
+    phi: FineGrained, source: Source, encoder: Clip, shown: Sequence[Tensor]
+) -> Sequence[Sequence[Words]]:
+    """Return a subject and some attributes a reference image, from the image tower's tokens."""
+    import torch
+
+    from pipeline.models.inversion.towers import image_tokens
+
+    found: list[dict[int, Words]] = [{} for _ in shown]
+    for places, prepared in source.pictures():
+        tokens = image_tokens(encoder, prepared)
+        features = torch.stack([shown[query][place] for (query, place), *_ in places])
+        subjects, attributes, counts = phi(features.to(encoder.device), tokens)
+        for row, same in enumerate(places):
+            subject, others = subjects[row, None], attributes[row, : counts[row]]
+            both = torch.cat([subject, others])
+            for query, place in same:
+                found[query][place] = {"words": both, "subject": subject, "attributes": others}
+    return [[own[place] for place in sorted(own)] for own in found]
+
+
 def _encode(
     source: Source,
     encoder: Clip,
     template: str,
     asked: list[tuple[int, str]],
-    words: Sequence[Tensor],
+    words: Sequence[Sequence[Words]],
 ) -> Tensor:
     """Return the text features (prompts, d) of ``asked``, each a query's place and its text.
 
-    ``words`` holds the pseudo-words (images, t) of each query: of several images, one behind the
-    other, joined by "and".
+    Where a query has several images, those of one kind stand one behind the other, joined by "and".
     """
     import torch
 
-    from pipeline.models.inversion.prompts import Tokenizer, assemble, encode
+    from pipeline.models.inversion.prompts import Prompt, Tokenizer, assemble, encode
 
     tokenizer = Tokenizer(encoder.tokenizer)
+    names = prompts.places(template)
+
+    def prompt(query: int, text: str) -> tuple[Prompt, list[Tensor]]:
+        own = words[query]
+        runs = [image[name] for name in names for image in own]
+        several = " and ".join(["{words}"] * len(own)) or NOTHING
+        filled = prompts.with_words(template, several)
+        return assemble(tokenizer, filled, text, [len(run) for run in runs]), runs
+
     try:
-        made = [
-            assemble(tokenizer, _of_several(template, len(words[query])), text, 1)
-            for query, text in asked
-        ]
+        made = [prompt(query, text) for query, text in asked]
     except ValueError as error:
         raise ConfigError(f"The inversion prompt {template!r} cannot be used: {error}.") from None
-    cut = sum(prompt.cut > 0 for prompt in made)
+    cut = sum(one.cut > 0 for one, _ in made)
     if cut:
         source.note(
             f"{cut} of {len(made)} prompts with pseudo-words were too long for the encoder's "
             f"{tokenizer.context} tokens: the ends of their relative captions were cut."
         )
-    if lost := sum(not len(own) for own in words):
+    if lost := sum(not own for own in words):
         source.note(f"{lost} reference images could not be read: {NOTHING!r} stands for them.")
     found = []
     for start in range(0, len(made), encoder.batch):
-        batch = made[start : start + encoder.batch]
-        queries = [query for query, _ in asked[start : start + encoder.batch]]
-        own = [query for query, prompt in zip(queries, batch, strict=True) if prompt.places]
-        found.append(encode(encoder.model, tokenizer, batch, [words[i] for i in own]).float().cpu())
+        batch, runs = zip(*made[start : start + encoder.batch], strict=True)
+        put = [run for own in runs for run in own]
+        found.append(encode(encoder.model, tokenizer, batch, put).float().cpu())
     return torch.cat(found)
-
-
-def _of_several(template: str, images: int) -> str:
-    """Return the template with a place for the pseudo-word of each of a query's images."""
-    return template.replace("{words}", " and ".join(["{words}"] * images) or NOTHING)
 
 
 def _register(kind: type[Inversion]) -> None:
@@ -208,5 +263,5 @@ def _register(kind: type[Inversion]) -> None:
     )(functools.partial(vectors, kind))
 
 
-for _kind in (Lincir, Searle, Pic2word):
+for _kind in (Lincir, Searle, Pic2word, Fti4cir):
     _register(_kind)

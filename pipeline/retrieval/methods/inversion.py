@@ -32,6 +32,15 @@ def pic2word(clues: Clues) -> Score:
     return same(clues.vectors("pic2word"))
 
 
+@method("fti4cir", ("fti4cir",))
+def fti4cir(clues: Clues) -> Score:
+    """The reference image as a pseudo-word of its subject and several of its attributes.
+
+    FTI4CIR (Lin et al., SIGIR 2024); needs neither captioner nor LLM.
+    """
+    return same(clues.vectors("fti4cir"))
+
+
 @method("seize+lincir", (*NEEDS, "lincir"), (Increment,))
 def seize_lincir(clues: Clues, increment: Increment) -> Score:
     """SEIZE's increment on LinCIR's query."""

@@ -1,6 +1,9 @@
 """Textual inversion: networks, released layouts of weights, and pseudo-words inside prompts."""
 
+import hashlib
+import json
 import pickle
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,6 +23,7 @@ from pipeline.errors import ModelError
 from pipeline.models.inversion import checkpoints, prompts
 from pipeline.models.inversion.networks import FineGrained, Phi, Pic2Word
 from tests.conftest import PROJECT
+from tests.integration.test_cli import seize
 
 D, T, V = 12, 10, 14
 Array = NDArray[np.float64]
@@ -125,44 +130,75 @@ def fti4cir_by_hand(feature: Array, tokens: Array, w: dict[str, Array]) -> tuple
     return subject, by_hand(picked, w, "phi_a.layers."), count
 
 
-def pickled_module(network: FineGrained, file: Path) -> None:
-    """Save a module whole, its classes from a module that is nowhere to be found later."""
-    import sys
+RELEASED = """
+import torch
+from torch import nn
+from torch.nn import functional as nnf
 
+class Phi(nn.Module):
+    def __init__(self, d, h, t):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(d, h), nn.GELU(), nn.Dropout(0.5), nn.Linear(h, h),
+                                    nn.GELU(), nn.Dropout(0.5), nn.Linear(h, t))
+
+class Attention(nn.Module):
+    def __init__(self, v):
+        super().__init__()
+        self.num_heads, self.scale = 1, v ** -0.5
+        self.to_queries = nn.Linear(v, v, bias=False)
+        self.to_keys_values = nn.Linear(v, 2 * v, bias=False)
+        self.project = nn.Linear(v, v)
+        self.dropout = nn.Dropout(0.0)
+
+class Mlp(nn.Module):
+    def __init__(self, v):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(v, 2 * v), nnf.relu, nn.Linear(2 * v, v)
+
+class Layer(nn.Module):
+    def __init__(self, v):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(v), Attention(v)
+        self.norm2, self.mlp = nn.LayerNorm(v), Mlp(v)
+
+class Transformer(nn.Module):
+    def __init__(self, v):
+        super().__init__()
+        self.enc_dec = False
+        self.layers = nn.ModuleList([Layer(v) for _ in range(3)])
+
+class IMG2TEXT(nn.Module):
+    def __init__(self, v, d, t):
+        super().__init__()
+        self.num_k, self.topk, self.epsilon, self.temperature = 24, 12, 0.05, 0.2
+        self.phi_s, self.phi_a = Phi(d, 4 * d, t), Phi(d, 4 * d, t)
+        self.local_atte_fc = nn.Sequential(nn.Linear(v, d), nn.Sigmoid())
+        self.cosine_criterion = nn.CosineEmbeddingLoss()
+        self.criterion_target = torch.as_tensor([1])
+        self.ortho_loss = nn.MSELoss()
+        self.transformer = Transformer(v)
+        self.templates = nn.Parameter(torch.randn(1, 24, v))
+"""
+
+
+def released_module(file: Path, v: int, d: int, t: int) -> dict[str, Array]:
+    """Save a module whole, with the names, classes and attributes of FTI4CIR's release, of random
+    weights; its classes are nowhere to be found later. Returns its parameters."""
     foreign = types.ModuleType("i2t_model")
-    kinds: dict[type, type] = {}
-
-    def disguise(module: nn.Module) -> None:
-        kind = type(module)
-        if kind.__module__.startswith("pipeline."):
-            if kind not in kinds:
-                named = type(kind.__name__, (kind,), {"__module__": "i2t_model"})
-                setattr(foreign, kind.__name__, named)
-                kinds[kind] = named
-            module.__class__ = kinds[kind]
-        for child in module.children():
-            disguise(child)
-
-    disguise(network)
     sys.modules["i2t_model"] = foreign
     try:
-        torch.save(network, file)
+        exec(RELEASED, foreign.__dict__)
+        module = foreign.IMG2TEXT(v, d, t)
+        torch.save(module, file)
     finally:
         del sys.modules["i2t_model"]
+    return doubles(module)
 
 
-def test_fti4cir_is_read_without_unpickling_its_module(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    network = FineGrained(D, V).eval()
-    features, tokens = 3 * torch.randn(6, D), torch.randn(6, 5, V)
-    weights = doubles(network)
-    file = tmp_path / "model_60.pth"
-    pickled_module(network, file)
-    with pytest.raises((ModuleNotFoundError, AttributeError, pickle.UnpicklingError)):
-        torch.load(file, weights_only=False)
-    loaded = checkpoints.load(file, D, D, V)
-    assert isinstance(loaded, FineGrained)
-    subjects, attributes, counts = loaded(features, tokens)
+def check_fti4cir(network: Any, weights: dict[str, Array], d: int, v: int) -> None:
+    """Hold a network against float64, image by image."""
+    features, tokens = 3 * torch.randn(6, d), torch.randn(6, 5, v)
+    subjects, attributes, counts = network(features, tokens)
     assert len(set(counts.tolist())) > 1, "the number of attributes differs by image"
     for i in range(6):
         row = features[i].double().numpy(), tokens[i].double().numpy()
@@ -170,6 +206,58 @@ def test_fti4cir_is_read_without_unpickling_its_module(tmp_path: Path) -> None:
         assert counts[i] == count
         np.testing.assert_allclose(subjects[i].numpy(), subject, atol=1e-4)
         np.testing.assert_allclose(attributes[i].numpy(), attribute, atol=1e-4)
+
+
+@pytest.mark.parametrize("t", [D, T], ids=["t = d, as released", "t of another width"])
+def test_fti4cir_is_read_without_unpickling_its_module(t: int, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    file = tmp_path / "model_60.pth"
+    weights = released_module(file, V, D, t)
+    with pytest.raises((ModuleNotFoundError, AttributeError, pickle.UnpicklingError)):
+        torch.load(file, weights_only=False)
+    loaded = checkpoints.load(file, D, t, V)
+    assert isinstance(loaded, FineGrained)
+    check_fti4cir(loaded, weights, D, V)
+
+
+def test_the_released_fti4cir_of_vit_l_14_has_these_shapes(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = FineGrained(768, 1024)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    layer = "transformer.layers.2"
+    assert shapes["templates"] == (1, 24, 1024)
+    assert shapes[f"{layer}.attn.to_queries.weight"] == (1024, 1024)
+    assert shapes[f"{layer}.attn.to_keys_values.weight"] == (2048, 1024)
+    assert f"{layer}.attn.to_queries.bias" not in shapes
+    assert shapes[f"{layer}.mlp.fc1.weight"] == (2048, 1024)
+    assert shapes[f"{layer}.mlp.fc2.weight"] == (1024, 2048)
+    assert shapes["local_atte_fc.0.weight"] == (768, 1024)
+    assert shapes["phi_a.layers.0.weight"] == (3072, 768)
+    file = tmp_path / "model.pth"
+    assert released_module(file, V, D, D).keys() == shapes.keys()
+
+
+def test_convert_writes_what_was_read_and_runs_no_code(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    file, out = tmp_path / "model_60.pth", tmp_path / "fti4cir.safetensors"
+    weights = released_module(file, V, D, T)
+    result = seize("convert", str(file), "--out", str(out), "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["method"], told["d"], told["t"]) == ("fti4cir", D, T)
+    assert told["source"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    check_fti4cir(checkpoints.load(out, D, T, V), weights, D, V)
+    with safe_open(out, "pt") as stored:
+        assert json.loads(stored.metadata()["configuration"])["source"] == told["source"]
+    refused = seize("convert", str(file), "--out", str(tmp_path / "x.pt"))
+    assert refused.exit_code == 2
+    assert "safetensors" in refused.stderr
+    proof, evil = tmp_path / "proof", tmp_path / "evil.pth"
+    torch.save(Evil(proof), evil)
+    refused = seize("convert", str(evil), "--out", str(tmp_path / "y.safetensors"))
+    assert refused.exit_code == 5
+    assert "evil.pth" in refused.stderr
+    assert not proof.exists()
 
 
 class Evil:

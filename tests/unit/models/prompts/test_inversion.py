@@ -13,7 +13,13 @@ PARTS = ("Is red. ", "has, a  bow?")
 
 
 def test_shipped_prompts_are_as_published() -> None:
-    assert inversion.names() == ["lincir", "pic2word", "searle"]
+    fine = ["fti4cir", "fti4cir-attributes", "fti4cir-subject"]
+    assert inversion.names() == [*fine, "lincir", "pic2word", "searle"]
+    used = [inversion.places(inversion.load(name).template) for name in fine]
+    assert used == [["subject", "attributes"], ["attributes"], ["subject"]]
+    both = inversion.load("fti4cir").form("fashioniq")
+    assert both.template == "a photo of {subject} with {attributes} but {text}"
+    assert both.texts(("one.", "two")) == ["one and two", "two and one"]
     for name in ("lincir", "searle"):
         prompt = inversion.load(name)
         assert prompt.source
@@ -32,6 +38,8 @@ def test_shipped_prompts_are_as_published() -> None:
     [
         ({"template": "a photo of {words}"}, "template: .*must hold {text} once"),
         ({"template": "{words} {words} {text}"}, "must hold {words} once"),
+        ({"template": "{subject} {subject} {text}"}, "or {subject}, {attributes}"),
+        ({"template": "{subject} } {text}"}, "may hold no braces"),
         ({"template": "{words} {text} {x}"}, "may hold no braces"),
         ({"template": "{words} {text}" + "x" * 1000}, "more than 1,000"),
         ({"orders": "all"}, "orders"),
