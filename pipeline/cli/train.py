@@ -1,130 +1,211 @@
-"""The commands that train what inversion needs."""
+"""`seize train`: a command a recipe, with the options that its settings and data declare."""
 
-import functools
+from __future__ import annotations
+
+import types
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+import annotated_types
 import click
 
+from pipeline import recipes
 from pipeline.cli.options import (
     CLIP,
     FiniteRange,
+    cache_option,
+    data_root_option,
     json_option,
     log,
     override_options,
     preset_option,
 )
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError
 from pipeline.printable import echo
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from pipeline.models.training.loop import Trained
+    from pipeline.recipes.base import Recipe
+
 NAME = "train"
-MOST = 1_000_000_000
+OVERRIDES = (*CLIP, "--workers", "--captioner", "--captions", "--follow-links")
 
 
-@click.group(NAME)
+class Recipes(click.Group):
+    """A command for every recipe there is."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of all recipes."""
+        return sorted({*super().list_commands(context), *recipes.names()})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return the command of that name, if there is one."""
+        if (found := super().get_command(context, name)) is not None:
+            return found
+        return command(recipes.find(name)) if name in recipes.names() else None
+
+
+@click.group(NAME, cls=Recipes)
 def train() -> None:
-    """Train a network φ for textual inversion."""
+    """Train what inverts images to pseudo-words.
 
-
-@train.command()
-@click.option(
-    "--texts",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="one text a line, or JSON lines with `text` or `captions`, as a caption stage's file",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="the weights: phi.safetensors"
-)
-@click.option("--steps", type=click.IntRange(1, MOST), default=20_000, show_default=True)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 1_000_000),
-    default=512,
-    show_default=True,
-    help="texts a step",
-)
-@click.option(
-    "--rate", type=FiniteRange(min=0, min_open=True, max=1_000), default=1e-4, show_default=True
-)
-@click.option("--weight-decay", type=FiniteRange(min=0, max=1_000), default=0.01, show_default=True)
-@click.option("--warmup", type=click.IntRange(0, MOST), default=0, show_default=True, help="steps")
-@click.option(
-    "--noise-scale",
-    type=FiniteRange(min=0, max=1_000_000),
-    default=1.0,
-    show_default=True,
-    help="of the noise on a text's feature; 1 as published, for CLIP's own lengths",
-)
-@click.option(
-    "--dropout", type=FiniteRange(min=0, max=1, max_open=True), default=0.5, show_default=True
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option(
-    "--masking",
-    type=click.Choice(["auto", "spacy", "words"]),
-    default="auto",
-    show_default=True,
-    help="keywords by spaCy's en_core_web_sm, or all but function words; auto: by what is there",
-)
-@click.option(
-    "--every",
-    type=click.IntRange(1, MOST),
-    default=1000,
-    show_default=True,
-    help="steps between checkpoints",
-)
-@click.option("--half", is_flag=True, help="write float16: half the size")
-@preset_option
-@functools.partial(override_options, chosen_options=CLIP)
-@json_option
-def lincir(
-    texts: Path,
-    out: Path,
-    half: bool,
-    preset: str,
-    overrides: dict[str, Any],
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Train LinCIR's φ for the encoder from texts alone; a stopped training resumes.
-
-    Checkpoints by step, the curve of the loss and training.json are beside --out, in a folder of
-    its name that ends in .training. A text's feature is to be found again from the text in which
-    the pseudo-word stands for its keywords. Validate several checkpoints: large encoders overfit.
-
-    Example: seize train lincir --texts captions.txt --config paper-l14 --out phi.safetensors
+    A stopped training resumes, to the same weights on one device. Checkpoints by step,
+    losses.jsonl, the curve loss.png and training.json are beside --out, in a folder of its name
+    that ends in .training. Several GPUs: accelerate launch -m pipeline train … gives each a batch.
     """
-    if not texts.is_file():
-        raise InputError(f"--texts {texts} is no file.")
-    from pipeline import config
 
-    settings = config.load(preset, overrides)
-    from dataclasses import asdict
 
-    from pipeline.models.inversion import corpus, towers, training
-    from pipeline.models.training import loop
-    from pipeline.run import dump
-    from pipeline.stages import embeddings
+def command(recipe: Recipe) -> click.Command:
+    """Return a recipe's command."""
 
-    found = corpus.read(texts)
-    log.info(
-        "[train lincir] %s texts of %s (%s)",
-        f"{len(found.texts):,}",
-        texts,
-        corpus.said(found.left_out),
+    def run(
+        out: Path,
+        half: bool,
+        training_preset: str | None,
+        validate: str | None,
+        preset: str,
+        overrides: dict[str, Any],
+        cache: Path,
+        data_root: Path,
+        as_json: bool,
+        **values: Any,
+    ) -> None:
+        from pipeline.recipes.base import Given
+
+        sources = {source.name: values.pop(source.name) for source in recipe.sources}
+        chosen = {name: value for name, value in values.items() if value is not None}
+        settings = recipe.chosen(chosen, training_preset)
+        told = recipe.find_preset(training_preset) if training_preset else None
+        if told is not None:
+            log.info("[train %s] %s: %s", recipe.name, training_preset, told.source)
+            overrides = dict(told.encoder) | overrides
+        given = Given(settings, sources, out, preset, overrides, cache, data_root)
+        _finish(_train(recipe, given, half, validate), as_json)
+
+    options: list[Any] = [_source(source) for source in recipe.sources]
+    options.append(
+        click.option(
+            "--out", type=click.Path(path_type=Path), required=True, help="the .safetensors file"
+        )
     )
-    wanted = training.Settings(**chosen)
-    loop.check(wanted, len(found.texts), out, "texts")
-    clip = towers.load(settings.clip, settings.runtime)
-    identity = embeddings.identity(settings)
-    done = training.train(clip.model, clip.tokenizer, identity, found, out, wanted, half)
+    if recipe.presets:
+        options.append(_preset_of(recipe))
+    fields = recipe.settings.model_fields
+    options += [setting(name, field) for name, field in fields.items()]
+    if recipe.method:
+        options.append(
+            click.option(
+                "--validate",
+                metavar="DATASET:SPLIT",
+                help="keep the checkpoint that is best there, e.g. cirr:val",
+            )
+        )
+    options += [
+        click.option("--half", is_flag=True, help="write float16: half the size"),
+        data_root_option,
+        cache_option,
+        preset_option,
+        lambda function: override_options(function, OVERRIDES),
+        json_option,
+    ]
+    function: Any = _with_defaults(run, recipe)
+    for option in reversed(options):
+        function = option(function)
+    return click.command(recipe.name, help=recipe.help)(function)
+
+
+def _with_defaults(run: Any, recipe: Recipe) -> Any:
+    """Return ``run`` for a recipe that lacks some of the options."""
+    lacking: dict[str, Any] = {} if recipe.presets else {"training_preset": None}
+    lacking |= {} if recipe.method else {"validate": None}
+
+    def called(**values: Any) -> None:
+        run(**values, **lacking)
+
+    return called
+
+
+def _train(recipe: Recipe, given: Any, half: bool, validate: str | None) -> Trained:
+    if given.out.suffix != ".safetensors":
+        raise ConfigError(
+            f"--out {given.out}: weights are written as safetensors; end the name so."
+        )
+    from pipeline.recipes import validation
+
+    measured = validation.on(recipe, given, validate) if validate else None
+    task = recipe.make(given)
+    from pipeline.models.training import loop
+
+    return loop.train(task, given.out, given.settings, half, measured)
+
+
+def _finish(done: Trained, as_json: bool) -> None:
+    from pipeline.run import dump
+
     if as_json:
-        left_out = dict(found.left_out)
-        echo(dump(asdict(done) | {"file": str(done.file), "left_out": left_out}))
-    else:
-        loss = "" if done.loss is None else f", loss {done.loss:.5f}"
-        echo(f"{done.file}: {done.steps:,} steps, {done.computed:,} of them now{loss}")
+        echo(dump(asdict(done) | {"file": str(done.file)}))
+        return
+    loss = "" if done.loss is None else f", loss {done.loss:.5f}"
+    best = "" if done.best is None else f"; best at step {done.best:,}: "
+    best += "" if done.value is None else f"{done.metric} {done.value:.2f}"
+    echo(f"{done.file}: {done.steps:,} steps, {done.computed:,} of them now{loss}{best}")
+
+
+def _source(source: Any) -> Any:
+    return click.option(
+        f"--{source.name}", metavar="PLACE", required=source.required, help=source.help
+    )
+
+
+def _preset_of(recipe: Recipe) -> Any:
+    return click.option(
+        "--preset",
+        "training_preset",
+        type=click.Choice(list(recipe.presets)),
+        help="published values, and the encoder that they are for; other options override them",
+    )
+
+
+def setting(name: str, field: FieldInfo) -> Any:
+    """Return the option of a field of a recipe's settings: its kind, bounds and default.
+
+    The option's own default is None, so that what was given can be told from what was not.
+    """
+    flag = f"--{name.replace('_', '-')}"
+    kind = _without_none(field.annotation)
+    shown: Any = str(field.default) if field.default is not None else None
+    told: Any = {"default": None, "show_default": shown or False, "help": field.description}
+    if kind is bool:
+        no = f"--no-{name.replace('_', '-')}"
+        return click.option(f"{flag}/{no}", name, **told)
+    return click.option(flag, name, type=_type(kind, field), **told)
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _type(kind: Any, field: FieldInfo) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice(list(get_args(kind)))
+    if kind not in (int, float):
+        return kind
+    bounds: dict[str, Any] = {}
+    for bound in field.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            bounds["min"] = bound.ge
+        elif isinstance(bound, annotated_types.Gt):
+            bounds |= {"min": bound.gt, "min_open": True}
+        elif isinstance(bound, annotated_types.Le):
+            bounds["max"] = bound.le
+        elif isinstance(bound, annotated_types.Lt):
+            bounds |= {"max": bound.lt, "max_open": True}
+    return click.IntRange(**bounds) if kind is int else FiniteRange(**bounds)
 
 
 COMMANDS = (train,)

@@ -14,9 +14,10 @@ import click
 from pipeline import config
 from pipeline.demo import world
 from pipeline.demo.training import said
-from pipeline.models.inversion import towers, training
+from pipeline.models.inversion import towers
 from pipeline.models.inversion.corpus import Corpus
-from pipeline.models.training import files
+from pipeline.models.training import files, loop
+from pipeline.recipes import lincir
 from pipeline.stages import embeddings
 
 NAME = "lincir.safetensors"
@@ -29,13 +30,14 @@ def train_phi(out: Path, steps: int, seed: int, rate: float, start: Path | None)
         raise click.UsageError("φ is trained anew; a stopped training resumes without --start.")
     rng = random.Random(seed)
     texts = [said(world.training_scene(rng), rng) for _ in range(TEXTS)]
-    settings = training.Settings(
+    settings = lincir.Settings(
         steps=steps, batch=256, rate=rate, dropout=0.1, seed=seed, masking="words", every=100
     )
     demo = config.load("demo")
     clip, file = towers.load(demo.clip, demo.runtime), out / NAME
     encoder = embeddings.identity(demo)
-    training.train(clip.model, clip.tokenizer, encoder, Corpus(texts), file, settings, half=True)
+    task = lincir.Lincir(clip.model, clip.tokenizer, encoder, Corpus(texts), settings)
+    loop.train(task, file, settings, half=True)
     folder = files.folder_of(file)
     (folder / "training.json").replace(out / "training.json")
     shutil.rmtree(folder)

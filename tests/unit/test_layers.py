@@ -21,6 +21,7 @@ LAYERS = (
     {"retrieval"},
     {"stages"},
     {"study", "own"},
+    {"recipes"},
     {"pages", "doctor"},
     {"demo"},
     {"cli"},

@@ -6,6 +6,7 @@ list of function words. Keywords are matched as whole words, not inside others.
 """
 
 import codecs
+import functools
 import importlib
 import json
 import random
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.store.identity import fingerprint
@@ -25,7 +26,8 @@ LONGEST_TEXT = 2_000
 """Characters of a text: no encoder reads more."""
 JSON_ENDINGS = (".jsonl", ".ndjson")
 
-Masking = Literal["auto", "spacy", "words"]
+SPACY = "en_core_web_sm"
+"""The pipeline that LinCIR tags with."""
 Spans = list[tuple[int, int]]
 """Where keywords begin and end in a text, rising."""
 
@@ -148,23 +150,51 @@ def _add(corpus: Corpus, text: Any) -> None:
         corpus.texts.append(clean)
 
 
-def masker(kind: Masking) -> tuple[str, Callable[[str], Spans]]:
-    """Return a way to find keywords and its name; ``auto`` takes spaCy where it is installed.
+def masker(kind: str) -> tuple[str, Callable[[str], Spans]]:
+    """Return a way to find keywords and its name.
 
-    Raises ConfigError where spaCy or its model is asked for and not there.
+    ``words`` needs nothing; ``spacy`` tags with en_core_web_sm and ``spacy:PIPELINE`` with another
+    one, installed or in a folder; ``auto`` takes spaCy where both are installed. Raises ConfigError
+    for a pipeline that is not there or does not tag.
     """
-    if kind != "words":
-        try:
-            spacy: Any = importlib.import_module("spacy")  # one may have it; nothing requires it
-            tagger = spacy.load("en_core_web_sm", exclude=["ner", "lemmatizer", "parser"])
-            return f"spacy en_core_web_sm {tagger.meta['version']}", lambda t: _tagged(tagger, t)
-        except (ImportError, OSError):
-            if kind == "spacy":
-                raise ConfigError(
-                    "spaCy with en_core_web_sm is not installed. Run: pip install spacy && python "
-                    "-m spacy download en_core_web_sm; or leave it to --masking words."
-                ) from None
-    return "words", content_words
+    if kind == "words":
+        return "words", content_words
+    name = kind.partition(":")[2] or SPACY
+    try:
+        tagger = tagging(name)
+    except ConfigError:
+        if kind == "auto":
+            return "words", content_words
+        raise
+    said = f"spacy {tagger.meta['name']} {tagger.meta['version']}"
+    return said, lambda text: _tagged(tagger, text)
+
+
+@functools.cache
+def tagging(name: str = SPACY) -> Any:
+    """Return spaCy's pipeline of that name or folder, which tags parts of speech.
+
+    Raises ConfigError where spaCy or the pipeline is not there, or it sets no part of speech.
+    """
+    try:
+        spacy: Any = importlib.import_module("spacy")  # an extra: nothing requires it
+        tagger = spacy.load(name, exclude=["ner", "lemmatizer", "parser"])
+    except ImportError:
+        raise ConfigError(
+            "spaCy is not installed. Run: pip install spacy; or leave it to --masking words."
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"spaCy cannot load the pipeline {name!r} ({reason}). Run: python -m spacy download "
+            f"{SPACY}; or name a folder with spacy:FOLDER, or leave it to --masking words."
+        ) from None
+    if not any(token.pos_ for token in tagger("a red cat on the table")):
+        raise ConfigError(
+            f"The spaCy pipeline {name!r} tags no parts of speech. Give one with a tagger and an "
+            "attribute ruler, or a morphologizer."
+        )
+    return tagger
 
 
 def _tagged(tagger: Any, text: str) -> Spans:

@@ -8,10 +8,8 @@ that was stopped anywhere goes on to the same weights, bit for bit on one device
 import functools
 import json
 import math
-import random
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,60 +28,14 @@ from pipeline.models.training.files import (
 )
 from pipeline.models.training.settings import Settings
 from pipeline.models.training.several import mean
+from pipeline.models.training.task import Order as Order
+from pipeline.models.training.task import Task as Task
 from pipeline.processes import current
 from pipeline.run import log, progress
 from pipeline.store.files import lock, write_json
 
 LOGGED = 50
 """Steps whose losses are averaged to one point of the curve."""
-
-
-class Task(ABC):
-    """What is trained; a recipe makes one of its settings, its model and its data."""
-
-    name: str
-    """As in ``seize train NAME``."""
-    module: nn.Module
-    """What is trained, on its device and in training mode; it holds nothing that is frozen."""
-    items: int
-    """How many there are to train from: an epoch sees each once."""
-    identity: dict[str, Any]
-    """What changes the weights beside the settings, JSON-able; written into every checkpoint."""
-    enlarged: float = 1.0
-    """The loss is multiplied with this power of two for the gradients' way through a frozen model
-    in half precision, where they would vanish."""
-
-    @abstractmethod
-    def batch(self, number: int) -> Any:
-        """Return batch ``number`` of the training, by that and the seed alone; see ``Order``."""
-
-    @abstractmethod
-    def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """Return the terms, weighted, whose sum is made smaller; torch's generator is seeded."""
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """Return what a checkpoint holds."""
-        return self.module.state_dict()
-
-
-class Order:
-    """The items of each batch: every item once an epoch, in an order by the seed."""
-
-    def __init__(self, items: int, batch: int, seed: int) -> None:
-        self._items, self._batch, self._seed = items, batch, seed
-        self._held: tuple[int, list[int]] = (-1, [])
-
-    def of(self, number: int) -> list[int]:
-        """Return the places of the items of batch ``number``."""
-        made = []
-        for at in range(number * self._batch, (number + 1) * self._batch):
-            epoch, place = divmod(at, self._items)
-            if self._held[0] != epoch:
-                order = list(range(self._items))
-                random.Random(f"{self._seed} epoch {epoch}").shuffle(order)
-                self._held = epoch, order
-            made.append(self._held[1][place])
-        return made
 
 
 @dataclass(frozen=True)
@@ -129,19 +81,18 @@ def train(
     settings: Settings,
     half: bool = False,
     validation: Validation | None = None,
-    record: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train ``task`` and write its weights to ``out`` as safetensors.
 
     Checkpoints by step, the losses (``losses.jsonl``), their curve and ``training.json`` are in a
     folder of its name that ends in ``.training``. With a ``validation`` the best checkpoint is
-    what ``out`` gets, else the last. ``half`` writes float16; ``record`` goes into training.json.
+    what ``out`` gets, else the last. ``half`` writes float16.
     Raises ConfigError for settings that cannot be used or differ from those it was begun with,
     InputError for too few items, ModelError where a loss or gradient is no finite number any more:
     the checkpoints before stay.
     """
     check(settings, task.items, out)
-    loop = _Loop(task, Files(out), settings, half, validation, dict(record or {}))
+    loop = _Loop(task, Files(out), settings, half, validation)
     if not current().main:
         return loop.run()
     with lock(loop.files.state):
@@ -158,10 +109,9 @@ class _Loop:
         settings: Settings,
         half: bool,
         validation: Validation | None,
-        record: dict[str, Any],
     ) -> None:
         self.task, self.files, self.settings, self.half = task, files, settings, half
-        self.validation, self.extra = validation, record
+        self.validation = validation
         self.processes = current()
         self.device = next(task.module.parameters()).device
         _check_precision(settings, self.device)
@@ -343,7 +293,7 @@ class _Loop:
             told |= {"validation": {self.validation.metric: validated[best]}}
         write_weights(self.files.out, weights, told, self.half)
         by_metric = {self.validation.metric: validated} if self.validation else {}
-        record = told | self.extra
+        record = told | dict(self.task.record)
         record |= {
             "seconds": round(self.seconds),
             "device": str(self.device),

@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline import config
-from pipeline.cli import train
 from pipeline.errors import ConfigError, InputError, ModelError
-from pipeline.models.inversion import checkpoints, corpus, towers, training
+from pipeline.models.inversion import checkpoints, corpus, prompts, towers
 from pipeline.models.inversion.corpus import Corpus
 from pipeline.models.inversion.networks import Phi
-from pipeline.models.inversion.training import Settings
+from pipeline.models.training import loop
+from pipeline.recipes.lincir import RECIPE, Lincir, Settings
 from tests.conftest import PROJECT
 
 TEXTS = [
@@ -41,9 +41,11 @@ def clip() -> Any:
     return towers.load(demo.clip, demo.runtime)
 
 
-def trained(clip: Any, out: Path, settings: Settings, texts: list[str] = TEXTS) -> training.Trained:
+def trained(clip: Any, out: Path, settings: Settings, texts: list[str] = TEXTS) -> loop.Trained:
+    loop.check(settings, len(texts), out, "texts")
     encoder = {"model": "demo"}
-    return training.train(clip.model, clip.tokenizer, encoder, Corpus(texts), out, settings)
+    task = Lincir(clip.model, clip.tokenizer, encoder, Corpus(texts), settings)
+    return loop.train(task, out, settings)
 
 
 def test_lines_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
@@ -195,9 +197,56 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_command_trains_with_the_published_values_by_default() -> None:
-    values = {option.name: option.default for option in train.lincir.params}
-    own = Settings().model_dump()
-    shared = own.keys() & values.keys()
-    assert {"steps", "batch", "rate", "noise_scale", "dropout", "every"} < shared
-    assert {name: values[name] for name in shared} == {name: own[name] for name in shared}
+def test_the_published_values_are_the_defaults_and_the_presets() -> None:
+    # L: train_phi.py and the README's command: 64 texts on 8 GPUs, 20,000 steps.
+    own = Settings()
+    published = {"steps": 20_000, "batch": 64 * 8, "rate": 1e-4, "weight_decay": 0.01, "warmup": 0}
+    published |= {"noise_scale": 1.0, "dropout": 0.5, "schedule": "constant"}
+    assert own.model_dump() | published == own.model_dump()
+    for name, model in (("l14", "ViT-L-14"), ("h14", "ViT-H-14"), ("bigg", "ViT-bigG-14")):
+        preset = RECIPE.find_preset(f"lincir-{name}")
+        assert preset.encoder["clip.model"] == model
+        assert RECIPE.chosen({}, f"lincir-{name}").seed == 12345
+    assert RECIPE.chosen({"seed": 7}, "lincir-l14").seed == 7
+    with pytest.raises(ConfigError, match="Did you mean 'lincir-l14'"):
+        RECIPE.chosen({}, "lincir-l15")
+
+
+def test_a_training_is_lincirs_by_a_bare_loop(clip: Any, tmp_path: Path) -> None:
+    """The weights of a seed, by a loop of its own that does what LinCIR's paper says."""
+    out = tmp_path / "phi.safetensors"
+    trained(clip, out, QUICK)
+    torch.manual_seed(QUICK.seed)
+    phi, tokenizer = Phi(128, 96, dropout=QUICK.dropout), prompts.Tokenizer(clip.tokenizer)
+    adam = torch.optim.AdamW(phi.parameters(), lr=QUICK.rate, weight_decay=0.01)
+    order: list[int] = []
+    for epoch in range(2):
+        order += _shuffled(f"{QUICK.seed} epoch {epoch}")
+    for step in range(QUICK.steps):
+        pairs = []
+        for place in order[step * QUICK.batch : (step + 1) * QUICK.batch]:
+            text, tokens, places = TEXTS[place], [], []
+            rng = random.Random(f"{QUICK.seed} {place}")
+            for piece in corpus.masked(text, corpus.content_words(text), rng):
+                places += [len(tokens)] if piece is None else []
+                tokens += tokenizer.pieces("word" if piece is None else piece)
+            whole = prompts.Prompt(tuple(tokenizer.pieces(text)), ())
+            pairs.append((whole, prompts.Prompt(tuple(tokens), tuple(places))))
+        torch.manual_seed(QUICK.seed * 1_000_003 + step + 1)
+        with torch.no_grad():
+            target = prompts.encode(clip.model, tokenizer, [one for one, _ in pairs], [])
+        noise = torch.rand(len(target), 1) * torch.randn_like(target)
+        words = phi(target + noise)
+        placed = [w.expand(len(p.places), -1) for w, (_, p) in zip(words, pairs, strict=True)]
+        found = prompts.encode(clip.model, tokenizer, [masked for _, masked in pairs], placed)
+        adam.zero_grad()
+        (found - target).square().mean().backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    for name, value in load_file(out).items():
+        torch.testing.assert_close(value, phi.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def _shuffled(seed: str) -> list[int]:
+    order = list(range(len(TEXTS)))
+    random.Random(seed).shuffle(order)
+    return order
