@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import plugins
 from pipeline.datasets.base import Dataset
 from pipeline.errors import ConfigError, nearest
+from pipeline.run import log
 
 GROUP = "seize.datasets"
 
@@ -43,4 +44,13 @@ def load(
     kind = find(name)
     if split not in kind.splits:
         raise ConfigError(f"{name} has no split {split!r}.{nearest(split, kind.splits)}")
-    return kind(split, root, gallery, follow_links)
+    loaded = kind(split, root, gallery, follow_links)
+    for note in loaded.notes:
+        log.warning("%s %s: %s", name, split, note)
+    return loaded
+
+
+def names() -> str:
+    """Return the names of all benchmarks, for people."""
+    *most, last = known()
+    return f"{', '.join(most)} or {last}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.paths import check_links, relative
 from pipeline.datasets.reading import Predictions, is_id_list, read_json
 from pipeline.errors import ConfigError, InputError, SeizeError
-from pipeline.records import Query, Ranking
+from pipeline.records import ImageFile, Query, Ranking, file_of
 
 
 @dataclass
@@ -29,8 +29,9 @@ class Findings:
 class Dataset(ABC):
     """One split of a benchmark, read from its official layout below ``root``.
 
-    Reading never opens an image: ``images`` maps every id to where its file should be. A file that
-    is a link out of the images' folder is refused unless ``follow_links``; the folder may be one.
+    Reading never opens an image: ``images`` maps every id to where its file should be, or to a crop
+    of one. A file that is a link out of the images' folder is refused unless ``follow_links``; the
+    folder may be one.
     """
 
     name: ClassVar[str]
@@ -60,9 +61,11 @@ class Dataset(ABC):
     queries: list[Query]
     annotations: dict[str, Any]
     """The content of the annotation files, by their path below the root."""
+    notes: list[str]
+    """What the annotations hold that a reader of the figures should know, in words."""
     complete: bool
     """False once ``limit`` has left queries out."""
-    images: dict[str, Path]
+    images: dict[str, ImageFile]
     galleries: dict[str, list[str]]
     """Gallery name to the ids searched, in a fixed order; ties are broken by it."""
     gallery_name: str
@@ -77,7 +80,7 @@ class Dataset(ABC):
             )
         self.split = split
         self.gallery = gallery
-        self.annotations = {}
+        self.annotations, self.notes = {}, []
         nested = root / self.folder
         self.root = nested if nested.is_dir() else root
         self._annotations = hashlib.sha256()
@@ -86,7 +89,7 @@ class Dataset(ABC):
         self.read()
         self._check_queries()
         if not follow_links:
-            check_links(self._folders, self.images.values())
+            check_links(self._folders, map(file_of, self.images.values()))
         self.complete = True
 
     @property
