@@ -51,6 +51,11 @@ def load(
 
 
 def names() -> str:
-    """Return the names of all benchmarks, for people."""
-    *most, last = known()
+    """Return the names of the benchmarks that are shipped or installed, for people."""
+    installed = {point.module for point in plugins.entry_points(GROUP).values()}
+    *most, last = (
+        name
+        for name, kind in known().items()
+        if kind.__module__.startswith(f"{__name__}.") or kind.__module__ in installed
+    )
     return f"{', '.join(most)} or {last}"

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "cli/main": "integration/test_cli.py",
     "cli/options": "integration/test_cli.py",
     "cli/own": "integration/test_folder.py",
+    "cli/registered": "integration/test_cli.py",
     "cli/setup": "integration/test_cli.py",
     "cli/stages": "integration/test_cli.py",
     "cli/train": "integration/test_train.py",
