@@ -52,6 +52,8 @@ class Query:
     shared_concept: str | None = None
     excluded: tuple[str, ...] = ()
     """Further images that are never retrieved for it."""
+    negatives: tuple[str, ...] = ()
+    """Images that are told to be wrong answers (PinPoint)."""
     further: tuple[str, ...] = ()
     """Reference images behind the first."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.paths import check_links, relative
-from pipeline.datasets.reading import Predictions, is_id_list, read_json
+from pipeline.datasets.reading import Predictions, is_id_list, read_json, read_parquet
 from pipeline.errors import ConfigError, InputError, SeizeError
 from pipeline.records import ImageFile, Query, Ranking, file_of
 
@@ -44,6 +44,8 @@ class Dataset(ABC):
     """How many images a list of each kind holds in a submission."""
     max_bytes: ClassVar[int | None] = None
     """The largest file the evaluation server takes."""
+    lists_all_truths: ClassVar[bool] = True
+    """Whether every ground truth has to be listed as an image; if not, others are never found."""
     reference_allowed: ClassVar[bool] = True
     """Whether a list may hold the query's own reference image."""
 
@@ -123,7 +125,7 @@ class Dataset(ABC):
     @property
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
-        return any(query.target is not None for query in self.queries)
+        return any(query.relevant for query in self.queries)
 
     def check_ground_truth(self) -> None:
         """Raise InputError where there is no ground truth."""
@@ -352,7 +354,7 @@ class Dataset(ABC):
             asked = {
                 "reference": query.references,
                 "target": (query.target,) if query.target is not None else (),
-                "ground truth": query.ground_truths,
+                "ground truth": query.ground_truths if self.lists_all_truths else (),
                 "group member": query.group,
             }
             for role, images in asked.items():
@@ -369,6 +371,15 @@ class Dataset(ABC):
         """Read an annotation file below the root; its bytes enter ``fingerprint``."""
         self.annotations[file] = read_json(self.root / file, self._annotations)
         return self.annotations[file]
+
+    def read_rows(self, file: str) -> list[Query]:
+        """Read an annotation file in Parquet; its bytes enter ``fingerprint``. Raises InputError
+        naming row and field."""
+        rows = read_parquet(self.root / file, self._annotations)
+        self.annotations[file] = rows
+        return [
+            self.parse(row, f"{self.root / file}, row {number}") for number, row in enumerate(rows)
+        ]
 
     def read_listing(self, file: str) -> Any:
         """Read a gallery listing below the root; its bytes enter ``gallery_fingerprint``."""
