@@ -170,7 +170,7 @@ def read_image(file: ImageFile, opener: Opener = without_waiting) -> bytes:
         return stream.read(os.fstat(stream.fileno()).st_size)
 
 
-def read_named(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
+def read_named(images: Mapping[str, ImageFile], name: str) -> tuple[ImageFile, bytes]:
     """Return the file and the bytes of the image of that name."""
     return images[name], read_image(images[name])
 
