@@ -14,7 +14,6 @@ from pipeline.cli.options import (
     json_option,
     run_options,
 )
-from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 
 
@@ -105,7 +104,7 @@ def rank(
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@dataset_option()
+@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
 @click.option("--split", required=True, help="the split the files are for")
 @data_root_option
 @cache_option

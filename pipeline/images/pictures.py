@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.errors import InputError
 from pipeline.images.files import open_image
 from pipeline.printable import printable
-from pipeline.records import ImageFile, Query, Ranking
+from pipeline.records import Query, Ranking
 from pipeline.run import Run, progress
 
 Item = TypeVar("Item")
@@ -134,7 +135,7 @@ class Thumbnails:
 
 
 def thumbnails(
-    images: Mapping[str, ImageFile], budget: int, max_pixels: int | None = None
+    images: Mapping[str, Path], budget: int, max_pixels: int | None = None
 ) -> Thumbnails:
     """Return thumbnails of ``images``, as large and good as fit into ``budget`` bytes together.
 
@@ -153,7 +154,7 @@ def thumbnails(
     files: dict[str, bytes] = {}
     failed: dict[str, str] = {}
 
-    def make(item: tuple[str, ImageFile]) -> None:
+    def make(item: tuple[str, Path]) -> None:
         name, file = item
         try:
             image = open_image(file, at_least=side, max_pixels=max_pixels)

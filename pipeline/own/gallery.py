@@ -19,6 +19,7 @@ from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.errors import InputError
 from pipeline.images.files import lossless, open_image, read_image
 from pipeline.models import captioners
+from pipeline.models.composers.phrases import entities
 from pipeline.own import checks, folder
 from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
@@ -244,6 +245,7 @@ class Gallery:
             "edits": edits,
             "relative_captions": [relative_caption],
             "relative_parts": [relative_caption],
+            "entities": entities(relative_caption),
         }
 
         def picture(reference: str) -> Image.Image:

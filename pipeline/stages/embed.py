@@ -27,17 +27,18 @@ def embed(run: Run) -> list[StageReport]:
 
 
 def _embed(run: Run) -> list[StageReport]:
-    reports = [_embed_images(run)]
+    reports = [embed_images(run)]
     try:
         wanted = texts.embedded(run)
     except MissingStageError as error:
         if current().main:
             log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
-    return [*reports, _embed_texts(run, wanted)] if wanted else reports
+    return [*reports, embed_texts(run, wanted)] if wanted else reports
 
 
-def _embed_images(run: Run) -> StageReport:
+def embed_images(run: Run) -> StageReport:
+    """Embed what is missing of the dataset's images; raises InputError if none could be read."""
     file = image_file(run)
     with stage("embed", run, [run.dataset.root], file, "images") as report:
         config, told = settle(run.config, file)
@@ -56,7 +57,8 @@ def _embed_images(run: Run) -> StageReport:
     return report
 
 
-def _embed_texts(run: Run, wanted: list[str]) -> StageReport:
+def embed_texts(run: Run, wanted: list[str]) -> StageReport:
+    """Embed what is missing of ``wanted`` texts."""
     file = text_file(run)
     made_by = [one for one in stages.known().values() if one.name in texts.stages(run)]
     reads = [file(run) for one in made_by for file in one.sources.values()]

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 
 from pipeline.config import encoder_of
+from pipeline.models.composers.phrases import entities
 from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.stages import known
@@ -19,11 +20,19 @@ def _parts(run: Run) -> ByQuery:
     return {query.id: query.relative_captions for query in run.queries}
 
 
+def _entities(run: Run) -> ByQuery:
+    return {query.id: entities(*query.relative_captions) for query in run.queries}
+
+
 @functools.cache
 def kinds() -> dict[str, TextKind]:
     """Return every kind of texts by name: the dataset's own, then stage by stage in their order."""
     made = {name: kind for stage in known().values() for name, kind in stage.texts.items()}
-    own = {"relative_captions": TextKind(_relative), "relative_parts": TextKind(_parts)}
+    own = {
+        "relative_captions": TextKind(_relative),
+        "relative_parts": TextKind(_parts),
+        "entities": TextKind(_entities),
+    }
     return own | made
 
 

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from pipeline.models.composers.base import Head
 
-SHARED = ("base", "checkpoints", "losses", "training")
+SHARED = ("base", "checkpoints", "losses", "phrases", "settings", "training")
 """Modules of this package that hold no head."""
 
 

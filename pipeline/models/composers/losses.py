@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-TEMPERATURE = 0.07
+from pipeline.models.composers.settings import TEMPERATURE
 
 
 def info_nce(
