@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config.names import CLIP, encoder_of
+from pipeline.config.names import CLIP, encoder_of, split
 from pipeline.errors import ConfigError, nearest
 from pipeline.yamls import first_problem
 
@@ -338,7 +338,7 @@ class Config(_Section):
 
     @property
     def _encoder_name(self) -> str:
-        names = {encoder_of(name.strip()) for name in self.search.method.split(",")}
+        names = {encoder_of(name) for name in split(self.search.method)}
         return names.pop() if len(names) == 1 else CLIP
 
     def named_encoder(self, name: str) -> ClipConfig:

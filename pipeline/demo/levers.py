@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.config import VERIFIED
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.stages import inputs, search, verify
 from pipeline.study import compare
@@ -19,10 +20,16 @@ def rank(run: Run, names: Sequence[str]) -> dict[str, float]:
 
     Those of a verified one are the verifier's, from when it was asked.
     """
-    plain = dict.fromkeys(name.removesuffix(VERIFIED) for name in names)
-    inputs.make_clues(run.with_method(",".join(plain)))
-    reports = search.search(run.with_method(",".join(plain)))
-    spent = {name: r.seconds for name, r in zip(plain, reports, strict=True)}
+    plain = list(dict.fromkeys(map(methods.base, names)))
+    inputs.make_clues(run.with_method(methods.join(plain)))
+    took = {r.writes: r.seconds for r in search.search(run.with_method(methods.join(plain)))}
+
+    def seconds(one: Run) -> float:
+        """Return what a ranking took; a pool's with its parts'."""
+        parts = search.parts_of(one).values() if methods.is_pool(one.config.search.method) else ()
+        return took[str(search.ranking_file(one).file)] + sum(map(seconds, parts))
+
+    spent = {name: seconds(run.with_method(name)) for name in plain}
     for name in names:
         if name.endswith(VERIFIED):
             one = run.with_method(name)
@@ -47,7 +54,7 @@ def table(runs: Sequence[Run], names: Sequence[str], resamples: int = 2000) -> p
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for run in runs:
         spent = rank(run, names)
-        rows = compare.rows_of_run(run.with_method(",".join(names)))
+        rows = compare.rows_of_run(run.with_method(methods.join(names)))
         found = compare.compare(run.dataset, rows, names[0], resamples)
         metric = run.dataset.headline
         for _, cell in found[found["metric"] == metric].iterrows():

@@ -56,7 +56,11 @@ def method(config: "Config", name: str) -> None:
     """Raise ConfigError unless ``name`` is one method that can rank a folder of one's own."""
     from pipeline.retrieval import methods
 
-    methods.find(name)
+    if parts := methods.find(name).parts:
+        raise ConfigError(
+            f"{name} fuses the rankings of benchmarks' queries. For images of your own take one of "
+            f"its parts: --method {parts[0]}."
+        )
     if config.with_search(method=name).encoder != config.encoder:
         raise ConfigError(
             f"{name} ranks by another encoder than this folder's index. Give its name at the start."

@@ -92,12 +92,17 @@ def one_method(run: Run) -> None:
 
 
 def method(run: Run) -> None:
-    """Check the methods' names, that the prompt asks for what they need, and their weights."""
+    """Check the methods' names, that the prompt asks for what they need, and their weights.
+
+    Weights of a pool's parts must be those of a part.
+    """
     from pipeline.retrieval import methods
     from pipeline.stages import texts
 
-    for name in texts.selection(run):
+    names = texts.selection(run)
+    for name in [*names, *methods.expanded(names)]:
         methods.settings(run.config, name, run.dataset.name)
+    methods.check_pools(run.config, names, run.dataset.name)
 
 
 def device(run: Run) -> None:

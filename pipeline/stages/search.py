@@ -1,8 +1,10 @@
 """The search stage: rank the gallery for every query, from features on disk and no model."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import encoder_of, without_encoder
@@ -10,8 +12,10 @@ from pipeline.errors import InputError
 from pipeline.models import verifiers
 from pipeline.records import Query, Ranking
 from pipeline.retrieval import indexes, methods
+from pipeline.retrieval.pool import Pool, fuse
 from pipeline.retrieval.scoring import Score, top_k
-from pipeline.run import Run, StageReport, log, progress, stage
+from pipeline.retrieval.sections import section
+from pipeline.run import Run, StageReport, log, progress, stage, with_option
 from pipeline.stages import checks, embeddings, texts
 from pipeline.stages.base import Line, Stage
 from pipeline.stages.inputs import Inputs, ready, settings_of
@@ -31,6 +35,8 @@ def header(run: Run) -> dict[str, Any]:
     if run.verified:
         return _verified_header(run)
     search = run.config.search
+    if methods.is_pool(search.method):
+        return _pool_header(run)
     name = without_encoder(search.method)  # which it is stands under "clip"
     clues = methods.clues_of(search.method)
     own = {name: found for name, clue in clues.items() if (found := clue.header(run))}
@@ -54,6 +60,47 @@ def header(run: Run) -> dict[str, Any]:
     return content
 
 
+def _pool_header(run: Run) -> dict[str, Any]:
+    """Return what a pool is: the fingerprints of its parts' rankings, and how they are fused."""
+    settings = pool_settings(run)
+    parts = {name: fingerprint(header(one)) for name, one in parts_of(run).items()}
+    fused: dict[str, Any] = {
+        "rule": settings.rule,
+        "weights": dict(zip(parts, settings.of(list(parts)), strict=True)),
+    }
+    if settings.rule == "rrf":
+        fused["k"] = settings.k
+    return {
+        "stage": "search",
+        "format": 1,
+        "method": run.config.search.method,
+        "parts": parts,
+        "settings": {settings.name: fused},
+        "protocol": run.protocol,
+        "top_k": run.config.search.top_k,
+        "limited_to": None if run.dataset.complete else len(run.queries),
+        "queries": run.dataset.fingerprint,
+        "gallery": run.dataset.gallery_fingerprint,
+    }
+
+
+def pool_settings(run: Run) -> Pool:
+    """Return how the run's pools are fused; raises ConfigError naming the field that is wrong."""
+    return section(run.config, Pool, run.dataset.name)
+
+
+def parts_of(run: Run) -> dict[str, Run]:
+    """Return a run for each part of a pool, of as many images as the pool looks at."""
+    depth = pool_settings(run).depth or run.config.search.top_k
+    config = run.config.with_search(top_k=depth)
+    deeper = replace(run, config=config)
+    if depth != run.config.search.top_k:
+        command = with_option(run.command, "--top-k", "search.top_k", str(depth))
+        deeper = replace(deeper, command=command)
+    names = methods.expanded([run.config.search.method])
+    return {name: deeper.with_method(name) for name in names}
+
+
 def _verified_header(run: Run) -> dict[str, Any]:
     config = run.config.verifier
     limits = {"average": {"weight"}, "confidence": {"accept", "reject"}}[config.fusion]
@@ -68,7 +115,7 @@ def _verified_header(run: Run) -> dict[str, Any]:
 def ranking_file(run: Run) -> RecordFile:
     """Return the file of rankings: ``{"query", "images", "scores", "subset", …}`` a line."""
     content = header(run)
-    name = without_encoder(run.config.search.method)
+    name = methods.in_file_names(run.config.search.method)
     file = run.file("search", name, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 
@@ -105,16 +152,27 @@ def search(run: Run) -> list[StageReport]:
     names = ready(run)
     for name in names:
         methods.find(name)  # raises for a verified one
-        methods.settings(run.config, name, run.dataset.name)
-    reports: dict[str, StageReport] = {}
+    todo: dict[Path, Run] = {}
+    for one in map(run.with_method, names):
+        own = parts_of(one).values() if methods.is_pool(one.config.search.method) else [one]
+        todo |= {ranking_file(part).file: part for part in own}
+    reports = _searched(run, list(todo.values()))
+    return reports + [pool(run.with_method(name)) for name in names if methods.is_pool(name)]
+
+
+def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
+    """Rank by one method each, and write the rankings."""
+    for one in runs:
+        methods.settings(one.config, one.config.search.method, run.dataset.name)
+    reports: dict[Path, StageReport] = {}
     inputs: Inputs | None = None
-    for name in sorted(names, key=encoder_of):  # one gallery after the other
-        one = run.with_method(name)
-        if inputs is None or inputs.encoder_name != encoder_of(name):
+    for one in sorted(runs, key=_encoder):  # one gallery after the other
+        if inputs is None or inputs.encoder_name != _encoder(one):
             inputs = Inputs(one)
         output = ranking_file(one)
         with stage("search", one, inputs.files, output.file, "queries") as report:
-            score = methods.score(run.config, name, run.dataset.name, inputs.clues)
+            name = one.config.search.method
+            score = methods.score(one.config, name, run.dataset.name, inputs.clues)
             report.reads = [str(file) for file in inputs.files]
             report.failed |= inputs.failed
             searcher = inputs.searcher
@@ -128,8 +186,50 @@ def search(run: Run) -> list[StageReport]:
                     f"{report.visited:,} images visited a query of {inputs.images.shape[0]:,}; "
                     f"{searcher.scanned} queries scanned the gallery in the end"
                 )
-        reports[name] = report
-    return [reports[name] for name in names]
+        reports[output.file] = report
+    return [reports[ranking_file(one).file] for one in runs]
+
+
+def _encoder(run: Run) -> str:
+    return encoder_of(run.config.search.method)
+
+
+def pool(run: Run) -> StageReport:
+    """Fuse the rankings of a pool's parts, and write what comes of it.
+
+    Raises MissingStageError where a part was not searched.
+    """
+    output, parts = ranking_file(run), parts_of(run)
+    files = [ranking_file(one).file for one in parts.values()]
+    with stage("search", run, files, output.file, "queries") as report:
+        made = pooled(run, pool_settings(run), [read(one) for one in parts.values()])
+        write_records(output.file, output.header, map(asdict, made))
+        report.computed = len(made)
+    return report
+
+
+def pooled(run: Run, settings: Pool, parts: Sequence[Sequence[Ranking]]) -> list[Ranking]:
+    """Return the pool of ``parts``, the rankings of each part in query order.
+
+    CIRR's groups, which every part ranks whole, are fused by the same rule.
+    """
+    weights, k = settings.of(methods.find(run.config.search.method).parts), run.config.search.top_k
+    made = []
+    for rankings in zip(*parts, strict=True):
+        lists = [dict(zip(r.images, r.scores, strict=True)) for r in rankings]
+        groups = [dict(zip(r.subset, r.subset_scores, strict=True)) for r in rankings]
+        images = dict(itertools.islice(fuse(lists, settings, weights).items(), k))
+        subset = fuse(groups, settings, weights)
+        made.append(
+            Ranking(
+                rankings[0].query,
+                tuple(images),
+                tuple(images.values()),
+                tuple(subset),
+                subset_scores=tuple(subset.values()),
+            )
+        )
+    return made
 
 
 def rank(run: Run, score: Score, searcher: "Searcher") -> list[Ranking]:
@@ -211,21 +311,21 @@ def _plan(run: Run) -> list[Line]:
     return [Line("search", "queries", len(run.queries)), Line("search", "scores", scores)]
 
 
-def _bare(name: str) -> str:
-    return methods.base(without_encoder(name))
-
-
 def _index(run: Run) -> None:
     """Check the index's kind, and that it can serve the methods."""
     kind = run.config.search.index.kind
     indexes.check(kind)
-    if kind != "scan" and "seize-rank" in map(_bare, texts.selection(run)):
+    if kind != "scan" and "seize-rank" in map(
+        without_encoder, methods.expanded(texts.selection(run))
+    ):
         raise indexes.needs_scan(kind)
 
 
 STAGE = Stage(
     "search",
     """Rank the gallery for every query; needs features on disk, no model.
+
+    --method pool:A,B,C fuses the rankings of A, B and C, which are searched too (docs/pool.md).
 
     Example: seize search --dataset circo --split val --alpha-pos 0.13 --alpha-neg 2.1
     """,

@@ -60,12 +60,22 @@ def by_encoder(run: Run) -> list[Run]:
     Raises ConfigError for a method or an encoder that is not there.
     """
     groups: dict[str, list[str]] = {}
-    for name in selection(run):
+    ranked = [part for name in selection(run) for part in _parts_of(name)]
+    for name in dict.fromkeys(ranked):
         groups.setdefault(encoder_of(name), []).append(name)
-    found = [run] if len(groups) == 1 else [run.with_method(",".join(g)) for g in groups.values()]
+    lists = map(methods.join, groups.values())
+    found = [run] if len(groups) == 1 else [run.with_method(names) for names in lists]
     for one in found:
         _ = one.config.encoder  # raises for a name that no encoder has
     return found
+
+
+def _parts_of(name: str) -> list[str]:
+    """Return the parts of a pool, verified where it is: by the same captions; else the method."""
+    if not methods.is_pool(name):
+        return [name]
+    parts = methods.expanded([name])
+    return parts if name == methods.base(name) else [methods.verified(part) for part in parts]
 
 
 def reads(run: Run) -> set[str]:

@@ -144,7 +144,9 @@ class Benchmark:
         """Return the run with another method, or with several for the stages that take them."""
         if methods is None:
             return self._run
-        return self._run.with_method(methods if isinstance(methods, str) else ",".join(methods))
+        return self._run.with_method(
+            methods if isinstance(methods, str) else retrieval.join(list(methods))
+        )
 
     def _lists(self, frame: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
         """Return a frame's prediction lists by kind and query; raises InputError."""

@@ -15,6 +15,7 @@ from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
 from pipeline.printable import one_line
 from pipeline.records import Ranking
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.stages import search
 from pipeline.stages.evaluate import predictions_of_files
@@ -58,7 +59,7 @@ def rows_of_run(run: Run) -> list[Row]:
     if missing:
         first = run.with_method(missing[0])
         alike = [name for name in missing if run.with_method(name).verified == first.verified]
-        raise run.with_method(",".join(alike)).missing(
+        raise run.with_method(methods.join(alike)).missing(
             "verify" if first.verified else "search",
             search.ranking_file(first).file,
             f"No ranking by {missing[0]}",

@@ -19,6 +19,7 @@ from pipeline.records import Ranking
 from pipeline.retrieval import methods
 from pipeline.retrieval.methods.base import METHODS, Grid, Section
 from pipeline.retrieval.parts import Part, parts
+from pipeline.retrieval.pool import Pool
 from pipeline.retrieval.ranking import Best, blocks, scores_of, top_images, without
 from pipeline.retrieval.scoring import Ends, Score
 from pipeline.retrieval.sections import validated
@@ -28,7 +29,7 @@ from pipeline.stages.inputs import Inputs
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import atomic, storage_errors, write_text
 from pipeline.store.identity import fingerprint
-from pipeline.study import tables
+from pipeline.study import pools, tables
 from pipeline.yamls import first_problem
 
 VERIFIED_LABELS = {
@@ -96,6 +97,9 @@ def _tunable(config: Config) -> tuple[dict[str, list[float]], list[str]]:
         own = VERIFIED_GRIDS[config.verifier.fusion]
         return own, list(own)
     method = methods.find(name)
+    if method.parts:
+        own = pools.grid(config, method.parts)
+        return own, [*own, *method.parts]
     if not method.tuned:
         known = ", ".join(sorted(one for one, found in METHODS.items() if found.tuned))
         raise ConfigError(f"{name} has nothing to tune. Methods that have: {known}.")
@@ -107,7 +111,9 @@ def _tunable(config: Config) -> tuple[dict[str, list[float]], list[str]]:
 def _check(config: Config, name: str, weight: str, value: float) -> None:
     """Raise ConfigError where a weight cannot have a value, whatever the others are."""
     try:
-        if name == methods.base(name):
+        if methods.is_pool(name) and name == methods.base(name):
+            pools.with_cell(Pool(), {weight: value})
+        elif name == methods.base(name):
             kind = methods.find(name).weights[weight]
             validated(kind, {weight: value})
         else:
@@ -148,14 +154,20 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
         raise ConfigError(
             "accept is below reject in every cell of the grid: give --grid accept=… larger values."
         )
-    ranked = _verified(run, cells) if run.verified else _searched(run, grid, cells)
+    if run.verified:
+        ranked = _verified(run, cells)
+    elif methods.is_pool(run.config.search.method):
+        ranked = pools.ranked(run, cells)
+    else:
+        ranked = _searched(run, grid, cells)
     table = pd.DataFrame(
         [cell | run.dataset.evaluate(found) for cell, found in zip(cells, ranked, strict=True)]
     )
     place = int(table[metric].to_numpy().argmax())
     best = cells[place]
     content = {"grid": grid, "search": search.header(run)}
-    stem = f"tune-{run.name}-{run.config.search.method}-{fingerprint(content)}"
+    method = methods.in_file_names(run.config.search.method)
+    stem = f"tune-{run.name}-{method}-{fingerprint(content)}"
     csv = folder / f"{stem}.csv"
     told = {f"protocol.{field}": value for field, value in run.protocol.items()}
     told["run"] = identity(run, grid)
@@ -202,6 +214,8 @@ def identity(run: Run, parameters: Iterable[str]) -> str:
             section: {name: value for name, value in weights.items() if name not in varied}
             for section, weights in header["settings"].items()
         }
+        if methods.is_pool(run.config.search.method):
+            kept = pools.unvaried(kept, varied)
         header["settings"] = kept
     return fingerprint(header)
 
@@ -219,6 +233,8 @@ def label(run: Run, weight: str) -> str:
     """Return what a weight is called in the picture."""
     if run.verified:
         return VERIFIED_LABELS[weight]
+    if weight in methods.find(run.config.search.method).parts:
+        return f"weight of {weight}"
     return methods.find(run.config.search.method).weights[weight].label(weight)
 
 
@@ -226,6 +242,8 @@ def weights_of(run: Run) -> dict[str, float]:
     """Return the run's own value of everything that can be tuned of its method."""
     if run.verified:
         return {name: getattr(run.config.verifier, name) for name in VERIFIED_LABELS}
+    if methods.is_pool(run.config.search.method):
+        return pools.weights_of(run)
     found = methods.settings(run.config, run.config.search.method, run.dataset.name)
     return {name: value for one in found for name, value in one.model_dump().items()}
 

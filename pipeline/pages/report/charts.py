@@ -95,7 +95,8 @@ class HeatMap:
 
 def newest_tuning(run: Run, folder: Path) -> Path | None:
     """Return the newest table that ``seize tune`` wrote into ``folder`` about this very run."""
-    stem = f"tune-{run.name}-{run.config.search.method}-{'[0-9a-f]' * 12}.csv"
+    method = methods.in_file_names(run.config.search.method)
+    stem = f"tune-{run.name}-{method}-{'[0-9a-f]' * 12}.csv"
     files = sorted(folder.glob(stem), key=lambda file: file.stat().st_mtime, reverse=True)
     return next((file for file in files if _is_of(run, file)), None)
 

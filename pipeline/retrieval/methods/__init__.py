@@ -4,15 +4,19 @@ A package of one's own adds some through entry points in the group ``seize.metho
 module that registers them with ``method``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pipeline import plugins
 from pipeline.config import OWN_IMAGES, VERIFIED, Config, without_encoder
+from pipeline.config.names import is_pool, join, named, parts_of, split
 from pipeline.errors import ConfigError, nearest
 from pipeline.retrieval.clues import CLUES, Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
+from pipeline.retrieval.pool import Pool
 from pipeline.retrieval.scoring import Score
 from pipeline.retrieval.sections import section
+
+__all__ = ["METHODS", "Method", "Section", "is_pool", "join", "split"]
 
 GROUP = "seize.methods"
 
@@ -29,19 +33,64 @@ def names() -> list[str]:
 
 def find(name: str) -> Method:
     """Return the method of that name, whichever encoder it names; ConfigError with the nearest."""
-    if name == "all" or "," in name:
+    if name == "all" or len(split(name)) > 1:
         raise ConfigError(f"--method {name}: only search and compare take several methods.")
     if name.endswith(VERIFIED):
         raise ConfigError(f"{name} is made by the verify stage, from the ranking by {base(name)}.")
+    if is_pool(name):
+        return _pool(name)
     try:
         return METHODS[without_encoder(name)]
     except KeyError:
         raise ConfigError(f"There is no method {name!r}.{nearest(name, METHODS)}") from None
 
 
+def _pool(name: str) -> Method:
+    """Return the pool of that name; raises ConfigError for parts that cannot be some."""
+    parts = parts_of(name)
+    if len(set(parts)) < max(len(parts), 2):
+        raise ConfigError(
+            f"{name}: a pool takes two or more different methods, as in {named(('seize', 'pdv'))}."
+        )
+    found = [find(part) for part in parts]
+    needs = dict.fromkeys(clue for one in found for clue in one.needs)
+
+    def score(*_: object) -> Score:
+        """The candidates of several rankings, fused."""
+        raise ConfigError(f"{name} fuses rankings; it has no score of its own.")
+
+    return Method(name, score, tuple(needs), (Pool,), parts=tuple(parts))
+
+
+def expanded(names: Iterable[str]) -> list[str]:
+    """Return the methods that rank by themselves: pools and verified ones give what they need."""
+    bare = (base(name) for name in names)
+    found = (parts_of(name) if is_pool(name) else [name] for name in bare)
+    return list(dict.fromkeys(name for some in found for name in some))
+
+
+def check_pools(config: Config, names: Iterable[str], dataset: str) -> None:
+    """Raise ConfigError for a weight of ``search.pool`` that is of no part of these pools."""
+    pools = [name for name in map(base, names) if is_pool(name)]
+    weights = section(config, Pool, dataset)
+    parts = expanded(pools)
+    for name in weights.weights if pools else ():
+        if name not in parts:
+            raise ConfigError(
+                f"search.pool.weights: {name!r} is no part of {join(pools)}.{nearest(name, parts)}"
+            )
+    for name in pools:
+        weights.of(parts_of(name))
+
+
 def base(name: str) -> str:
     """Return a method's name without the mark of the verify stage."""
     return name.removesuffix(VERIFIED)
+
+
+def in_file_names(name: str) -> str:
+    """Return a method's name as files are called by, ``pool-seize-pdv`` for a pool's."""
+    return without_encoder(name).replace(":", "-").replace(",", "-")
 
 
 def verified(name: str) -> str:
@@ -76,7 +125,7 @@ def selection(chosen: str, lacking: Mapping[str, str]) -> list[str]:
         return reads(name) | clues_of(name).keys()
 
     possible = [name for name in names() if not uses(name) & lacking.keys()]
-    wanted = possible if chosen == "all" else [name.strip() for name in chosen.split(",")]
+    wanted = possible if chosen == "all" else split(chosen)
     for name in wanted:
         missing = uses(name) & lacking.keys()
         if missing:
@@ -107,6 +156,7 @@ def check(config: Config, datasets: tuple[str, ...]) -> None:
     """
     kinds = {kind.name: kind for one in METHODS.values() for kind in one.sections}
     kinds |= {one.settings.name: one.settings for one in CLUES.values() if one.settings}
+    kinds[Pool.name] = Pool
     for name in config.search.sections:
         if name in MOVED:
             raise ConfigError(f"search.{name} is now search.{MOVED[name]}.")
@@ -154,7 +204,7 @@ def with_increment(
     if not given:
         return config
     chosen = config.search.method
-    methods = names() if chosen == "all" else [name.strip() for name in chosen.split(",")]
+    methods = names() if chosen == "all" else expanded(split(chosen))
     kinds = {kind.name: kind for name in methods if (kind := increment_of(name))}
     if not kinds:
         raise ConfigError(

@@ -24,6 +24,8 @@ class Method:
     sections: tuple[type[Section], ...] = ()
     grid: Grid | None = None
     """The values that tuning tries where they are not the sections' own."""
+    parts: tuple[str, ...] = ()
+    """The methods whose rankings a pool fuses; it has no score of its own."""
 
     @property
     def summary(self) -> str:
