@@ -1,5 +1,6 @@
 """The commands about triplets: files of others read and written, and what a file holds."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option
+from pipeline.cli.options import (
+    LLM,
+    cache_option,
+    json_option,
+    override_options,
+    preset_option,
+)
 from pipeline.errors import InputError
 from pipeline.printable import echo, one_line
 
@@ -99,6 +106,62 @@ def show(file: Path, limit: int, as_json: bool) -> None:
     if not found:
         raise InputError(f"{file} holds no triplet.")
     _print(file, found, as_json, limit)
+
+
+@triplets.command()
+@click.argument("file", type=_file)
+@click.option("--prompt", default="fine", show_default=True, help="fine, short or a YAML file")
+@click.option(
+    "--words", type=click.IntRange(1, 100_000), default=40, help="of a short text at most"
+)
+@click.option(
+    "--longer-than",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    help="words from which on a text is rewritten; all by default",
+)
+@click.option("--retry-failed", is_flag=True, help="try again what failed before")
+@_out
+@preset_option
+@functools.partial(override_options, chosen_options=LLM)
+@cache_option
+@json_option
+def rewrite(
+    file: Path,
+    prompt: str,
+    words: int,
+    longer_than: int,
+    retry_failed: bool,
+    out: Path,
+    preset: str,
+    overrides: dict[str, Any],
+    cache: Path,
+    as_json: bool,
+) -> None:
+    """Let the LLM tell each text at length (fine), or shorter than an encoder's context (short).
+
+    A long text that was shortened stays beside the short one. One that failed is as it was, and
+    counted.
+
+    Example: seize triplets rewrite long.jsonl --prompt short --longer-than 50 --out short.jsonl
+    """
+    from pipeline import config
+    from pipeline.datasets import triplets as records
+
+    if "llm.model" in overrides:
+        overrides.setdefault("synthesize.model", overrides["llm.model"])
+    found = records.read(file)
+    settings = config.load(preset, overrides)
+    from pipeline.run import dump
+    from pipeline.stages import rewriting, writing
+
+    writer = writing.check(settings, prompt)
+    made, report = rewriting.rewrite(file, found, writer, cache, words, longer_than, retry_failed)
+    records.write(out, made)
+    if as_json:
+        echo(dump({"file": str(out), "triplets": len(made), "stages": [report.as_json()]}))
+    else:
+        echo(f"{len(made):,} triplets -> {out}; {len(report.failed):,} texts failed")
 
 
 def _print(file: Path, found: Sequence["Triplet"], as_json: bool, limit: int = 0) -> None:

@@ -17,6 +17,7 @@ from pipeline.config.sections import (
     Precision,
     RuntimeConfig,
     SearchConfig,
+    SynthesizeConfig,
     VerifierConfig,
     weights_family,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Precision",
     "RuntimeConfig",
     "SearchConfig",
+    "SynthesizeConfig",
     "VerifierConfig",
     "encoder_of",
     "in_precision",

@@ -153,6 +153,8 @@ def _resolve(config: Config) -> Config:
     """Make the paths of shipped models work from any folder."""
     for section in (config.captioner, config.llm, config.verifier):
         section.model = shipped(section.model)
+    if config.synthesize.model is not None:
+        config.synthesize.model = shipped(config.synthesize.model)
     for encoder in (config.clip, *config.encoders.values()):
         encoder.model = shipped(encoder.model)
     return config

@@ -227,6 +227,38 @@ class DatasetConfig(_Section):
     )
 
 
+class SynthesizeConfig(_Section):
+    """Triplets that an LLM writes about images alone."""
+
+    model: str | None = Field(
+        default=None, description="the LLM that writes, named as llm.model, which it is by default"
+    )
+    prompt: str = Field(
+        default="difference", description="name in prompts/synthesize or a YAML file"
+    )
+    neighbours: int = Field(
+        default=1, ge=1, le=1000, description="nearest images that each image is paired with"
+    )
+    copies_above: float = Field(
+        default=0.95, ge=-1, le=1, description="cosine above which two images are copies, no pair"
+    )
+    within_category: bool = Field(
+        default=True, description="pair images of one category only, where there are categories"
+    )
+    edits: int = Field(
+        default=1, ge=1, le=1000, description="edits of each image, where captions alone are edited"
+    )
+    margin: float = Field(
+        default=0.0,
+        ge=-2,
+        le=2,
+        description="by how much the target must be above the reference for the edited caption",
+    )
+    seed: int = Field(
+        default=0, ge=0, le=LARGEST_SEED, description="draws the references, where not all are used"
+    )
+
+
 LARGEST_BATCH = 1_000_000
 LONGEST_WAIT = 1_000_000.0
 """Seconds."""
@@ -317,6 +349,7 @@ class Config(_Section):
     search: SearchConfig = SearchConfig()
     verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
+    synthesize: SynthesizeConfig = SynthesizeConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     @field_validator("encoders")

@@ -99,6 +99,11 @@ class Dataset(ABC):
         """Hash of the gallery's listing that was read."""
         return self._listing.hexdigest()
 
+    @property
+    def gallery_identity(self) -> dict[str, Any]:
+        """What tells whose images the ids are, for fingerprints of what is made from images."""
+        return {"gallery": self.gallery_fingerprint}
+
     def match(self, entries: Sequence[Any], file: Path) -> list[Query | None]:
         """Return the query that each annotation of ``file`` is, None for one of another split.
 

@@ -1,8 +1,8 @@
 """Trains the demo's models from scratch on rendered scenes that are not held out.
 
-``python -m pipeline.demo.train clip|captioner|llm|verifier|phi`` writes each in the format of the
-real ones: an open_clip folder, a ``Blip2ForConditionalGeneration`` with its processor, a Llama chat
-model, a Llava one, and a φ of LinCIR.
+``python -m pipeline.demo.train clip|captioner|llm|verifier|synthesizer|phi`` writes each in the
+format of the real ones: an open_clip folder, a ``Blip2ForConditionalGeneration`` with its
+processor, a Llama chat model, a Llava one, another Llama, and a φ of LinCIR.
 """
 
 import json
@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.demo import world
 from pipeline.demo.phi import train_phi
 from pipeline.demo.roles import roles
+from pipeline.demo.synthesizer import train_synthesizer
 from pipeline.demo.training import (
     CHAT,
     LABELS,
@@ -272,6 +273,7 @@ TRAINERS = {
     "captioner": (train_captioner, 1e-3),
     "llm": (train_llm, 2e-3),
     "verifier": (train_verifier, 1e-3),
+    "synthesizer": (train_synthesizer, 1e-3),
     "phi": (train_phi, 3e-4),
 }
 """How to train each model, and at which learning rate."""

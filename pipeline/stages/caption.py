@@ -36,7 +36,7 @@ def record_file(run: Run) -> RecordFile:
     captioner = captioners.ROLE.chosen(run.config)
     if captioner.kind.given:
         return captioner.kind.given.file(run, captioner.name)
-    content = settings(run.config) | {"gallery": run.dataset.gallery_fingerprint}
+    content = settings(run.config) | run.dataset.gallery_identity
     file = run.file("caption", run.config.captioner.model, fingerprint(content), ".jsonl")
     return RecordFile(file, content)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pipeline import stages
 from pipeline.errors import InputError, MissingStageError
@@ -57,11 +58,12 @@ def embed_images(run: Run) -> StageReport:
     return report
 
 
-def embed_texts(run: Run, wanted: list[str]) -> StageReport:
-    """Embed what is missing of ``wanted`` texts."""
+def embed_texts(run: Run, wanted: list[str], reads: Sequence[Path] | None = None) -> StageReport:
+    """Embed what is missing of ``wanted`` texts; they come from ``reads``, or the run's stages."""
     file = text_file(run)
-    made_by = [one for one in stages.known().values() if one.name in texts.stages(run)]
-    reads = [file(run) for one in made_by for file in one.sources.values()]
+    if reads is None:
+        made_by = [one for one in stages.known().values() if one.name in texts.stages(run)]
+        reads = [file(run) for one in made_by for file in one.sources.values()]
     config, told = settle(run.config, file, image_file(run))
     with stage("embed", run, reads, file, "texts") as report:
 

@@ -41,7 +41,7 @@ def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
 
 def image_file(run: Run) -> Path:
     """Where the features of the gallery's images are; splits with one gallery share it."""
-    content = header(run) | {"gallery": run.dataset.gallery_fingerprint}
+    content = header(run) | run.dataset.gallery_identity
     name = f"{slug(run.config.encoder.model)}-{fingerprint(content)}.safetensors"
     return run.cache / run.dataset.gallery_name / "images" / name
 

@@ -36,6 +36,15 @@ class EditRecord(TypedDict):
     forbidden: NotRequired[list[str]]
 
 
+class WrittenRecord(TypedDict):
+    """A line of a file of texts that an LLM wrote; see ``writing.Written``."""
+
+    asked: dict[str, str]
+    sample: NotRequired[int]
+    answer: dict[str, str] | None
+    reason: NotRequired[str | None]
+
+
 class ImportedCaptions(TypedDict):
     """A line of a file of imported captions."""
 

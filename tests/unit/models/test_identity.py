@@ -181,7 +181,7 @@ def test_a_reader_without_the_makers_gpu_finds_and_finishes_its_files(
         gpu(made)
         made.setattr(Run, "references", few)
         caption.caption(run)
-        embed._embed_images(run)
+        embed.embed_images(run)
     file = caption.record_file(run).file
     assert read_header(file)[COMPUTED] == {"precision": "bfloat16"}
     assert FeatureFile(embed.image_file(run)).header[COMPUTED] == {"precision": "bfloat16"}
@@ -198,7 +198,7 @@ def test_a_reader_without_the_makers_gpu_finds_and_finishes_its_files(
     size = run.config.runtime.caption_batch
     pictures = [open_image(run.dataset.images[name]) for name in more[:size]]
     assert [after[name] for name in more[:size]] == own.caption(more[:size], pictures)
-    assert embed._embed_images(run).computed == 0
+    assert embed.embed_images(run).computed == 0
 
 
 def test_no_name_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

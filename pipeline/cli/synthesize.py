@@ -1,0 +1,114 @@
+"""The command that lets an LLM write triplets about images."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import (
+    CAPTIONER,
+    INDEX,
+    LLM,
+    Stage,
+    cache_option,
+    json_option,
+    override_options,
+    preset_option,
+)
+from pipeline.errors import ConfigError
+from pipeline.printable import echo
+
+
+@click.command(cls=Stage)
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--dataset", help="a benchmark's gallery, instead of a folder")
+@click.option("--split", help="its split; the first by default")
+@click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), help="where")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="folder for the triplets and the list of their images",
+)
+@click.option("--eval", "evaluation", is_flag=True, help="write a val split, to measure methods on")
+@click.option(
+    "--prompt",
+    help="difference, edit, another of prompts/synthesize or a YAML file [synthesize.prompt]",
+)
+@click.option("--limit", type=click.IntRange(1, 1_000_000_000), help="reference images, drawn")
+@click.option("--retry-failed", is_flag=True, help="try again what failed before")
+@preset_option
+@functools.partial(override_options, chosen_options=(*CAPTIONER, *LLM, *INDEX, "--follow-links"))
+@cache_option
+@json_option
+def synthesize(
+    folder: Path | None,
+    dataset: str | None,
+    split: str | None,
+    data_root: Path,
+    out: Path,
+    evaluation: bool,
+    prompt: str | None,
+    limit: int | None,
+    retry_failed: bool,
+    preset: str,
+    overrides: dict[str, Any],
+    cache: Path,
+    as_json: bool,
+) -> None:
+    """Write triplets about images that nobody annotated: reference, text and target.
+
+    The images are those of FOLDER, whose subfolders are categories, or of a benchmark's gallery.
+    With the prompt difference near neighbours are described and compared, forward and reverse;
+    with edit the LLM changes a description, and the image nearest to that is the target. What the
+    filters took is counted. --eval makes a validation set, which compare and tune open.
+
+    Example: seize synthesize photos --eval --limit 300 --config laptop --out catalogue; then:
+    seize run --dataset triplets --data-root catalogue --config laptop
+    """
+    if (folder is None) == (dataset is None):
+        raise ConfigError("Give a folder of images, or --dataset with a benchmark's name.")
+    from pipeline import config
+    from pipeline.run import dump
+
+    if prompt is not None:
+        overrides["synthesize.prompt"] = prompt
+    if "llm.model" in overrides:
+        overrides.setdefault("synthesize.model", overrides["llm.model"])
+    settings = config.load(preset, overrides)
+    from pipeline.stages import synthesize as stage
+
+    stage.check(settings)
+    source = (
+        _of_folder(folder, settings, cache)
+        if folder is not None
+        else _of_dataset(dataset or "", split, data_root, settings, cache)
+    )
+    split = "val" if evaluation else "train"
+    made = stage.synthesize(source, out, split, limit, retry_failed)
+    echo(dump(made.as_json()) if as_json else made.summary())
+
+
+def _of_folder(folder: Path, settings: Any, cache: Path) -> Any:
+    from pipeline.own import checks, folder as folders  # noqa: I001 - one line
+
+    checks.images(folder, settings)
+    from pipeline.own.catalogue import of_folder
+
+    return of_folder(folders.open_folder(folder, settings, cache), Path("submissions"))
+
+
+def _of_dataset(name: str, split: str | None, root: Path, settings: Any, cache: Path) -> Any:
+    from pipeline import datasets
+    from pipeline.run import Run
+    from pipeline.stages.synthesize import of_dataset
+
+    split = split or datasets.find(name).splits[0]
+    loaded = datasets.load(
+        name, split, root, settings.dataset.gallery, settings.runtime.follow_links
+    )
+    return of_dataset(Run(loaded, settings, cache, Path("submissions")))
+
+
+COMMANDS = (synthesize,)

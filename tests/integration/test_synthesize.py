@@ -1,0 +1,326 @@
+"""Triplets about images that nobody annotated: from a folder, from a gallery, by a served LLM."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline import datasets
+from pipeline.cli import main
+from pipeline.datasets import triplets
+from pipeline.datasets.triplets import Triplet
+from tests.stub import Fault, Running, Stub
+
+FEW = ("--config", "demo", "--captions", "1", "--set", "runtime.workers=0")
+
+
+def words(text: str) -> str:
+    """Answer as a good LLM would: a difference of two descriptions, or an edit of one."""
+    found = re.search(r"First image.*?: (.*)\n\s*Second image: (.*)", text)
+    if found:
+        return json.dumps({"text": f"show {found[2]}", "text_reverse": f"show {found[1]}"})
+    found = re.search(r"Image.*?: (.*)", text)
+    said = re.sub(r" on a \w+ background$", "", found[1] if found else "")
+    target = f"{said} on a dark background"
+    return json.dumps({"text": "has a dark background", "target_caption": target})
+
+
+@pytest.fixture
+def llm() -> Iterator[Callable[..., tuple[str, ...]]]:
+    """A function that serves a stub and returns the options that name it."""
+    running: list[Running] = []
+
+    def serve(stub: Stub) -> tuple[str, ...]:
+        running.append(Running(stub))
+        return ("--llm", stub.model, "--llm-url", running[-1].url)
+
+    yield serve
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture
+def photos(small_world: Path, tmp_path: Path) -> Path:
+    """Twelve pictures, half of them in a category of their own, and one alone in a third."""
+    root = tmp_path / "photos"
+    pictures = sorted((small_world / "CIRCO").rglob("*.jpg"))
+    for number, picture in enumerate(pictures[:12]):
+        place = root / ("warm" if number % 2 else "cold") / f"{number:02}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, place)
+    (root / "lonely").mkdir()
+    shutil.copy(pictures[12], root / "lonely" / "one.jpg")
+    return root
+
+
+def command(tmp_path: Path, *words: str) -> list[str]:
+    return [
+        *("synthesize", *words, *FEW, "--out", str(tmp_path / "out")),
+        *("--cache", str(tmp_path / "cache"), "--json"),
+    ]
+
+
+def run(tmp_path: Path, *words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, command(tmp_path, *words), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    made: dict[str, Any] = json.loads(result.stdout)
+    return made
+
+
+def test_a_folder_becomes_triplets_and_a_dataset_that_every_command_opens(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    made = run(tmp_path, str(photos), "--eval", *options)
+    found = triplets.read(tmp_path / "out" / "triplets.val.jsonl")
+    assert made["triplets"] == len(found) > 3
+    assert made["dropped"]["images alone in their category"] == 1
+    for one in found:
+        assert one.target is not None
+        assert one.reference.split("/")[0] == one.target.split("/")[0]
+        assert one.category == one.reference.split("/")[0]
+        assert (one.text, one.text_reverse) == (
+            f"show {one.target_caption}",
+            f"show {one.source_caption}",
+        )
+        assert one.generator == "echo"
+        assert one.prompt_version.startswith("difference-")
+    dataset = datasets.load("triplets", "val", tmp_path / "out")
+    assert {query.reference for query in dataset.queries} <= set(dataset.images)
+    assert all(file.is_file() for file in dataset.images.values())
+    again = run(tmp_path, str(photos), "--eval", *options)
+    assert [stage["computed"] for stage in again["stages"]] == [0] * len(again["stages"])
+    shown = CliRunner().invoke(
+        main,
+        [
+            *("run", "--dataset", "triplets", "--data-root", str(tmp_path / "out"), *FEW, "--json"),
+            *("--method", "image+text", "--cache", str(tmp_path / "cache")),
+            *("--submissions", str(tmp_path / "submissions")),
+        ],
+        catch_exceptions=False,
+    )
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["metrics"]["recall@50"] == 100
+
+
+def test_a_renamed_image_and_a_copy_compute_nothing(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    run(tmp_path, str(photos), *options)
+    (photos / "cold" / "00.jpg").rename(photos / "cold" / "renamed.jpg")
+    shutil.copy(photos / "cold" / "02.jpg", photos / "cold" / "copy.jpg")
+    again = run(tmp_path, str(photos), *options)
+    assert [stage["computed"] for stage in again["stages"]] == [0] * len(again["stages"])
+
+
+def test_captions_alone_become_edits_whose_nearest_image_is_the_target(
+    small_world: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    source = ("--dataset", "circo", "--split", "val", "--data-root", str(small_world))
+    made = run(tmp_path, *source, "--prompt", "edit", "--limit", "30", *options)
+    found = triplets.read(tmp_path / "out" / "triplets.train.jsonl")
+    left = sum(made["dropped"].values())
+    assert len(found) + left == 30
+    assert all(one.target not in (None, one.reference) for one in found)
+    assert all(
+        one.target_caption and one.target_caption.endswith("dark background") for one in found
+    )
+    assert datasets.load("triplets", "train", tmp_path / "out").queries
+
+
+def test_categories_of_a_benchmark_are_its_galleries(
+    small_world: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    source = ("--dataset", "fashioniq", "--data-root", str(small_world), "--limit", "12")
+    run(tmp_path, *source, *options)
+    loaded = datasets.load("fashioniq", "val", small_world)
+    for one in triplets.read(tmp_path / "out" / "triplets.train.jsonl"):
+        assert one.category in loaded.galleries
+        assert {one.reference, one.target} <= set(loaded.galleries[one.category or ""])
+
+
+def test_filters_take_edits_of_the_sentence_and_failures_and_count_them(
+    small_world: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    asked: list[str] = []
+
+    def bad(text: str) -> str:
+        if text not in asked:
+            asked.append(text)
+        number = asked.index(text)
+        if number % 4 == 0:
+            return "Here you go: a star"
+        if number % 4 == 1:
+            return json.dumps({"text": "use a shorter sentence", "target_caption": "a red star"})
+        if number % 4 == 2:
+            said = re.search(r"Image: (.*)", text)
+            same = f"There is {said[1] if said else ''}"
+            return json.dumps({"text": "has one", "target_caption": same})
+        return words(text)
+
+    options = llm(Stub(answer=bad))
+    source = ("--dataset", "circo", "--data-root", str(small_world), "--prompt", "edit")
+    made = run(tmp_path, *source, "--limit", "32", *options, "--set", "llm.attempts=2")
+    dropped = made["dropped"]
+    assert dropped["the answer was no JSON with text and target_caption"] == 8
+    assert dropped["speaks of the sentence, not of the picture"] == 8
+    assert dropped["describes the same picture in other words"] >= 8  # dark ones stay dark
+    assert made["triplets"] + sum(dropped.values()) == 32
+    failed = next(stage for stage in made["stages"] if stage["stage"] == "synthesize")["failed"]
+    assert len(failed) == 8
+    # They stay failed, until they are to be tried again.
+    options = llm(Stub(answer=words))
+    again = run(tmp_path, *source, "--limit", "32", *options, "--set", "llm.attempts=2")
+    stages = {stage["stage"]: stage for stage in again["stages"]}
+    assert (stages["synthesize"]["computed"], len(stages["synthesize"]["failed"])) == (0, 8)
+    retried = run(
+        *(tmp_path, *source, "--limit", "32", *options, "--set", "llm.attempts=2"), "--retry-failed"
+    )
+    stages = {stage["stage"]: stage for stage in retried["stages"]}
+    assert (stages["synthesize"]["computed"], len(stages["synthesize"]["failed"])) == (8, 0)
+
+
+def test_an_llm_that_writes_no_json_is_stopped_early(
+    small_world: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    stub = Stub(answer=lambda text: "I see two images.")
+    source = ("--dataset", "circo", "--data-root", str(small_world))
+    result = CliRunner().invoke(main, command(tmp_path, *source, *llm(stub)))
+    assert result.exit_code == 5
+    assert "no JSON with text and text_reverse" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "Give a folder of images, or --dataset"),
+        (["{photos}/lonely"], 3, "No two images make a pair"),
+        (["{photos}", "--prompt", "fine"], 2, "seize triplets"),
+        (["{photos}", "--prompt", "differnce"], 2, "Did you mean 'difference'"),
+        (["{photos}", "--llm", "transformers:nowhere/at/all"], 5, "there is no such folder"),
+        (["{photos}/cold/00.jpg"], 3, "is not a folder"),
+        (["{photos}", "--set", "synthesize.copies_above=-1"], 3, "neighbours are all copies"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    photos: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    given = [argument.format(photos=photos) for argument in arguments]
+    result = CliRunner().invoke(main, command(tmp_path, *given))
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+
+
+def test_a_folder_of_other_triplets_is_not_written_over(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    run(tmp_path, str(photos), *options)
+    before = (tmp_path / "out" / "triplets.train.jsonl").read_bytes()
+    result = CliRunner().invoke(main, command(tmp_path, str(photos / "cold"), *options))
+    assert (result.exit_code, "other images" in result.stderr) == (3, True)
+    assert (tmp_path / "out" / "triplets.train.jsonl").read_bytes() == before
+
+
+def test_more_images_than_there_are_is_said(
+    photos: Path,
+    tmp_path: Path,
+    llm: Callable[..., tuple[str, ...]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(tmp_path, str(photos), "--limit", "99", *llm(Stub(answer=words)))
+    assert "only 13 images that can be references, not 99" in caplog.text
+
+
+def test_kill_9_loses_at_most_the_answers_in_flight(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    slow = Stub(answer=words, delay=0.2)
+    options = (*llm(slow), "--concurrency", "1")
+    arguments = command(tmp_path, str(photos), *options)
+    folder = tmp_path / "cache" / "synthesize"
+
+    def answers() -> int:
+        files = list(folder.glob("*.jsonl"))
+        return sum(len(file.read_bytes().split(b"\n")) - 2 for file in files)
+
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", *arguments])
+    while process.poll() is None and answers() < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    kept = answers()
+    assert kept >= 3
+    made = run(tmp_path, str(photos), *options)
+    stages = {stage["stage"]: stage for stage in made["stages"]}
+    assert stages["synthesize"]["cached"] == kept
+    disturbed = (tmp_path / "out" / "triplets.train.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "cache")
+    again = run(tmp_path, str(photos), *llm(Stub(answer=words)))
+    (alone,) = (stage for stage in again["stages"] if stage["stage"] == "synthesize")
+    assert alone["computed"] == kept + stages["synthesize"]["computed"] > kept
+    assert (tmp_path / "out" / "triplets.train.jsonl").read_bytes() == disturbed
+
+
+def test_texts_are_told_at_length_or_short_and_a_failure_leaves_them(
+    tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    def told(text: str) -> str:
+        if "fail" in text:
+            return "no"
+        named = "text_fine" if "First image" in text else "text"
+        return json.dumps({named: "make it red"})
+
+    file, out = tmp_path / "t.jsonl", tmp_path / "o.jsonl"
+    given = [
+        Triplet(reference="a", target="b", text="the dress should be of a red colour"),
+        Triplet(reference="a", target="c", text="fail here please do"),
+        Triplet(reference="a", target="d", text="is blue"),
+    ]
+    triplets.write(file, given)
+    options = llm(Stub(answer=told))
+
+    def rewritten(prompt: str, *more: str) -> tuple[dict[str, Any], list[Triplet]]:
+        result = CliRunner().invoke(
+            main,
+            [
+                *("triplets", "rewrite", str(file), "--prompt", prompt, "--out", str(out)),
+                *("--config", "demo", "--cache", str(tmp_path / "cache"), "--json"),
+                *options,
+                *more,
+            ],
+            catch_exceptions=False,
+        )
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout), triplets.read(out)
+
+    made, found = rewritten("short", "--longer-than", "3")
+    assert len(made["stages"][0]["failed"]) == 1
+    assert (found[0].text, found[0].text_fine) == ("make it red", given[0].text)
+    assert found[1:] == given[1:]
+    made, found = rewritten("fine")
+    assert (found[0].text_fine, found[0].text) == ("make it red", given[0].text)
+    assert made["stages"][0]["computed"] == 3
+
+
+def test_a_server_that_is_not_there_is_said_and_nothing_is_lost(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    stub = Stub(answer=words, plan=lambda text, tries: Fault(status=500))
+    quick = ("--set", "runtime.retries=0", "--set", "runtime.give_up_after=1")
+    result = CliRunner().invoke(main, command(tmp_path, str(photos), *llm(stub), *quick))
+    assert result.exit_code in (3, 5)
+    assert not (tmp_path / "out" / "triplets.train.jsonl").exists()
+    made = run(tmp_path, str(photos), *llm(Stub(answer=words)), *quick, "--retry-failed")
+    assert made["triplets"] > 3
