@@ -1,10 +1,34 @@
 """The plain typed records that stages hand to one another. Image and query ids are strings."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.store.schema import RankingRecord
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image file that stands for an image of its own, as GeneCIS's objects do."""
+
+    file: Path
+    box: tuple[float, float, float, float]
+    """Left, top, width and height in pixels."""
+    dilation: float = 0.0
+    """By how much of its own size the box grows; see ``images.crops.cut``."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, box {', '.join(f'{side:g}' for side in self.box)}"
+
+
+ImageFile = Path | Crop
+"""Where an image is. Whatever opens one opens both."""
+
+
+def file_of(image: ImageFile) -> Path:
+    """Return the file that an image is, or is a part of."""
+    return image.file if isinstance(image, Crop) else image
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,8 @@ class Query:
     shared_concept: str | None = None
     excluded: tuple[str, ...] = ()
     """Further images that are never retrieved for it."""
+    negatives: tuple[str, ...] = ()
+    """Images that are told to be wrong answers (PinPoint)."""
     further: tuple[str, ...] = ()
     """Reference images behind the first."""
 

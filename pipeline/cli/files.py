@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     json_option,
     run_options,
 )
+from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 
 
@@ -104,7 +105,7 @@ def rank(
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@dataset_option()
 @click.option("--split", required=True, help="the split the files are for")
 @data_root_option
 @cache_option

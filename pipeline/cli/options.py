@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from pipeline import config, processes, yamls
+from pipeline.cli.registered import dataset_option
 from pipeline.printable import cell, echo
 
 log = logging.getLogger("seize")
@@ -213,8 +214,8 @@ def run_options(
         return function(run, **values)
 
     options = [
-        click.option("--dataset", required=True, help="circo, cirr or fashioniq"),
-        click.option("--split", help="val or test (CIRR: test1); val by default"),
+        dataset_option(),
+        click.option("--split", help="of the benchmark; its first one (val) by default"),
         data_root_option,
         preset_option,
         click.option(

@@ -21,6 +21,7 @@ from pipeline.cli.options import (
     split_arguments,
     vllm_options,
 )
+from pipeline.cli.registered import dataset_option
 from pipeline.models.prompts import edit as prompts
 from pipeline.printable import echo
 
@@ -62,7 +63,7 @@ def serve_llm(
 
 
 @click.command()
-@click.option("--dataset", help="circo, cirr or fashioniq: look at its files too")
+@dataset_option(required=False, ending=": look at its files too")
 @click.option("--split", help="one split of it; all by default")
 @data_root_option
 @preset_option

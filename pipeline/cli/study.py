@@ -9,6 +9,7 @@ import click
 
 from pipeline import datasets
 from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
+from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 from pipeline.stages import checks
 
@@ -238,7 +239,7 @@ def report(
 
 
 @click.command("table")
-@click.option("--dataset", required=True, help="circo, cirr or fashioniq")
+@dataset_option()
 @click.option(
     "--backbone", "backbones", multiple=True, help="B/32, L/14, G/14, MLLM …; all by default"
 )

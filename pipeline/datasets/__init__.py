@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import plugins
 from pipeline.datasets.base import Dataset
 from pipeline.errors import ConfigError, nearest
+from pipeline.run import log
 
 GROUP = "seize.datasets"
 
@@ -43,4 +44,18 @@ def load(
     kind = find(name)
     if split not in kind.splits:
         raise ConfigError(f"{name} has no split {split!r}.{nearest(split, kind.splits)}")
-    return kind(split, root, gallery, follow_links)
+    loaded = kind(split, root, gallery, follow_links)
+    for note in loaded.notes:
+        log.warning("%s %s: %s", name, split, note)
+    return loaded
+
+
+def names() -> str:
+    """Return the names of the benchmarks that are shipped or installed, for people."""
+    installed = {point.module for point in plugins.entry_points(GROUP).values()}
+    *most, last = (
+        name
+        for name, kind in known().items()
+        if kind.__module__.startswith(f"{__name__}.") or kind.__module__ in installed
+    )
+    return f"{', '.join(most)} or {last}"

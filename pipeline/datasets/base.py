@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.paths import check_links, relative
-from pipeline.datasets.reading import Predictions, is_id_list, read_json
+from pipeline.datasets.reading import Predictions, is_id_list, read_json, read_parquet
 from pipeline.errors import ConfigError, InputError, SeizeError
-from pipeline.records import Query, Ranking
+from pipeline.records import ImageFile, Query, Ranking, file_of
 
 
 @dataclass
@@ -29,8 +29,9 @@ class Findings:
 class Dataset(ABC):
     """One split of a benchmark, read from its official layout below ``root``.
 
-    Reading never opens an image: ``images`` maps every id to where its file should be. A file that
-    is a link out of the images' folder is refused unless ``follow_links``; the folder may be one.
+    Reading never opens an image: ``images`` maps every id to where its file should be, or to a crop
+    of one. A file that is a link out of the images' folder is refused unless ``follow_links``; the
+    folder may be one.
     """
 
     name: ClassVar[str]
@@ -43,6 +44,8 @@ class Dataset(ABC):
     """How many images a list of each kind holds in a submission."""
     max_bytes: ClassVar[int | None] = None
     """The largest file the evaluation server takes."""
+    lists_all_truths: ClassVar[bool] = True
+    """Whether every ground truth has to be listed as an image; if not, others are never found."""
     reference_allowed: ClassVar[bool] = True
     """Whether a list may hold the query's own reference image."""
 
@@ -60,9 +63,11 @@ class Dataset(ABC):
     queries: list[Query]
     annotations: dict[str, Any]
     """The content of the annotation files, by their path below the root."""
+    notes: list[str]
+    """What the annotations hold that a reader of the figures should know, in words."""
     complete: bool
     """False once ``limit`` has left queries out."""
-    images: dict[str, Path]
+    images: dict[str, ImageFile]
     galleries: dict[str, list[str]]
     """Gallery name to the ids searched, in a fixed order; ties are broken by it."""
     gallery_name: str
@@ -77,7 +82,7 @@ class Dataset(ABC):
             )
         self.split = split
         self.gallery = gallery
-        self.annotations = {}
+        self.annotations, self.notes = {}, []
         nested = root / self.folder
         self.root = nested if nested.is_dir() else root
         self._annotations = hashlib.sha256()
@@ -86,7 +91,7 @@ class Dataset(ABC):
         self.read()
         self._check_queries()
         if not follow_links:
-            check_links(self._folders, self.images.values())
+            check_links(self._folders, map(file_of, self.images.values()))
         self.complete = True
 
     @property
@@ -125,7 +130,7 @@ class Dataset(ABC):
     @property
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
-        return any(query.target is not None for query in self.queries)
+        return any(query.relevant for query in self.queries)
 
     def check_ground_truth(self) -> None:
         """Raise InputError where there is no ground truth."""
@@ -354,7 +359,7 @@ class Dataset(ABC):
             asked = {
                 "reference": query.references,
                 "target": (query.target,) if query.target is not None else (),
-                "ground truth": query.ground_truths,
+                "ground truth": query.ground_truths if self.lists_all_truths else (),
                 "group member": query.group,
             }
             for role, images in asked.items():
@@ -371,6 +376,15 @@ class Dataset(ABC):
         """Read an annotation file below the root; its bytes enter ``fingerprint``."""
         self.annotations[file] = read_json(self.root / file, self._annotations)
         return self.annotations[file]
+
+    def read_rows(self, file: str) -> list[Query]:
+        """Read an annotation file in Parquet; its bytes enter ``fingerprint``. Raises InputError
+        naming row and field."""
+        rows = read_parquet(self.root / file, self._annotations)
+        self.annotations[file] = rows
+        return [
+            self.parse(row, f"{self.root / file}, row {number}") for number, row in enumerate(rows)
+        ]
 
     def read_listing(self, file: str) -> Any:
         """Read a gallery listing below the root; its bytes enter ``gallery_fingerprint``."""

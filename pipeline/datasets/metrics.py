@@ -1,9 +1,12 @@
 """Retrieval metrics on ranked ids. The protocols that use them are in ``datasets``."""
 
+import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.records import Ranking
 
 
 def recall_at_k(ranking: Sequence[str], target: str, k: int) -> float:
@@ -23,6 +26,20 @@ def average_precision_at_k(ranking: Sequence[str], relevant: Collection[str], k:
             hits += 1
             total += hits / place
     return total / min(k, len(relevant)) if relevant else 0.0
+
+
+def behind_ties(ranking: Ranking, relevant: Collection[str]) -> tuple[str, ...]:
+    """Return a ranking's images, ``relevant`` ones behind the others of their score.
+
+    A metric that counts places is then what it is at worst: a method that scores all images alike
+    finds nothing by their order. Neighbours alone are compared, as a verified ranking's scores need
+    not fall, and there its probabilities have to be alike, too.
+    """
+    told = ranking.probabilities or (None,) * len(ranking.images)
+    tied = zip(ranking.images, zip(ranking.scores, told, strict=True), strict=True)
+    runs = itertools.groupby(tied, key=lambda item: item[1])
+    ordered = (sorted((name for name, _ in run), key=relevant.__contains__) for _, run in runs)
+    return tuple(itertools.chain.from_iterable(ordered))
 
 
 def resample(

@@ -1,7 +1,7 @@
 """Where a benchmark's images are: paths in its listings stay inside the folder of its images."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError
@@ -25,7 +25,7 @@ def relative(path: str, where: str) -> PurePosixPath:
     return pure
 
 
-def check_links(folders: Mapping[Path, Path], files: Collection[Path]) -> None:
+def check_links(folders: Mapping[Path, Path], files: Iterable[Path]) -> None:
     """Refuse images whose file is, or lies behind, a link out of their folder; raises InputError.
 
     ``folders`` maps each folder that holds images to the one that the benchmark's layout names.

@@ -1,6 +1,7 @@
 """What the readers of benchmarks share: annotations, predictions and JSON that is checked."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -65,8 +66,8 @@ def is_id_list(images: Any) -> bool:
     )
 
 
-def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
-    """Read a JSON file; raises InputError naming the file, and the line where it is malformed."""
+def read_bytes(file: Path, digest: "hashlib._Hash | None" = None) -> bytes:
+    """Return what a file holds, after it has entered ``digest``; raises InputError naming it."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -76,6 +77,44 @@ def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
     if digest is not None:
         digest.update(content)
+    return content
+
+
+def read_lines(file: Path, digest: "hashlib._Hash | None" = None) -> list[tuple[str, str]]:
+    """Return where each line of a text file stands (``FILE, line 3``) and what it says.
+
+    Empty lines are passed over. Raises InputError naming the file, and the line that is no UTF-8.
+    """
+    found = []
+    for number, line in enumerate(read_bytes(file, digest).splitlines(), start=1):
+        where = f"{file}, line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} is no UTF-8: {error}.") from None
+        if text:
+            found.append((where, text))
+    return found
+
+
+def read_parquet(file: Path, digest: "hashlib._Hash | None" = None) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file as plain data; raises InputError naming the file."""
+    content = read_bytes(file, digest)
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"{file} is Parquet, which pyarrow reads: pip install pyarrow.") from None
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{file} is not a Parquet file that can be read: {first}") from None
+    return rows
+
+
+def read_json(file: Path, digest: "hashlib._Hash | None" = None) -> Any:
+    """Read a JSON file; raises InputError naming the file, and the line where it is malformed."""
+    content = read_bytes(file, digest)
     try:
         return parse_json(content)
     except (ValueError, RecursionError) as error:
@@ -87,14 +126,7 @@ def read_json_lines(file: Path, digest: "hashlib._Hash | None" = None) -> Iterat
 
     Empty lines are passed over. Raises InputError naming file and line.
     """
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist.") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    if digest is not None:
-        digest.update(content)
+    content = read_bytes(file, digest)
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             where = f"{file}, line {number}"

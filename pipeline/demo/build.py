@@ -56,7 +56,7 @@ def build(root: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
                 *_cirr(made / "CIRR", rng, sizes),
                 *_fashioniq(made / "FashionIQ", rng, sizes),
             ]
-            _draw(pictures)
+            draw(pictures)
             write_json(made / stamp.name, {"seed": seed, "sizes": vars(sizes)})
             if root.exists():
                 shutil.rmtree(root)
@@ -64,10 +64,14 @@ def build(root: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
     return root
 
 
-def _draw(pictures: list[Picture]) -> None:
+def draw(pictures: list[Picture]) -> None:
+    """Render pictures into their files, in several processes."""
     for folder in {file.parent for file, _, _ in pictures}:
         folder.mkdir(parents=True, exist_ok=True)
     chunks = [pictures[i : i + 250] for i in range(0, len(pictures), 250)]
+    if len(chunks) == 1:
+        _draw_chunk(pictures)
+        return
     with ProcessPoolExecutor() as pool:
         list(pool.map(_draw_chunk, chunks))
 
@@ -77,7 +81,7 @@ def _draw_chunk(pictures: list[Picture]) -> None:
         world.render(scene, seed).save(file, quality=95)
 
 
-def _question(
+def question(
     rng: random.Random, groups: int | None, make: Callable[[Scene, random.Random], Edit]
 ) -> tuple[Scene, Edit, Scene]:
     """Return a reference scene, an edit and the target scene, both scenes held out of training."""
@@ -89,7 +93,8 @@ def _question(
             return scene, edit, target
 
 
-def _neighbour(scene: Scene, rng: random.Random) -> Scene:
+def neighbour(scene: Scene, rng: random.Random) -> Scene:
+    """Return a scene that one change makes of another."""
     while (other := world.random_edit(scene, rng).apply(scene).canonical()) == scene:
         pass
     return other
@@ -102,14 +107,14 @@ def _circo(root: Path, rng: random.Random, sizes: Sizes) -> Iterable[Picture]:
     for split, count in sizes.circo_queries.items():
         asked[split] = []
         while len(asked[split]) < count:
-            scene, edit, target = _question(rng, None, world.random_edit)
+            scene, edit, target = question(rng, None, world.random_edit)
             reference = len(gallery)
             gallery.append(scene)
             for change, goal in [(edit, target), *_second_question(scene, target, rng)]:
                 asked[split].append((reference, change, goal))
                 gallery += [goal] * rng.randint(2, 5)
-                gallery += [_neighbour(goal, rng) for _ in range(2)]
-            gallery += [_neighbour(scene, rng) for _ in range(2)]
+                gallery += [neighbour(goal, rng) for _ in range(2)]
+            gallery += [neighbour(scene, rng) for _ in range(2)]
         del asked[split][count:]
     gallery += [world.random_scene(rng) for _ in range(sizes.circo_gallery - len(gallery))]
     numbers = rng.sample(range(1, 600_000), len(gallery))
@@ -166,7 +171,7 @@ def _cirr(root: Path, rng: random.Random, sizes: Sizes) -> Iterable[Picture]:
         entries: list[dict[str, Any]] = []
         listing: dict[str, str] = {}
         for number in range(sizes.cirr_groups):
-            scene, edit, target = _question(rng, None, world.random_edit)
+            scene, edit, target = question(rng, None, world.random_edit)
             scenes, edits = [scene, target], [edit]
             while len(scenes) < 6:
                 change = world.random_edit(scene, rng)
@@ -213,12 +218,12 @@ def _fashioniq(root: Path, rng: random.Random, sizes: Sizes) -> Iterable[Picture
                 texts[:] = [first.text, second.text]
                 return Edit("", (), _both(first, second))
 
-            scene, _, target = _question(rng, groups, both)
+            scene, _, target = question(rng, groups, both)
             if target in targets or scene in targets:
                 continue
             targets.add(target)
             places.append((len(gallery), len(gallery) + 1, texts))
-            near = [_neighbour(target, rng), _neighbour(scene, rng)]
+            near = [neighbour(target, rng), neighbour(scene, rng)]
             gallery += [scene, target, *(s for s in near if s not in targets)]
         while len(gallery) < sizes.fashioniq_gallery:
             if (scene := world.random_scene(rng, groups)) not in targets:

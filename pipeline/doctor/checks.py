@@ -13,6 +13,7 @@ from pipeline.doctor import machine
 from pipeline.doctor.findings import Finding, Patient, in_words
 from pipeline.errors import SeizeError
 from pipeline.installation import INSTALL
+from pipeline.records import ImageFile, file_of
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -275,6 +276,8 @@ def _dataset(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "dataset", name, "ok", f"the annotations below {loaded.root} are read: {said}"
         )
+        for note in loaded.notes:
+            yield Finding("dataset", name, "ok", note)
         yield _images(name, loaded)
         yield from _given(patient, loaded)
 
@@ -321,9 +324,9 @@ def _images(name: str, dataset: "Dataset") -> Finding:
     return Finding("dataset", f"{name} images", "problem", said, fix)
 
 
-def _has_content(file: Path) -> bool:
+def _has_content(file: ImageFile) -> bool:
     try:
-        return file.stat().st_size > 0
+        return file_of(file).stat().st_size > 0
     except OSError:
         return False
 

@@ -26,6 +26,8 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from pipeline.config import MAX_PIXELS
 from pipeline.errors import InputError
+from pipeline.images.crops import cut
+from pipeline.records import Crop, ImageFile
 
 MAX_BYTES = 1 << 30
 """Larger files are refused before they are read."""
@@ -157,13 +159,18 @@ def image_stream(file: Path, opener: Opener = without_waiting) -> Iterator[io.Bu
         raise InputError(f"{file} cannot be read: {reason}.") from None
 
 
-def read_image(file: Path, opener: Opener = without_waiting) -> bytes:
-    """Return the bytes of an image file, as ``image_stream`` opens it."""
+def read_image(file: ImageFile, opener: Opener = without_waiting) -> bytes:
+    """Return the bytes of an image file, as ``image_stream`` opens it; of a crop its pixels as a
+    file's (PPM), which is written and read fast."""
+    if isinstance(file, Crop):
+        buffer = io.BytesIO()
+        cut(open_image(file.file), file).save(buffer, format="ppm")
+        return buffer.getvalue()
     with image_stream(file, opener) as stream:
         return stream.read(os.fstat(stream.fileno()).st_size)
 
 
-def read_named(images: Mapping[str, Path], name: str) -> tuple[Path, bytes]:
+def read_named(images: Mapping[str, ImageFile], name: str) -> tuple[ImageFile, bytes]:
     """Return the file and the bytes of the image of that name."""
     return images[name], read_image(images[name])
 
@@ -178,7 +185,7 @@ def share_lock(lock: AbstractContextManager[Any]) -> None:
 
 
 def open_image(
-    file: Path,
+    file: ImageFile,
     content: bytes | None = None,
     *,
     at_least: int | None = None,
@@ -209,7 +216,7 @@ def open_image(
 
 @contextlib.contextmanager
 def opened_image(
-    file: Path,
+    file: ImageFile,
     content: bytes | None = None,
     *,
     at_least: int | None = None,
@@ -225,7 +232,7 @@ def opened_image(
 
 
 def _decoded(
-    file: Path,
+    file: ImageFile,
     content: bytes,
     at_least: int | None,
     max_pixels: int,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.errors import InputError
 from pipeline.images.files import open_image
 from pipeline.printable import printable
-from pipeline.records import Query, Ranking
+from pipeline.records import ImageFile, Query, Ranking
 from pipeline.run import Run, progress
 
 Item = TypeVar("Item")
@@ -135,7 +134,7 @@ class Thumbnails:
 
 
 def thumbnails(
-    images: Mapping[str, Path], budget: int, max_pixels: int | None = None
+    images: Mapping[str, ImageFile], budget: int, max_pixels: int | None = None
 ) -> Thumbnails:
     """Return thumbnails of ``images``, as large and good as fit into ``budget`` bytes together.
 
@@ -154,7 +153,7 @@ def thumbnails(
     files: dict[str, bytes] = {}
     failed: dict[str, str] = {}
 
-    def make(item: tuple[str, Path]) -> None:
+    def make(item: tuple[str, ImageFile]) -> None:
         name, file = item
         try:
             image = open_image(file, at_least=side, max_pixels=max_pixels)

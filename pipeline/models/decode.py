@@ -6,7 +6,6 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import Broken, opened_image, share_lock
 from pipeline.processes import cores
+from pipeline.records import ImageFile
 
 if TYPE_CHECKING:
     from pipeline.models.encoders.base import Encoder
@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
     """By name, why an image could not be read; ``Broken`` where that lies in its bytes."""
 
 
-Read = Callable[[str], tuple[Path, bytes]]
+Read = Callable[[str], tuple[ImageFile, bytes]]
 """Returns an image's file and bytes by its name, in a worker process; raises InputError."""
 
 

@@ -32,7 +32,7 @@ def export(run: Run, folder: Path) -> list[Path]:
                     if not key.startswith("multi_")
                 }
                 content.append(entry | added | single)
-        file = folder / Path(name).name
+        file = folder / Path(name).with_suffix(".json").name
         write_json(file, content)
         written.append(file)
     return written

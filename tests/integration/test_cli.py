@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from pipeline import datasets
 from pipeline.cli import main
 from pipeline.cli.options import OVERRIDES
 from tests.conftest import PROJECT
@@ -31,6 +32,13 @@ def test_help_explains_and_gives_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert command == "demo" or f"Example: seize {command}" in result.output
     assert command == "demo" or "--data-root" in result.output
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "tune", "doctor"])
+def test_help_lists_every_benchmark_there_is(command: str) -> None:
+    shown = " ".join(seize(command, "--help").output.split())
+    assert f"--dataset TEXT {datasets.names()}" in shown
+    assert "genecis" in datasets.names()
 
 
 def test_python_m_pipeline_is_seize_and_help_needs_no_torch() -> None:

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from pipeline.models.prompts.verify import VerifyPrompt
+from pipeline.records import ImageFile
 
 YES, NO = "yes", "no"
 
@@ -16,7 +16,7 @@ class Question:
     """What is asked about one candidate. ``key`` is handed back with the verdict."""
 
     key: int
-    images: tuple[Path, ...]
+    images: tuple[ImageFile, ...]
     """The image files, in the prompt's order; all of a query's references where it names them."""
     edited_caption: str
     relative_caption: str
