@@ -136,12 +136,26 @@ class Stub:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Answer one chat."""
+        return await self.serve(request, _last_text, self._chat)
+
+    def _chat(self, asked: dict[str, Any]) -> web.Response:
+        choices = self._choices(_last_text(asked), asked)
+        if asked.get("logprobs") and self.log_probabilities:
+            choices[0]["logprobs"] = {"content": self._tokens(asked, choices[0])}
+        return web.json_response({"choices": choices, "usage": {"total_tokens": 100}})
+
+    async def serve(
+        self,
+        request: web.Request,
+        text_of: Callable[[dict[str, Any]], str],
+        answer: Callable[[dict[str, Any]], web.Response],
+    ) -> web.StreamResponse:
+        """Answer one request, unless the plan for its text says otherwise."""
         refused = self._refused(request)
         if refused:
             return refused
         asked = await request.json()
-        content = asked["messages"][-1]["content"]
-        text = content if isinstance(content, str) else content[-1]["text"]
+        text = text_of(asked)
         if self.keep:
             self.seen.append(asked)
         tries = self.tries[text]
@@ -157,10 +171,7 @@ class Stub:
                 fault = None
             fault = fault or self._wrong(asked)
             if fault is None:
-                choices = self._choices(text, asked)
-                if asked.get("logprobs") and self.log_probabilities:
-                    choices[0]["logprobs"] = {"content": self._tokens(asked, choices[0])}
-                return web.json_response({"choices": choices, "usage": {"total_tokens": 100}})
+                return answer(asked)
             if fault.reset and request.transport is not None:
                 request.transport.abort()
             if fault.hang:
@@ -219,6 +230,12 @@ class Stub:
             message = {"role": "assistant", **message}
             choices.append({"index": i, "message": message, "finish_reason": finish})
         return choices
+
+
+def _last_text(asked: dict[str, Any]) -> str:
+    content = asked["messages"][-1]["content"]
+    text: str = content if isinstance(content, str) else content[-1]["text"]
+    return text
 
 
 class Running:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.demo import world
+from pipeline.demo.embedder import train_embedder
 from pipeline.demo.phi import train_phi
 from pipeline.demo.roles import roles
 from pipeline.demo.synthesizer import train_synthesizer
@@ -274,6 +275,7 @@ TRAINERS = {
     "llm": (train_llm, 2e-3),
     "verifier": (train_verifier, 1e-3),
     "synthesizer": (train_synthesizer, 1e-3),
+    "embedder": (train_embedder, 1e-3),
     "phi": (train_phi, 3e-4),
 }
 """How to train each model, and at which learning rate."""

@@ -225,7 +225,7 @@ def _facts(said: Group, shown: Group | None) -> list[int]:
     return [shown.count or 0, size, colour, 1, *right]
 
 
-def _published_names(file: Path) -> None:
+def published_names(file: Path) -> None:
     """Name the vision tower's weights as published LLaVA checkpoints do, which vLLM expects."""
     old, new = "vision_tower.", "vision_tower.vision_model."
     weights = {
@@ -311,7 +311,7 @@ def train_verifier(out: Path, steps: int, seed: int, rate: float, start: Path | 
 
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)
-        _published_names(out / "model.safetensors")
+        published_names(out / "model.safetensors")
         processor.save_pretrained(out)
         write_json(out / "training.json", record | earlier)
 

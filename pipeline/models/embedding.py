@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Config, RuntimeConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.models import encoders
 from pipeline.models.encoders import Encoder
+from pipeline.models.encoders.base import Streaming
 from pipeline.processes import current
 from pipeline.run import StageReport, progress
 from pipeline.store.features import Features
@@ -21,7 +22,7 @@ from pipeline.store.shards import Encoded, Shard, Stored, merge
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.decode import Read
+    from pipeline.models.decode import Decoded, Read
 
 
 def encode_images(
@@ -41,6 +42,10 @@ def encode_images(
     with report.step("load the model"):
         model = encoders.load(config.encoder, config.runtime)
     size = config.runtime.embed_batch
+    if isinstance(model, Streaming):
+        decoded = decode(todo, read, model, config.runtime)
+        yield from _streamed(model, decoded, digests, report, config.runtime)
+        return
     prepared: list[Any] = []
     batch = Encoded()
     apart = model.device == "cpu" and config.runtime.workers != 0
@@ -70,6 +75,67 @@ def encode_images(
     yield _encode(model, batch, prepared, report, apart)
 
 
+def _streamed(
+    model: Streaming,
+    decoded: "Iterator[Decoded]",
+    digests: dict[str, str],
+    report: StageReport,
+    runtime: RuntimeConfig,
+) -> Iterator[Encoded]:
+    """Yield features as they come, images being sent on as they are decoded."""
+    sent: dict[int, tuple[str, str]] = {}
+    copies: dict[str, str] = {}
+    broken: list[str] = []
+    count = itertools.count()
+
+    def pictures() -> Iterator[Any]:
+        for chunk in decoded:
+            report.failed |= chunk.broken
+            for name, digest, one in zip(chunk.names, chunk.digests, chunk.prepared, strict=True):
+                if (original := digests.setdefault(digest, name)) == name:
+                    sent[next(count)] = name, digest
+                    yield one
+                else:
+                    copies[name] = original
+            if runtime.strict and chunk.broken:
+                broken.extend(chunk.broken.values())
+                return
+
+    rows: list[Features] = []
+    batch = Encoded()
+    arriving = model.stream(pictures())
+    while True:
+        with report.step("model"):
+            place, made = next(arriving, (None, ""))
+        if place is None:
+            break
+        name, digest = sent.pop(place)
+        if isinstance(made, str):
+            report.failed[name] = made
+            del digests[digest]
+            continue
+        batch.names.append(name)
+        batch.digests.append(digest)
+        rows.append(made)
+        if len(rows) >= runtime.embed_batch:
+            yield _collected(batch, rows)
+            batch, rows = Encoded(), []
+    lost = {copy: of for copy, of in copies.items() if of in report.failed}
+    report.failed |= {copy: report.failed[of] for copy, of in lost.items()}
+    batch.copies = {copy: of for copy, of in copies.items() if copy not in lost}
+    yield _collected(batch, rows)
+    if broken:
+        raise InputError(broken[0])
+
+
+def _collected(batch: Encoded, rows: list[Features]) -> Encoded:
+    if rows:
+        if len({len(row) for row in rows}) > 1:
+            raise ModelError("The encoder's vectors differ in length: several models are served.")
+        batch.features = finite(np.stack(rows), batch.names, "image")
+    return batch
+
+
 def _encode(
     model: Encoder, batch: Encoded, prepared: list[Any], report: StageReport, apart: bool
 ) -> Encoded:
@@ -82,6 +148,40 @@ def _encode(
         with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
             batch.features = finite(model.images(_joined(prepared)), batch.names, "image")
     return batch
+
+
+def encode_pairs(
+    config: Config, read: "Read", asked: Sequence[tuple[str, str]], instruction: str
+) -> tuple[Features, dict[str, str]]:
+    """Return raw features (asked, d) of images, by name, with a text each; and why some were lost.
+
+    The text alone stands for a pair whose image cannot be read (InputError where the configuration
+    is strict). Raises ConfigError for an encoder that is not joint, ModelError.
+    """
+    from pipeline.models.decode import decode, stacked
+
+    model = encoders.load_joint(config.encoder, config.runtime)
+    names = list(dict.fromkeys(name for name, _ in asked))
+    prepared: dict[str, Any] = {}
+    lost: dict[str, str] = {}
+    for chunk in decode(names, read, model, config.runtime):
+        prepared |= dict(zip(chunk.names, chunk.prepared, strict=True))
+        lost |= chunk.broken
+    if lost and config.runtime.strict:
+        raise InputError(next(iter(lost.values())))
+    whole = [place for place, (name, _) in enumerate(asked) if name in prepared]
+    alone = [place for place, (name, _) in enumerate(asked) if name not in prepared]
+    size = len(asked) if isinstance(model, Streaming) else config.runtime.embed_batch
+    found: dict[int, Features] = {}
+    for start in range(0, len(whole), size):
+        some = whole[start : start + size]
+        pictures = stacked([prepared[asked[place][0]] for place in some])
+        texts = [asked[place][1] for place in some]
+        found |= dict(zip(some, model.pairs(pictures, texts, instruction), strict=True))
+    if alone:
+        made = model.texts([asked[place][1] for place in alone])
+        found |= dict(zip(alone, made, strict=True))
+    return np.stack([found[place] for place in range(len(asked))]), lost
 
 
 def _chosen(prepared: "Tensor | list[Any]", kept: list[int], device: str) -> "Tensor | list[Any]":

@@ -154,11 +154,13 @@ class Role(Generic[Computed, Model]):
         """Return kind and name of a model.
 
         What stands before the first colon is a kind only where it is known as one, so that names
-        may have colons (``qwen2.5:7b``). Raises ConfigError where it is a known kind misspelt.
+        may have colons (``qwen2.5:7b``). A kind may be spelt with hyphens. Raises ConfigError where
+        it is a known kind misspelt.
         """
         before, colon, name = model.partition(":")
         if not colon:
             return self.default, model
+        before = before.replace("-", "_") if before.replace("-", "_") in self.kinds else before
         if before in self.kinds:
             return before, name
         if difflib.get_close_matches(before, self.kinds, n=1, cutoff=TYPO):

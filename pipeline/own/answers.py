@@ -194,6 +194,19 @@ class Shared:
                 self._prepared.popitem(last=False)
             return self._prepared[reference]
 
+    def pair(
+        self, reference: str, text: str, instruction: str, picture: Callable[[], Image.Image]
+    ) -> Tensor:
+        """Return the feature (d) of a reference image with a text, made where it is not known."""
+
+        def encode() -> Vector:
+            model = encoders.load_joint(self.config.encoder, self.config.runtime)
+            made = model.pairs(stacked([model.prepare(picture())]), [text], instruction)
+            return finite(made, [reference], "image with its text")
+
+        name = f"pair:{reference}:{fingerprint([instruction, text])}"
+        return torch.from_numpy(self._embedded([name], lambda _: encode(), keep=True)[name])
+
     def embed_texts(self, texts: Sequence[str], keep: bool = False) -> Tensor:
         """Return the features (texts, d); ``keep`` stores those of all of them together."""
 

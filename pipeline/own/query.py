@@ -78,6 +78,21 @@ class OneQuery:
             picture = functools.partial(self._picture, name)
             yield [[(0, place)]], self._shared.prepared(name, picture)
 
+    def joint(self, asked: Sequence[tuple[int, str]], instruction: str) -> Tensor:
+        """Return the mean raw feature (asked, d) of the reference images with each text."""
+        lists = [
+            torch.stack(
+                [
+                    self._shared.pair(
+                        name, text, instruction, functools.partial(self._picture, name)
+                    )
+                    for name in self._references
+                ]
+            )
+            for _, text in asked
+        ]
+        return mean_of_each(lists, self._images.gallery.shape[1])
+
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return the k largest drops over the gallery."""
         found = (top_images(Ends(d, d), self._images.gallery, k)[0] for d in differences)

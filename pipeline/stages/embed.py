@@ -9,6 +9,7 @@ from pipeline.errors import InputError, MissingStageError
 from pipeline.images.files import read_named
 from pipeline.models import encoders
 from pipeline.models.embedding import encode_images, encode_missing, finite
+from pipeline.models.encoders.base import Streaming
 from pipeline.processes import current
 from pipeline.retrieval import methods
 from pipeline.run import Run, StageReport, log, stage
@@ -28,6 +29,7 @@ def embed(run: Run) -> list[StageReport]:
 
 
 def _embed(run: Run) -> list[StageReport]:
+    _try_pairs(run)
     reports = [embed_images(run)]
     try:
         wanted = texts.embedded(run)
@@ -36,6 +38,14 @@ def _embed(run: Run) -> list[StageReport]:
             log.warning("The gallery is embedded, the texts not yet. %s Then embed again.", error)
         return reports
     return [*reports, embed_texts(run, wanted)] if wanted else reports
+
+
+def _try_pairs(run: Run) -> None:
+    """Raise what making a joint clue would end in, before hours go into the gallery."""
+    for name in texts.selection(run):
+        for clue in methods.clues_of(name).values():
+            if clue.joint and not clue_file(run, clue).exists():
+                encoders.load_joint(run.config.encoder, run.config.runtime)
 
 
 def embed_images(run: Run) -> StageReport:
@@ -71,6 +81,8 @@ def embed_texts(run: Run, wanted: list[str], reads: Sequence[Path] | None = None
             with report.step("load the model"):
                 model = encoders.load(config.encoder, config.runtime)
             size = run.config.runtime.embed_batch
+            if isinstance(model, Streaming):  # else servers would wait between small batches
+                size = max(size, run.config.runtime.shard)
             for start in range(0, len(todo), size):
                 batch = list(todo[start : start + size])
                 with report.step("model"):

@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.config import encoder_of
 from pipeline.errors import InputError
 from pipeline.images.files import read_named
-from pipeline.models.embedding import finite
+from pipeline.models.embedding import encode_missing, encode_pairs, finite
+from pipeline.records import Query
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue, Clues, Texts
 from pipeline.retrieval.scoring import Ends, mean_of_each
@@ -19,6 +20,7 @@ from pipeline.run import Run, StageReport, log, progress, stage
 from pipeline.stages import edit, embeddings, texts
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
+from pipeline.store.shards import Encoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +36,17 @@ class Inputs:
 
     Texts and their features are read when a clue asks for them, so that a method takes the memory
     of its own clues alone. ``searcher`` searches the gallery; ``failed`` says what is missing.
-    Raises MissingStageError where a stage was not run.
+    Raises MissingStageError where a stage was not run. For ``making`` a clue it may be of some
+    ``queries`` alone.
     """
 
-    def __init__(self, run: Run, making: bool = False) -> None:
+    def __init__(
+        self, run: Run, making: bool = False, queries: Sequence[Query] | None = None
+    ) -> None:
         from pipeline.retrieval.searcher import Searcher
 
         self.run = run
+        self.queries = run.queries if queries is None else queries
         self.encoder_name = encoder_of(run.config.search.method)
         image_path = embeddings.image_file(run)
         if not image_path.exists():
@@ -65,7 +71,7 @@ class Inputs:
     @property
     def count(self) -> int:
         """How many queries there are."""
-        return len(self.run.queries)
+        return len(self.queries)
 
     @property
     def normalise_texts(self) -> bool:
@@ -96,13 +102,13 @@ class Inputs:
         """Return the texts of a kind by query, as the stages before made them."""
         if kind not in self._texts:
             found = texts.kinds()[kind].read(self.run)
-            self._texts[kind] = [list(found.get(query.id, ())) for query in self.run.queries]
+            self._texts[kind] = [list(found.get(query.id, ())) for query in self.queries]
             if kind == "edits":
                 self._note_missing(self._texts[kind])
         return self._texts[kind]
 
     def _note_missing(self, edits: Texts) -> None:
-        for query, answers in zip(self.run.queries, edits, strict=True):
+        for query, answers in zip(self.queries, edits, strict=True):
             failed = sum(answer is None for answer in answers)
             if failed == len(answers):
                 said = "no edited caption; its relative caption is used"
@@ -146,7 +152,7 @@ class Inputs:
         import torch
 
         row = self.images.row
-        rows = [[row[name] for name in q.references if name in row] for q in self.run.queries]
+        rows = [[row[name] for name in q.references if name in row] for q in self.queries]
         flat = np.array([one for own in rows for one in own], dtype=np.int64)
         features = torch.from_numpy(self.images.take(flat)).float()
         return list(torch.split(features, [len(own) for own in rows]))
@@ -157,7 +163,7 @@ class Inputs:
 
         images, places = self.run.dataset.images, dict[str, list[tuple[int, int]]]()
         row = self.images.row
-        for query, asked in enumerate(self.run.queries):
+        for query, asked in enumerate(self.queries):
             for place, name in enumerate(name for name in asked.references if name in row):
                 places.setdefault(name, []).append((query, place))
         read = functools.partial(read_named, images)
@@ -166,6 +172,20 @@ class Inputs:
                 if chunk.names:
                     yield [places[name] for name in chunk.names], cast("Tensor", chunk.prepared)
                 bar.update(len(chunk.names))
+
+    def joint(self, asked: Sequence[tuple[int, str]], instruction: str) -> "Tensor":
+        """Return the mean raw feature (asked, d) of each query's reference images with a text."""
+        import torch
+
+        config, _ = embeddings.settle(self.run.config, embeddings.image_file(self.run))
+        read = functools.partial(read_named, self.run.dataset.images)
+        names = [self.queries[query].references for query, _ in asked]
+        pairs = [(name, text) for own, (_, text) in zip(names, asked, strict=True) for name in own]
+        made, lost = encode_pairs(config, read, pairs, instruction)
+        for name, why in lost.items():
+            self.note(f"The text of {name} stands alone: {why}")
+        lists = torch.split(torch.from_numpy(made), [len(own) for own in names])
+        return mean_of_each(lists, made.shape[1])
 
     def drops(self, differences: "list[Tensor]", k: int) -> "list[Tensor]":
         """Return LDRE's k largest drops of every edit over its query's gallery (edits, up to k).
@@ -201,10 +221,10 @@ class Inputs:
             raise self.run.missing("embed", file, f"The clue {clue.name!r} was not made")
         stored = FeatureFile(file)
         row = stored.row
-        if lacking := next((q.id for q in self.run.queries if q.id not in row), None):
+        if lacking := next((q.id for q in self.queries if q.id not in row), None):
             raise InputError(f"{file} lacks query {lacking}. Delete it and run `seize embed`.")
         self.files.append(file)
-        rows = np.array([row[query.id] for query in self.run.queries])
+        rows = np.array([row[query.id] for query in self.queries])
         return torch.from_numpy(stored.take(rows)).float()
 
 
@@ -241,7 +261,9 @@ def _make_clues(run: Run) -> list[StageReport]:
             continue
         file = clue_file(run, clue)
         with stage("embed", run, [embeddings.image_file(run)], file, "queries") as report:
-            if file.exists():
+            if clue.by_part:
+                _make_by_part(run, clue, file, report)
+            elif file.exists():
                 report.cached = len(run.queries)
                 report.notes += FeatureFile(file).header.get("notes", ())
             else:
@@ -256,6 +278,23 @@ def _make_clues(run: Run) -> list[StageReport]:
                     log.warning("%s", said)
         reports.append(report)
     return reports
+
+
+def _make_by_part(run: Run, clue: Clue, file: Path, report: StageReport) -> None:
+    """Make a clue of some queries at a time; what is made is kept however the run ends."""
+    by_id = {query.id: query for query in run.queries}
+    size = run.config.runtime.shard
+
+    def encode(todo: Sequence[str], _: dict[str, str]) -> Iterator[Encoded]:
+        for start in range(0, len(todo), size):
+            names = list(todo[start : start + size])
+            inputs = Inputs(run, making=True, queries=[by_id[name] for name in names])
+            with report.step("model"):
+                made = inputs.clues.vectors(clue.name).numpy()
+            report.notes += [note for note in inputs.notes if note not in report.notes]
+            yield Encoded(names, finite(made, names, "query"))
+
+    encode_missing(file, list(by_id), encode, clue_header(run, clue), size, report, "query")
 
 
 def ready(run: Run) -> list[str]:

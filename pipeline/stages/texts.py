@@ -24,6 +24,11 @@ def _entities(run: Run) -> ByQuery:
     return {query.id: entities(*query.relative_captions) for query in run.queries}
 
 
+def _concepts(run: Run) -> ByQuery:
+    told = run.config.dataset.shared_concept
+    return {query.id: (query.shared_concept or "",) if told else () for query in run.queries}
+
+
 @functools.cache
 def kinds() -> dict[str, TextKind]:
     """Return every kind of texts by name: the dataset's own, then stage by stage in their order."""
@@ -32,6 +37,7 @@ def kinds() -> dict[str, TextKind]:
         "relative_captions": TextKind(_relative),
         "relative_parts": TextKind(_parts),
         "entities": TextKind(_entities),
+        "shared_concepts": TextKind(_concepts),
     }
     return own | made
 

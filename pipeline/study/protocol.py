@@ -138,14 +138,14 @@ def _training(method: str) -> str:
 
 
 def _concept(dataset: Dataset, protocol: Mapping[str, Any], method: str | None) -> str:
-    """Return whether a query's texts held the shared concept: only an LLM is told it."""
+    """Return whether a query's texts held the shared concept: LLMs and joint embedders are told."""
     if "shared_concept" not in dataset.choices:
         return NONE
     given = protocol.get("shared_concept")
     if given is None or method is None:
         return UNKNOWN
     try:
-        asked = methods.reads(method) & {"edits", *ROLES}
+        asked = methods.reads(method) & {"edits", *ROLES} or "joint" in methods.clues_of(method)
     except ConfigError:
         return UNKNOWN
     return "yes" if given and asked else "no"

@@ -1,8 +1,8 @@
 """What encoders share: the contract of a model that maps images and texts into one space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from pipeline.models.kinds import Kind
 
 Features = NDArray[np.float32]
 """Raw (not normalised) features, float32 (n, d)."""
+
+Vector = NDArray[np.float32]
+"""One of them (d)."""
 
 INSTRUCTION = "Represent the user's input."
 """What joint embedders are told where nothing else is asked (Qwen3-VL-Embedding's own default)."""
@@ -47,8 +50,24 @@ class Encoder(Protocol):
 class JointEncoder(Encoder, Protocol):
     """An encoder that also maps an image with a text."""
 
-    def pairs(self, prepared: Any, texts: Sequence[str]) -> Features:
-        """Return features (n, d) of prepared pictures, each with its text."""
+    def pairs(self, prepared: Any, texts: Sequence[str], instruction: str) -> Features:
+        """Return features (n, d) of prepared pictures, each with its text, as instructed."""
+        ...
+
+    def check_pairs(self) -> None:
+        """Raise ModelError where a pair's feature is but its image's, or its text's."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An encoder that works on many images at a time, and is done with them in any order."""
+
+    def stream(self, prepared: Iterable[Any]) -> Iterator[tuple[int, Vector | str]]:
+        """Yield each prepared picture's place, and its feature (d) or why there is none.
+
+        Pictures are taken as they are needed. Raises ModelError if no feature can come.
+        """
         ...
 
 
@@ -63,3 +82,5 @@ class EncoderKind(Kind[ClipConfig, Encoder]):
     width: Callable[[ClipConfig], int | None] = _unknown
     """Returns d without loading anything, None if that cannot be told; raises ModelError for a
     name that the kind does not know."""
+    joint: bool = False
+    """Whether its encoders embed an image with a text, too (``JointEncoder``)."""

@@ -19,6 +19,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.masking import hide, without_credentials
 from pipeline.models.serving import dialect, responses
+from pipeline.models.serving.endpoints import CHAT, Endpoint, tokens_of
 from pipeline.models.serving.responses import ODD, BodyError, line, read_body
 from pipeline.run import log
 
@@ -28,12 +29,10 @@ CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
 FALLBACK_CONCURRENCY = 64
 """Requests in flight at a server that does not tell how many it can take."""
-URLS = "--llm-url, --captioner-url, --verifier-url"
+URLS = "--llm-url, --captioner-url, --verifier-url, --clip-url"
 """The options that name a server; a client does not know which one it serves."""
 MOST_CONCURRENCY = 256
 """vLLM's own default for how many sequences it runs at a time."""
-IMAGE_TOKENS = 1_000
-"""Tokens that an image is reckoned at: what vision models make of 500 to 900 pixels a side."""
 LONGEST_MESSAGE = 300
 """Characters of a server's error that are shown."""
 LONGEST_COMPLAINT = 10_000
@@ -59,6 +58,8 @@ class Completion:
     """Log-probabilities of the first text's first token, where they were asked for and given."""
     tokens: int = 0
     """Tokens of prompt and texts, as the server counts them; 0 where it does not tell."""
+    content: Any = None
+    """What the endpoint answers that is no text, such as a vector."""
 
 
 class Transient(Exception):
@@ -95,11 +96,13 @@ class ChatClient:
         model: str,
         runtime: RuntimeConfig,
         manner: dialect.Manner | None = None,
+        endpoint: Endpoint = CHAT,
     ) -> None:
         self.url, credentials = without_credentials(url.rstrip("/"))
         self.dialect = dialect.Dialect(self.url, manner or dialect.Manner())
         self.model = model
         self.runtime = runtime
+        self.endpoint = endpoint
         self._authorization, self._secrets = _authorization(credentials, runtime.api_key_variable)
 
     def _session(self, **options: Any) -> aiohttp.ClientSession:
@@ -208,17 +211,18 @@ class ChatClient:
                 tries = retrying.statistics["attempt_number"]
                 return Completion(key, (), reason=f"{fault}, after {tries} tries")
             except _Refused as refusal:
-                if not self.dialect.learns(body, sent, roomy, refusal.complaint):
+                adapts = self.endpoint.adapts
+                if not (adapts and self.dialect.learns(body, sent, roomy, refusal.complaint)):
                     return Completion(key, (), reason=str(refusal))
                 continue
             thinks = self.dialect.needs_room(reply, roomy)
             if not thinks:
-                texts, truncated, first_token, tokens, _ = reply
-                return Completion(key, texts, truncated, None, first_token, tokens)
+                texts, truncated, first_token, tokens, _, content = reply
+                return Completion(key, texts, truncated, None, first_token, tokens, content)
 
     async def _once(self, session: aiohttp.ClientSession, data: bytes) -> dialect.Reply:
         try:
-            address = f"{self.url}/chat/completions"
+            address = f"{self.url}/{self.endpoint.path}"
             async with session.post(address, data=data, allow_redirects=False) as response:
                 content = await read_body(response)
         except TimeoutError:
@@ -230,7 +234,7 @@ class ChatClient:
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
-            return dialect.parse(content)
+            return self.endpoint.parse(content)
         except ValueError as error:
             raise Transient(self._shown(str(error))) from None
 
@@ -253,7 +257,8 @@ class ChatClient:
         if status == 404:
             await self._check(session)  # raises if the model is not served
             return ModelError(
-                f"{self.url}/chat/completions: {said}. Is the address right ({URLS})?"
+                f"{self.url}/{self.endpoint.path}: {said}. Is the address right ({URLS})?"
+                f"{self.endpoint.advice}"
             )
         if status >= 500 and dialect.refuses_system(complaint):
             return _Refused(said, complaint)
@@ -327,7 +332,7 @@ class ChatClient:
         capacity = responses.kv_cache(metrics)
         count = FALLBACK_CONCURRENCY
         if capacity is not None:
-            count = min(max(capacity // max(_tokens(body), 1), 8), MOST_CONCURRENCY)
+            count = min(max(capacity // max(tokens_of(body), 1), 8), MOST_CONCURRENCY)
         log.info("Keeps %d requests in flight at %s (--concurrency changes it).", count, self.url)
         return count
 
@@ -348,22 +353,6 @@ def _authorization(credentials: str, variable: str) -> tuple[str | None, list[st
             "carry. Set it again, to the key alone."
         )
     return (f"Bearer {key}", [key]) if key else (None, [])
-
-
-def _tokens(body: dict[str, Any]) -> int:
-    """Return about how many tokens a request takes: prompt, images and all of its answers.
-
-    A token is taken for three characters; an image, however it is encoded, for ``IMAGE_TOKENS``.
-    """
-    images, messages = 0, []
-    for message in body["messages"]:
-        texts = message["content"]
-        if isinstance(texts, list):
-            texts = [part for part in texts if part.get("type") != "image_url"]
-            images += len(message["content"]) - len(texts)
-        messages.append({**message, "content": texts})
-    answers = int(body.get("n") or 1) * int(body["max_tokens"])
-    return len(json.dumps(messages)) // 3 + images * IMAGE_TOKENS + answers
 
 
 class _TriedEnough(tenacity.stop.stop_base):

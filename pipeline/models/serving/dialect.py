@@ -69,6 +69,8 @@ class Reply(NamedTuple):
     """Tokens of prompt and texts, as the server counts them; 0 where it does not tell."""
     thought: bool
     """Whether the model thought before it answered."""
+    content: Any = None
+    """What an endpoint answers that is no text, such as a vector."""
 
 
 def parse(content: bytes) -> Reply:

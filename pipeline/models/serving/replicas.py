@@ -9,17 +9,22 @@ from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.models.serving.chat import ChatClient, Completion, in_turn
 from pipeline.models.serving.dialect import Manner
+from pipeline.models.serving.endpoints import CHAT, Endpoint
 from pipeline.run import log
 
 Request = tuple[int, dict[str, Any]]
 
 
 def connect(
-    url: str | Sequence[str], model: str, runtime: RuntimeConfig, manner: Manner | None = None
+    url: str | Sequence[str],
+    model: str,
+    runtime: RuntimeConfig,
+    manner: Manner | None = None,
+    endpoint: Endpoint = CHAT,
 ) -> "ChatClient | Replicas":
     """Return a client of the server at ``url``, or of all of them where there are several."""
     urls = [url] if isinstance(url, str) else list(dict.fromkeys(url))
-    clients = [ChatClient(each, model, runtime, manner) for each in urls]
+    clients = [ChatClient(each, model, runtime, manner, endpoint) for each in urls]
     return clients[0] if len(clients) == 1 else Replicas(clients)
 
 

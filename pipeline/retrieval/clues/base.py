@@ -41,8 +41,8 @@ class Source(Protocol):
     def texts(self, kind: str) -> Texts:
         """Return the queries' texts of a kind: ``captions``, ``edits`` (aligned with the captions,
         repeated as often as each was edited), ``relative_captions`` (joined where there are two),
-        ``relative_parts`` (one by one), or a role of ``prompts.ROLES``. Raises MissingStageError
-        where a stage has to run first."""
+        ``relative_parts`` (one by one), ``shared_concepts`` (CIRCO's, if they are told), or a
+        role of ``prompts.ROLES``. Raises MissingStageError where a stage has to run first."""
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Return raw text embeddings, float32 (texts, d); no text gives (0, d)."""
@@ -59,6 +59,11 @@ class Source(Protocol):
         """Yield the reference images as the encoder prepares them, by the batch, each with where
         it belongs: a query's place, and its own in that query's list of ``reference_lists``.
         Those that cannot be read are left out."""
+
+    def joint(self, asked: Sequence[tuple[int, str]], instruction: str) -> Tensor:
+        """Return raw features, float32 (asked, d), each of a query's reference image, given by the
+        query's place, with a text; of several images the mean. Where one cannot be read, its text
+        stands alone."""
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
         """Return, for each query, the k largest positive inner products of every row of its
@@ -111,6 +116,10 @@ class Clue:
     """Raises what making it would end in, as far as configuration and dataset's name tell."""
     training: Training = "training-free"
     """What was trained to make it; told beside every figure of a method that uses it."""
+    by_part: bool = False
+    """Whether it is made of some queries at a time, so that a stopped run resumes."""
+    joint: bool = False
+    """Whether it asks the encoder for images with texts: that is tried before anything is made."""
 
 
 CLUES: dict[str, Clue] = {}
@@ -125,11 +134,15 @@ def clue(
     settings: type[Section] | None = None,
     check: Callable[[Config, str], None] = anything,
     training: Training = "training-free",
+    by_part: bool = False,
+    joint: bool = False,
 ) -> Callable[[Callable[[Clues], Any]], Callable[[Clues], Any]]:
     """Register what makes a clue under its name; see ``Clue``."""
 
     def register(make: Callable[[Clues], Any]) -> Callable[[Clues], Any]:
-        CLUES[name] = Clue(name, make, needs, reads, header, by_model, settings, check, training)
+        CLUES[name] = Clue(
+            name, make, needs, reads, header, by_model, settings, check, training, by_part, joint
+        )
         return make
 
     return register

@@ -7,9 +7,10 @@ module that registers them with ``method``.
 from collections.abc import Iterable, Mapping
 
 from pipeline import plugins
-from pipeline.config import OWN_IMAGES, VERIFIED, Config, without_encoder
+from pipeline.config import CLIP, OWN_IMAGES, VERIFIED, Config, encoder_of, without_encoder
 from pipeline.config.names import is_pool, join, named, parts_of, split
 from pipeline.errors import ConfigError, nearest
+from pipeline.models import encoders
 from pipeline.retrieval.clues import CLUES, Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
 from pipeline.retrieval.pool import Pool
@@ -122,7 +123,12 @@ def selection(chosen: str, lacking: Mapping[str, str]) -> list[str]:
     """
 
     def uses(name: str) -> set[str]:
-        return reads(name) | clues_of(name).keys()
+        if is_pool(name):
+            return {use for part in parts_of(name) for use in uses(part)}
+        clues = clues_of(name)
+        if encoder_of(name) != CLIP:  # whether that one can is for the clue to check
+            clues = {one: clue for one, clue in clues.items() if not clue.joint}
+        return reads(name) | clues.keys()
 
     possible = [name for name in names() if not uses(name) & lacking.keys()]
     wanted = possible if chosen == "all" else split(chosen)
@@ -146,6 +152,9 @@ def lacking(config: Config, dataset: str) -> dict[str, str]:
     """Return the clues that cannot be made as the configuration is, and what each needs."""
     kinds = {name: one.settings for name, one in CLUES.items() if one.settings}
     found = {name: section(config, kind, dataset).lacking for name, kind in kinds.items()}
+    if not encoders.is_joint(config.clip):
+        said = "an encoder that embeds an image with a text: --clip served:NAME, or METHOD@ENCODER"
+        found |= {name: said for name, one in CLUES.items() if one.joint}
     return {name: what for name, what in found.items() if what}
 
 
