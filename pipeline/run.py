@@ -75,6 +75,11 @@ class Run:
         return tuple(settings.caption_separator.join(order) for order in orders)
 
     @property
+    def top_k(self) -> int:
+        """How many images a ranking holds: as many as asked for, or as the metrics need."""
+        return max(self.config.search.top_k, self.dataset.depth)
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """The choices that make figures of one benchmark differ; recorded with every result."""
         own = {name: getattr(self.config.dataset, name) for name in self.dataset.choices}

@@ -70,6 +70,8 @@ class Dataset(ABC):
     images: dict[str, ImageFile]
     galleries: dict[str, list[str]]
     """Gallery name to the ids searched, in a fixed order; ties are broken by it."""
+    depth: int
+    """How many images a ranking has to hold at least for the metrics, whatever is asked for."""
     gallery_name: str
     """Names the set of images, so that splits sharing one (CIRCO val and test) embed it once."""
 
@@ -82,7 +84,7 @@ class Dataset(ABC):
             )
         self.split = split
         self.gallery = gallery
-        self.annotations, self.notes = {}, []
+        self.annotations, self.notes, self.depth = {}, [], 1
         nested = root / self.folder
         self.root = nested if nested.is_dir() else root
         self._annotations = hashlib.sha256()
@@ -197,8 +199,10 @@ class Dataset(ABC):
     @property
     def metrics(self) -> list[str]:
         """The names of the protocol's metrics, of a split with ground truth."""
+        self.check_ground_truth()
         nothing = {kind: {query.id: () for query in self.queries} for kind in self.kinds}
-        return list(self.evaluate(nothing))
+        defined = {metric: own for metric, own in self.values(nothing).items() if own}
+        return list(self.means(defined, np.ones((1, len(self.queries)))))
 
     def evaluate(self, predictions: Mapping[str, Predictions]) -> dict[str, float]:
         """Return the protocol's metrics in percent for the given kinds of prediction lists.

@@ -28,6 +28,23 @@ def average_precision_at_k(ranking: Sequence[str], relevant: Collection[str], k:
     return total / min(k, len(relevant)) if relevant else 0.0
 
 
+def trapezoidal_average_precision(ranking: Sequence[str], relevant: Collection[str]) -> float:
+    """Return the area under the precision-recall curve by the trapezoidal rule, in [0, 1].
+
+    As landmark retrieval (Philbin et al., CVPR 2007) and i-CIR (Psomas et al., NeurIPS 2025)
+    measure it: the j-th relevant image (from 0) at place r (from 0) adds the mean of the precision
+    before it, j/r (1 where r is 0), and with it, (j+1)/(r+1), divided by the number of relevant
+    images. Relevant images that ``ranking`` lacks add nothing.
+    """
+    total, found = 0.0, 0
+    for place, image in enumerate(ranking):
+        if image in relevant:
+            before = found / place if place else 1.0
+            found += 1
+            total += (before + found / (place + 1)) / 2
+    return total / len(relevant) if relevant else 0.0
+
+
 def behind_ties(ranking: Ranking, relevant: Collection[str]) -> tuple[str, ...]:
     """Return a ranking's images, ``relevant`` ones behind the others of their score.
 

@@ -47,7 +47,7 @@ def header(run: Run) -> dict[str, Any]:
         "settings": settings_of(run, search.method),
         "normalise_texts": search.normalise_texts,
         "protocol": run.protocol,
-        "top_k": search.top_k,
+        "top_k": run.top_k,
         "limited_to": None if run.dataset.complete else len(run.queries),
         "clip": embeddings.header(run),
         **texts.headers(run, methods.reads(search.method)),
@@ -240,7 +240,7 @@ def rank(run: Run, score: Score, searcher: "Searcher") -> list[Ranking]:
     from pipeline.retrieval.parts import parts
     from pipeline.retrieval.ranking import scores_of
 
-    images, k = searcher.images, run.config.search.top_k
+    images, k = searcher.images, run.top_k
     rankings: dict[str, Ranking] = {}
     found = parts(run, images)
     if searcher.scans:

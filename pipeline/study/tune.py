@@ -285,7 +285,7 @@ Ranked = tuple[tuple[Tensor, Tensor], list[Tensor]]
 
 
 def _alone(run: Run, score: Score, part: Part, device: str) -> Ranked:
-    k = run.config.search.top_k
+    k = run.top_k
     best = top_images(score, part.gallery, k, part.inside, part.excluded, device)
     asked = any(part.groups)
     return best, scores_of(score, part.gallery, part.groups, part.inside, device) if asked else []
@@ -301,7 +301,7 @@ def _one_pass(run: Run, scores: Sequence[Ends], part: Part, device: str, bar: An
 
     ends = [(known(score.positive), known(score.negative), score.take_max) for score in scores]
     queries, width = len(part.places), max((len(group) for group in part.groups), default=0)
-    kept = [Best(queries, run.config.search.top_k) for _ in scores]
+    kept = [Best(queries, run.top_k) for _ in scores]
     of_groups = [torch.zeros(queries, width) for _ in scores]
     padded = [group + [-1] * (width - len(group)) for group in part.groups]
     members = torch.tensor(padded, dtype=torch.long).reshape(queries, width)

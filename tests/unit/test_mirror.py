@@ -31,6 +31,7 @@ ELSEWHERE = {
     "datasets/paths": "unit/datasets/test_datasets.py",
     "demo/layouts/__init__": "integration/test_layouts.py",
     "demo/layouts/genecis": "integration/test_layouts.py",
+    "demo/layouts/icir": "integration/test_layouts.py",
     "demo/layouts/pinpoint": "integration/test_layouts.py",
     "doctor/checks": "integration/test_doctor.py",
     "doctor/findings": "integration/test_doctor.py",
