@@ -1,29 +1,21 @@
 """What every benchmark offers to the stages, and what their readers share."""
 
-import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets import checking
+from pipeline.datasets.checking import Findings
 from pipeline.datasets.paths import check_links, relative
-from pipeline.datasets.reading import Predictions, is_id_list, read_json, read_parquet
-from pipeline.errors import ConfigError, InputError, SeizeError
+from pipeline.datasets.reading import Predictions, read_json, read_parquet
+from pipeline.errors import ConfigError, InputError
 from pipeline.records import ImageFile, Query, Ranking, file_of
-
-
-@dataclass
-class Findings:
-    """What is wrong with a submission file, and what is merely unwise."""
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 class Dataset(ABC):
@@ -289,69 +281,11 @@ class Dataset(ABC):
 
         Raises InputError if the file is not there or not JSON.
         """
-        found = Findings()
-        content = read_json(file)
-        size = file.stat().st_size
-        if self.max_bytes is not None and size > self.max_bytes:
-            found.errors.append(f"the file has {size:,} bytes, more than {self.max_bytes:,}")
-        if not isinstance(content, dict):
-            found.errors.append("the file must be a JSON object of query ids and lists")
-            return found
-        kind, lists = self.check_header(content, found)
-        known = {query.id: query for query in self.queries}
-        if split := self._split_of(lists, known):
-            found.errors.append(
-                f"its queries are those of {self.name} {split}, not of {self.split}: check it with "
-                f"--split {split}"
-            )
-            return found
-        for name in known:
-            if name not in lists:
-                found.errors.append(f"query {name} is missing")
-        for name, images in lists.items():
-            if name not in known:
-                found.errors.append(f"query {name} is not in {self.name} {self.split}")
-            else:
-                self._check_list(known[name], images, kind, found)
-        return found
-
-    def _split_of(self, lists: Collection[str], known: Collection[str]) -> str | None:
-        """Return the other split whose queries ``lists`` are about, None where they are ours."""
-        if _alike(lists, known) > 0.5:
-            return None
-        for split in self.splits:
-            with contextlib.suppress(SeizeError):  # it may not be on this machine
-                other = type(self)(split, self.root, self.gallery, follow_links=True)
-                if split != self.split and _alike(lists, [q.id for q in other.queries]) > 0.9:
-                    return split
-        return None
+        return checking.check(self, file)
 
     def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
         """Check what stands beside the lists; return their kind and the lists alone."""
         return self.kinds[0], content
-
-    def _check_list(self, query: Query, images: Any, kind: str, found: Findings) -> None:
-        where = f"query {query.id}"
-        if not is_id_list(images):
-            found.errors.append(f"{where}: expected a list of image ids")
-            return
-        names = [str(image) for image in images]
-        count = self.lengths[kind]
-        if len(names) < count or (len(names) > count and kind != "recall"):
-            found.errors.append(f"{where}: {len(names)} images instead of {count}")
-        elif len(names) > count:
-            found.warnings.append(f"{where}: {len(names)} images, only the first {count} count")
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        if twice:
-            found.errors.append(f"{where}: image {twice[0]} is there more than once")
-        for name in names:
-            if name not in self.images:
-                found.errors.append(f"{where}: image {name} is not in the gallery")
-            elif problem := self.misplaced(kind, query, name):
-                found.errors.append(f"{where}: image {name} {problem}")
-        for name in set(query.references) & set(names):
-            text = f"{where}: its own reference image {name} is listed"
-            (found.warnings if self.reference_allowed else found.errors).append(text)
 
     def _check_queries(self) -> None:
         twice = [name for name, n in Counter(q.id for q in self.queries).items() if n > 1]
@@ -416,9 +350,3 @@ class Dataset(ABC):
         own = own if folder or len(pure.parts) == 1 else own / pure.parts[0]
         self._folders[file.parent] = own
         return file
-
-
-def _alike(first: Collection[str], second: Collection[str]) -> float:
-    """Return how many of all names are in both, from 0 to 1."""
-    both = set(first) & set(second)
-    return len(both) / max(len(set(first) | set(second)), 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.datasets.base import Dataset, Findings
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.checking import Findings
 from pipeline.datasets.metrics import recall_at_k
 from pipeline.datasets.reading import (
     Entry,

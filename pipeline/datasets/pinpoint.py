@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.datasets.base import Dataset, Findings
+from pipeline.datasets.base import Dataset
+from pipeline.datasets.checking import Findings
 from pipeline.datasets.metrics import average_precision_at_k
 from pipeline.datasets.reading import Entry, Predictions, parse_entry, read_lines, read_predictions
 from pipeline.errors import InputError

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "cli/train": "integration/test_train.py",
     "cli/synthesize": "integration/test_synthesize.py",
     "cli/triplets": "unit/datasets/test_exchange.py",
+    "datasets/checking": "unit/datasets/test_datasets.py",
     "datasets/paths": "unit/datasets/test_datasets.py",
     "demo/layouts/__init__": "integration/test_layouts.py",
     "demo/layouts/genecis": "integration/test_layouts.py",
