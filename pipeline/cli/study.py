@@ -9,6 +9,7 @@ import click
 
 from pipeline import datasets
 from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
+from pipeline.cli.pairs import Pair
 from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 from pipeline.stages import checks
@@ -53,6 +54,7 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
     "--with",
     "others",
     multiple=True,
+    type=Pair(),
     metavar="NAME=FILE[,FILE]",
     help="another row: a ranking (cache/…/search/*.jsonl) or predictions as in a submission",
 )
@@ -75,7 +77,7 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
 @json_option
 def compare(
     run: Any,
-    others: tuple[str, ...],
+    others: tuple[tuple[str, str], ...],
     baseline: str | None,
     metrics: tuple[str, ...],
     resamples: int,
@@ -99,7 +101,7 @@ def compare(
     from pipeline.study import compare as table
 
     rows = table.rows_of_run(run)
-    for name, files in _pairs(others, "--with", "NAME=FILE"):
+    for name, files in others:
         rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
     settings = table.check_protocols(rows, mixed)
     baseline = table.baseline_of(run.dataset, rows, baseline, metrics[0] if metrics else "")
@@ -246,6 +248,7 @@ def report(
 @click.option(
     "--mine",
     multiple=True,
+    type=Pair(),
     metavar="NAME[@BACKBONE]=FILE",
     help="your own row: JSON from `seize evaluate --json`, or of what the server answered",
 )
@@ -253,6 +256,7 @@ def report(
     "--where",
     "wanted",
     multiple=True,
+    type=Pair(),
     metavar="CONDITION=WORD",
     help="only rows known to be so: reference=masked, concept=no, fashioniq_split=original, "
     "training=training-free …",
@@ -275,8 +279,8 @@ def report(
 def table_(
     dataset: str,
     backbones: tuple[str, ...],
-    mine: tuple[str, ...],
-    wanted: tuple[str, ...],
+    mine: tuple[tuple[str, str], ...],
+    wanted: tuple[tuple[str, str], ...],
     metric: str | None,
     mixed: bool,
     picture: Path | None,
@@ -295,10 +299,10 @@ def table_(
     from pipeline.run import dump
     from pipeline.study import costs, published
 
-    own = {name: Path(file) for name, file in _pairs(mine, "--mine", "NAME=FILE")}
+    own = {name: Path(file) for name, file in mine}
     found = published.load()
     entries = published.entries(found, dataset, backbones, own)
-    entries = published.where(entries, dict(_pairs(wanted, "--where", "CONDITION=WORD")))
+    entries = published.where(entries, dict(wanted))
     if metric is not None:
         entries = published.ranked(entries, metric, mixed)
     if picture is not None:
@@ -313,14 +317,6 @@ def table_(
         echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
     else:
         echo(published.render(dataset, frame, found, form))
-
-
-def _pairs(texts: tuple[str, ...], option: str, form: str) -> list[tuple[str, str]]:
-    found = [text.partition("=") for text in texts]
-    for text, (name, equals, value) in zip(texts, found, strict=True):
-        if not (name and equals and value):
-            raise click.BadParameter(f"{text!r} is not {form}", param_hint=option)
-    return [(name, value) for name, _, value in found]
 
 
 COMMANDS = (compare, tune, report, table_)

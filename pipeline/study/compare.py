@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.metrics import interval, resample
-from pipeline.datasets.reading import read_json
+from pipeline.datasets.reading import Predictions, read_json
 from pipeline.errors import ConfigError, InputError, MissingStageError, nearest
 from pipeline.printable import one_line
 from pipeline.records import Ranking
@@ -42,6 +42,8 @@ class Row:
     """The choices that make figures differ (``Run.protocol``), None where nothing tells."""
     conditions: Conditions = UNTOLD
     """What a reader has to know beside its figures."""
+    lists: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
+    """The prediction lists themselves, by kind."""
 
 
 def rows_of_run(run: Run) -> list[Row]:
@@ -55,7 +57,7 @@ def rows_of_run(run: Run) -> list[Row]:
             missing.append(name)
             continue
         values = run.dataset.per_query(lists)
-        found.append(Row(name, values, run.protocol, protocol.of_run(one)))
+        found.append(Row(name, values, run.protocol, protocol.of_run(one), lists))
     if missing:
         first = run.with_method(missing[0])
         alike = [name for name in missing if run.with_method(name).verified == first.verified]
@@ -86,7 +88,8 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
         header = found
     try:
         made = protocol_of(header, first)
-        return Row(name, dataset.per_query(lists), made, protocol.of_header(dataset, header))
+        told = protocol.of_header(dataset, header)
+        return Row(name, dataset.per_query(lists), made, told, lists)
     except InputError as error:
         raise InputError(f"{', '.join(map(str, files))}: {error}") from None
 

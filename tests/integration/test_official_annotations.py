@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import datasets
+from pipeline import config, datasets
+from pipeline.run import Run
+from pipeline.study.audit import faults
 from tests.conftest import PROJECT
 from tests.integration.test_outside_metrics import rankings
 from tests.outside import by_trec_eval
@@ -79,3 +81,15 @@ def test_trec_eval_gives_the_same_figures_on_the_official_ground_truth(
     dataset = datasets.load(name, "val", official)
     lists = rankings(dataset, seed=0)
     assert by_trec_eval(dataset, lists) == pytest.approx(dataset.evaluate(lists), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["circo", "cirr", "fashioniq"])
+def test_no_reference_is_its_own_ground_truth_and_all_targets_are_in_their_galleries(
+    official: Path, tmp_path: Path, name: str
+) -> None:
+    dataset = datasets.load(name, "val", official)
+    run = Run(dataset, config.load("demo"), tmp_path / "cache", tmp_path / "submissions")
+    notes: list[str] = []
+    found = faults.faults(run, 0.98, notes)
+    assert (found.reference_is_truth, found.absent, found.copies) == ([], {}, [])
+    assert any("image files are not here" in note for note in notes)

@@ -1,5 +1,6 @@
 """Encoders: models that map images and texts into one space. One file a kind."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import ClipConfig, RuntimeConfig
@@ -13,6 +14,7 @@ __all__ = [
     "EncoderKind",
     "JointEncoder",
     "check_joint",
+    "cut",
     "is_joint",
     "load",
     "load_joint",
@@ -71,3 +73,13 @@ def width(settings: ClipConfig) -> int | None:
     encoder = ROLE.choose(settings)
     kind = encoder.kind
     return kind.width(encoder.settings) if isinstance(kind, EncoderKind) else None
+
+
+def cut(settings: ClipConfig, texts: Sequence[str]) -> list[int] | None:
+    """Return how many tokens each text has more than the encoder reads; None if untold.
+
+    Only the tokenizer is loaded. Raises ModelError for a name that its kind does not know.
+    """
+    encoder = ROLE.choose(settings)
+    kind = encoder.kind
+    return kind.cut(encoder.settings, texts) if isinstance(kind, EncoderKind) else None

@@ -23,6 +23,7 @@ from pipeline.errors import ModelError, nearest
 from pipeline.images.files import two_pictures
 from pipeline.models import vetting, weights
 from pipeline.models.encoders.base import Encoder
+from pipeline.models.inversion.prompts import Tokenizer
 from pipeline.models.loading import failed
 from pipeline.models.pixels import Preprocess
 from pipeline.models.quiet import tame_transformers
@@ -106,6 +107,15 @@ def width(config: ClipConfig) -> int | None:
         return int(json.loads(text)["model_cfg"]["embed_dim"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def cut(config: ClipConfig, texts: Sequence[str]) -> list[int]:
+    """Return how many tokens each text has more than the model reads; loads its tokenizer alone."""
+    _check_names(config)
+    with _loading(config):
+        _refuse_code(config.model)
+        tokenizer = Tokenizer(_tokenizer(config.model))
+    return [max(0, len(tokenizer.pieces(text)) - tokenizer.room) for text in texts]
 
 
 def to_download(config: ClipConfig) -> str | None:

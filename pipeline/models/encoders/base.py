@@ -75,6 +75,10 @@ def _unknown(settings: ClipConfig) -> int | None:
     return None
 
 
+def _untold(settings: ClipConfig, texts: Sequence[str]) -> list[int] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class EncoderKind(Kind[ClipConfig, Encoder]):
     """A kind of encoder."""
@@ -84,3 +88,6 @@ class EncoderKind(Kind[ClipConfig, Encoder]):
     name that the kind does not know."""
     joint: bool = False
     """Whether its encoders embed an image with a text, too (``JointEncoder``)."""
+    cut: Callable[[ClipConfig, Sequence[str]], list[int] | None] = _untold
+    """Returns how many tokens each text has more than the encoder reads, by its tokenizer alone;
+    None if that cannot be told."""

@@ -1,6 +1,7 @@
 """CLIP in this process, by open_clip: an architecture, ``local-dir:FOLDER`` or ``hf-hub:NAME``."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import ClipConfig, RuntimeConfig
@@ -53,6 +54,14 @@ def _downloads(settings: ClipConfig) -> str | None:
     return to_download(settings)
 
 
+def _cut(settings: ClipConfig, texts: Sequence[str]) -> list[int]:
+    from pipeline.models.encoders._open_clip import cut
+
+    scheme, _, folder = settings.model.partition(":")
+    with hub(folder if scheme == LOCAL else settings.model):
+        return cut(settings, texts)
+
+
 KIND = EncoderKind(
     load=_load,
     identity=_identity,
@@ -60,4 +69,5 @@ KIND = EncoderKind(
     downloads=_downloads,
     folder=f"{LOCAL}:FOLDER",
     width=_width,
+    cut=_cut,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from pipeline import __version__, stages
-from pipeline.errors import ConfigError, SeizeError
+from pipeline.errors import ConfigError, MissingStageError, SeizeError
 from pipeline.images.pictures import Thumbnails, spread, thumbnails
 from pipeline.pages.report.charts import Line, can_be_tuned, heat_map, lines, newest_tuning
 from pipeline.pages.report.queries import Contents, Side, contents, side_of, side_of_run
@@ -22,7 +22,7 @@ from pipeline.run import Run, log
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import write_text
 from pipeline.store.jsonl import read_header
-from pipeline.study import compare
+from pipeline.study import audit, compare
 
 FOLDER = Path(__file__).parent
 
@@ -160,10 +160,27 @@ def _figures(run: Run, sides: Sequence[Side], options: Options) -> dict[str, Any
         "metrics": whole,
         "parts": parts,
         "protocol": without_folders(protocol),
+        "audit": _audit(run, sides, options.resamples),
         "heat": tuned and heat_map(run, tuned),
         "untuned": tuned is None and can_be_tuned(run),
         "tuned_file": tuned and tuned.name,
     }
+
+
+def _audit(run: Run, sides: Sequence[Side], resamples: int) -> list[audit.Section]:
+    """Return what `seize audit` prints, where rankings by image and by text alone are there."""
+    if not run.dataset.has_ground_truth:
+        return []
+    try:
+        singles = compare.rows_of_run(run.with_method("image,text"))
+    except MissingStageError:
+        return []
+    rows = [
+        compare.Row(side.name, side.values(run), None, lists=run.dataset.predictions(rankings))
+        for side in sides
+        if (rankings := list(side.rankings.values())) and side.name not in ("image", "text")
+    ]
+    return audit.audit(run, singles, rows, resamples=resamples).sections
 
 
 def _chunks(found: Contents, pictures: Thumbnails) -> list[list[str | None]]:
