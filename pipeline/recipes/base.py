@@ -125,9 +125,9 @@ class Recipe:
 
         Raises ConfigError naming the option that is wrong.
         """
-        base = self.find_preset(preset).values if preset else {}
-        if "steps" in values and "epochs" not in values:
-            base = {name: value for name, value in base.items() if name != "epochs"}
+        base = dict(self.find_preset(preset).values) if preset else {}
+        if "steps" in values:  # else published epochs would count
+            base["epochs"] = None
         try:
             return self.settings(**{**base, **values})
         except ValidationError as error:

@@ -7,7 +7,6 @@ keywords, and the frozen text tower's feature of that should be e again. No imag
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline.models.training import settings as training
-from pipeline.models.training.task import Order, Task
+from pipeline.models.training.task import Order, Task, enlarged
 from pipeline.recipes.base import Given, Preset, Recipe, Source
 
 if TYPE_CHECKING:
@@ -115,8 +114,7 @@ class Lincir(Task):
         }
         self.record = {"left_out_of_the_corpus": dict(corpus.left_out)}
         weight = next(iter(model.parameters()))
-        if weight.dtype == torch.half:
-            self.enlarged = 2.0 ** round(math.log2(own.batch * d))
+        self.enlarged = enlarged(weight, own.batch * d)
         torch.manual_seed(own.seed)
         self.module = Phi(d, t, dropout=own.dropout).to(weight.device).train()
 

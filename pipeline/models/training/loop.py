@@ -133,6 +133,12 @@ class _Loop:
         self._resume()
         begun, start = self.step, time.monotonic()
         earlier = self.seconds
+        if self.settings.warmup >= self.total and self.processes.main:
+            log.warning(
+                "[train %s] the warmup of %s steps is not over after all %s: give a smaller "
+                "--warmup.",
+                self.task.name, f"{self.settings.warmup:,}", f"{self.total:,}",
+            )  # fmt: skip
         if begun:
             log.info("[train %s] goes on from step %s", self.task.name, f"{begun:,}")
         with progress(self.total, begun, "step", f"train {self.task.name}") as bar:

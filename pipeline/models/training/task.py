@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -60,3 +61,11 @@ class Order:
                 self._held = epoch, order
             made.append(self._held[1][place])
         return made
+
+
+def enlarged(weight: Tensor, count: int) -> float:
+    """Return what a mean over ``count`` is multiplied with on its way through a frozen model.
+
+    1 unless the model, by one of its weights, is in half precision: there gradients would vanish.
+    """
+    return 2.0 ** round(math.log2(count)) if str(weight.dtype) == "torch.float16" else 1.0
