@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.recipes.base import Recipe
 
 NAME = "train"
-OVERRIDES = (*CLIP, "--workers", "--captioner", "--captions", "--follow-links")
+OVERRIDES = (*CLIP, "--workers", "--follow-links")
 
 
 class Recipes(click.Group):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from pipeline.store.identity import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.records import ImageFile
 
 SOURCE = Source("images", "a folder of images, or DATASET:SPLIT for a benchmark's gallery")
 
@@ -27,7 +30,7 @@ class Images:
     """Of a folder's images the hash of the content, so that a copy counts once."""
     features: Tensor
     """Raw, float32 (n, d)."""
-    read: Callable[[str], tuple[Path, bytes]]
+    read: Callable[[str], tuple[ImageFile, bytes]]
     """Returns the file of a name, and its bytes."""
     paths: dict[str, list[str]]
     """What others call an image, by its name: paths below the folder, or a benchmark's id."""
@@ -46,6 +49,11 @@ class Images:
         """A fingerprint of the images and their order."""
         return fingerprint(self.names)
 
+    def chosen(self, places: Sequence[int]) -> Images:
+        """Return some of the images, in that order."""
+        names = [self.names[place] for place in places]
+        return replace(self, names=names, features=self.features[list(places)])
+
 
 def load(given: Given, most: int | None = None) -> Images:
     """Return the images of ``--images``, embedding those that are not yet; at most ``most``.
@@ -62,9 +70,8 @@ def load(given: Given, most: int | None = None) -> Images:
         raise InputError(f"--images {place} is neither a folder nor DATASET:SPLIT.")
     if most is None or most >= len(found.names):
         return found
-    chosen = sorted(random.Random(given.settings.seed).sample(range(len(found.names)), most))
-    names = [found.names[place] for place in chosen]
-    return Images(names, found.features[chosen], found.read, found.paths, found.cache, found.lost)
+    rng = random.Random(given.settings.seed)
+    return found.chosen(sorted(rng.sample(range(len(found.names)), most)))
 
 
 def _of_folder(given: Given, place: Path) -> Images:
@@ -92,7 +99,7 @@ def _of_folder(given: Given, place: Path) -> Images:
 def _of_gallery(given: Given, place: str) -> Images:
     import torch
 
-    from pipeline.images.files import read_image
+    from pipeline.images.files import read_named
     from pipeline.stages import embed, embeddings
     from pipeline.store.features import FeatureFile
 
@@ -102,12 +109,10 @@ def _of_gallery(given: Given, place: str) -> Images:
     files = run.dataset.images
     known = [name for name in files if name in stored.row]
 
-    def read(name: str) -> tuple[Path, bytes]:
-        return files[name], read_image(files[name])
-
     features = torch.from_numpy(stored.take(_rows(stored.row, known))).float()
     paths = {name: [name] for name in known}
     home = embeddings.image_file(run).parent.parent
+    read = functools.partial(read_named, files)
     return Images(known, features, read, paths, home, len(files) - len(known))
 
 

@@ -28,6 +28,8 @@ JSON_ENDINGS = (".jsonl", ".ndjson")
 
 SPACY = "en_core_web_sm"
 """The pipeline that LinCIR tags with."""
+Pair = tuple[str, str]
+"""Subject and attributes of a caption."""
 Spans = list[tuple[int, int]]
 """Where keywords begin and end in a text, rising."""
 
@@ -195,6 +197,36 @@ def tagging(name: str = SPACY) -> Any:
             "attribute ruler, or a morphologizer."
         )
     return tagger
+
+
+def splitter(kind: str) -> tuple[str, Callable[[str], Pair | None]]:
+    """Return a way to split a caption into subject and attributes, and its name; see ``masker``.
+
+    FTI4CIR's subject ends with the first noun that spaCy tags; without spaCy it ends with the first
+    run of words that are no function words. None stands for a caption of less than four words, or
+    without a second part.
+    """
+    if kind != "words":
+        try:
+            tagger = tagging(kind.partition(":")[2] or SPACY)
+        except ConfigError:
+            if kind != "auto":
+                raise
+        else:
+            meta = tagger.meta
+            return f"spacy {meta['name']} {meta['version']}", lambda t: _split(t, _noun(tagger, t))
+    return "words", lambda text: _split(text, [end for _, end in content_words(text.lower())])
+
+
+def _noun(tagger: Any, text: str) -> list[int]:
+    return [token.idx + len(token.text) for token in tagger(text) if token.pos_ == "NOUN"]
+
+
+def _split(text: str, ends: list[int]) -> Pair | None:
+    if not ends or len(text.split()) < 4:
+        return None
+    subject, attribute = text[: ends[0]].strip(), text[ends[0] :].strip(" ,.;")
+    return (subject, attribute) if attribute else None
 
 
 def _tagged(tagger: Any, text: str) -> Spans:
