@@ -11,12 +11,16 @@ __version__ = "0.1.0"
 
 
 def load(
-    folder: "Path | str", config: "Config | str" = "paper-l14", cache: "Path | str" = "cache"
+    folder: "Path | str",
+    config: "Config | str | None" = None,
+    cache: "Path | str | None" = None,
 ) -> "Gallery":
     """Return the images of a folder tree as a gallery to index and query.
 
-    ``config`` is a preset's name, a YAML file or a ``Config``; features and answers are kept in the
-    folder ``cache``. Raises InputError if there is no such folder, ConfigError for settings.
+    ``config`` is a preset's name, a YAML file or a ``Config``; without one it is found as `seize
+    index` finds it (``seize.yaml``, what the folder was indexed with, the preset ``laptop``).
+    Features and answers are kept in the folder ``cache``, or the user's own. Raises InputError if
+    there is no such folder, ConfigError for settings.
 
     >>> import seize
     >>> gallery = seize.load("photos", config="demo")
@@ -37,8 +41,11 @@ def load(
     >>> own.paths != result.paths
     True
     """
-    from pipeline import config as configuration
+    from pipeline.own import quick, settings
     from pipeline.own.gallery import Gallery
 
-    settings = configuration.load(config) if isinstance(config, str) else config
-    return Gallery(Path(folder), settings, Path(cache))
+    place, root = settings.cache_folder(Path(cache) if cache is not None else None), Path(folder)
+    note = None
+    if config is None or isinstance(config, str):
+        config, note = quick.settle(settings.load(root, config, place, {}), {})
+    return Gallery(root, config, place, note=note)

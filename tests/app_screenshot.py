@@ -32,7 +32,7 @@ def main(data_root: Path, cache: Path, out: Path) -> None:
             for text in TURNS:
                 page.get_by_label("What should differ").fill(text)
                 page.get_by_role("button", name="Search").click()
-                page.get_by_text("images found.").wait_for()
+                page.get_by_text("Best 24 of").wait_for()
                 if text != TURNS[-1]:
                     page.get_by_role("button", name="as the new reference").first.click()
             page.get_by_text("Captions and edited captions").click()

@@ -32,7 +32,7 @@ class Served:
         self.gallery.index()
         command = [sys.executable, "-m", "pipeline", "app", str(root), "--config", "demo"]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--cache", str(self.cache), *options],
+            [*command, "--port", "0", "--cache", str(self.cache), "--no-index", *options],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -1,7 +1,10 @@
 """A small rendered world, and runs on it with the models of the repository."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,10 @@ away is mended before a user sees it. None is let pass; one that libraries cause
 may be, by its message and with the reason."""
 # What pip, vLLM and installers of a browser warn of is theirs: tests start them without this.
 os.environ.setdefault("PYTHONWARNINGS", ",".join(f"error::{name}" for name in DEPRECATIONS))
+# What tests keep of their own folders of images is not the user's who runs them.
+if "SEIZE_CACHE" not in os.environ:
+    os.environ["SEIZE_CACHE"] = tempfile.mkdtemp(prefix="seize-tests-")
+    atexit.register(shutil.rmtree, os.environ["SEIZE_CACHE"], ignore_errors=True)
 # A shell's background job ignores SIGINT, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests say nothing about speed: a busy machine is no failure.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import config, processes, yamls
 from pipeline.cli.registered import dataset_option
-from pipeline.printable import cell, echo
+from pipeline.printable import cell, echo, one_line
 
 log = logging.getLogger("seize")
 
@@ -168,6 +168,20 @@ preset_option = click.option(
     help="preset (see `seize config list`) or YAML file",
 )
 
+own_cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="where features and answers are kept; SEIZE_CACHE, or a folder of yours, by default",
+)
+
+own_config_option = click.option(
+    "--config",
+    "preset",
+    metavar="PRESET|FILE",
+    help="preset (see `seize config list`) or YAML file; by default SEIZE_CONFIG, seize.yaml in "
+    "or beside the folder, what the folder was indexed with, your own seize.yaml, or laptop",
+)
+
 
 alpha_options = (
     click.option("--alpha-pos", type=Finite(), help="α⁺, weight of a positive increment"),
@@ -241,41 +255,75 @@ def run_options(
 
 
 def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of indexing one's own images; hand on ``settings`` and ``cache``."""
+    """Add the options of indexing one's own images; hand on ``settings``, ``cache``, ``remember``.
 
-    @functools.wraps(function)
-    def wrapper(preset: str, overrides: dict[str, Any], **values: Any) -> Any:
-        return function(settings=config.load(preset, overrides), **values)
-
-    return preset_option(cache_option(override_options(wrapper, INDEX)))
-
-
-def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of querying one's own images; hand on ``settings``, ``cache``, ``given``.
-
-    ``given`` repeats the options that ``seize index`` takes too.
+    ``remember`` keeps what was named, once it was of use.
     """
 
     @functools.wraps(function)
     def wrapper(
-        preset: str,
+        folder: Path,
+        preset: str | None,
+        cache: Path | None,
+        overrides: dict[str, Any],
+        **values: Any,
+    ) -> Any:
+        own = _own(folder, preset, cache, overrides)
+        return function(folder=folder, **own, **values)
+
+    return own_config_option(own_cache_option(override_options(wrapper, INDEX)))
+
+
+def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of querying one's own images; hand on also ``given`` and ``note``.
+
+    ``given`` repeats the options that ``seize index`` takes too, ``note`` says what is missing for
+    another method than the one that was chosen.
+    """
+
+    @functools.wraps(function)
+    def wrapper(
+        folder: Path,
+        preset: str | None,
+        cache: Path | None,
         alpha_pos: float | None,
         alpha_neg: float | None,
         overrides: dict[str, Any],
         **values: Any,
     ) -> Any:
-        overrides = {"search.top_k": SHOWN} | overrides
-        settings = config.load(preset, overrides)
+        own = _own(folder, preset, cache, {"search.top_k": SHOWN} | overrides)
+        note = None
         if alpha_pos is not None or alpha_neg is not None:
             from pipeline.retrieval import methods
 
-            settings = methods.with_increment(settings, config.OWN_IMAGES, alpha_pos, alpha_neg)
-        return function(settings=settings, given=given_options(index_options), **values)
+            own["settings"] = methods.with_increment(
+                own["settings"], config.OWN_IMAGES, alpha_pos, alpha_neg
+            )
+        else:
+            from pipeline.own import quick
+
+            own["settings"], note = quick.settle(own["settings"], overrides)
+        given = given_options(index_options)
+        return function(folder=folder, given=given, note=note, **own, **values)
 
     decorated: Callable[..., Any] = override_options(wrapper, QUERY)
-    for option in reversed((preset_option, *alpha_options, cache_option)):
+    for option in reversed((own_config_option, *alpha_options, own_cache_option)):
         decorated = option(decorated)
     return decorated
+
+
+def _own(
+    folder: Path, preset: str | None, cache: Path | None, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the settings and cache of one's own folder, and how to keep what was named."""
+    from pipeline.own import settings
+
+    place = settings.cache_folder(cache)
+    return {
+        "settings": settings.load(folder, preset, place, overrides),
+        "cache": place,
+        "remember": functools.partial(settings.remember, folder, preset, place, overrides),
+    }
 
 
 Options = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -387,8 +435,28 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         Terminal().print(table)
 
 
-def print_result(result: Any) -> None:
-    """Print a query's texts and ranking."""
+def print_result(result: Any, with_captions: bool = False) -> None:
+    """Print a query's ranking, a line an image that can be copied; its texts where asked."""
+    alpha = result.increment
+    method = result.settings.method
+    if alpha is not None:
+        method += f", α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
+    echo(f"{len(result.images)} of {len(result.gallery):,} images by {method}")
+    parts = bool(result.captions)
+    echo(f"     score{'  similarity  increment' if parts else ''}  image")
+    for place, image in enumerate(result.images, start=1):
+        numbers = f"{image.similarity:10.4f}  {image.increment:+9.4f}  " if parts else ""
+        path = one_line(str(result.gallery.folder.root / image.path))
+        echo(f"{place:3} {image.score:6.4f}  {numbers}{path}")
+    if with_captions:
+        _print_captions(result)
+    elif parts:
+        echo(f"({len(result.captions)} captions and their edits: --show-captions)", err=True)
+    for note in result.notes:
+        echo(one_line(note), err=True)
+
+
+def _print_captions(result: Any) -> None:
     from rich.table import Table
 
     texts = Table(title="captions", title_justify="left")
@@ -398,19 +466,4 @@ def print_result(result: Any) -> None:
     pairs = {(result.captions[i % count], e): None for i, e in enumerate(result.edited_captions)}
     for caption, edited in pairs:
         texts.add_row(cell(caption), cell(edited if edited is not None else "none"))
-    alpha = result.increment
-    method = result.settings.method
-    if alpha is not None:
-        method += f", α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
-    title = f"{len(result.images)} of {len(result.gallery):,} images by {method}"
-    images = Table(title=cell(title))
-    for column in ("", "score", "similarity", "increment"):
-        images.add_column(column, justify="right")
-    images.add_column("image", overflow="fold")
-    for place, image in enumerate(result.images, start=1):
-        numbers = f"{image.score:.4f}", f"{image.similarity:.4f}", f"{image.increment:+.4f}"
-        images.add_row(str(place), *numbers, cell(image.path))
-    console = Terminal()
-    console.print(texts, images)
-    for note in result.notes:
-        console.print(cell(note))
+    Terminal().print(texts)

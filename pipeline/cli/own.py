@@ -1,6 +1,7 @@
 """The commands on a folder of one's own images."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,66 +26,89 @@ from pipeline.printable import echo
 @click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
 @index_options
 @json_option
-def index(folder: Path, watch: bool, settings: Any, cache: Path, as_json: bool) -> None:
+def index(
+    folder: Path,
+    watch: bool,
+    settings: Any,
+    cache: Path,
+    remember: Callable[[], None],
+    as_json: bool,
+) -> None:
     """Embed the images of a folder tree, to be searched with `query` and `app`.
 
     Only new and changed images are embedded; removed ones are dropped, renamed ones and copies cost
-    nothing. Hidden files and links that leave the folder are left out.
+    nothing. Hidden files and links that leave the folder are left out. `query` and `app` go on with
+    the settings that are named here.
 
-    Example: seize index photos --config laptop --watch
+    Example: seize index photos --watch
     """
     checks.images(folder, settings)
     from pipeline.own import folder as folders
 
     opened = folders.open_folder(folder, settings, cache)
+
+    def done(report: Any) -> None:
+        remember()
+        print_reports([report], as_json)
+
     if watch:
-        folders.watch(opened, lambda report: print_reports([report], as_json))
+        folders.watch(opened, done)
     else:
-        print_reports([folders.index(opened)], as_json)
+        done(folders.index(opened))
 
 
 @click.command(cls=Stage)
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("relative_caption")
+@click.argument("words", nargs=-1, required=True, metavar="[IMAGES]... [RELATIVE_CAPTION]")
 @click.option(
     "--gallery",
     "folder",
     type=click.Path(path_type=Path),
     required=True,
-    help="the folder to search, after `seize index`",
+    help="the folder to search; it is indexed first where it is not yet",
+)
+@click.option(
+    "--unlike", multiple=True, metavar="TEXT|IMAGE", help="what is not wanted; repeatable"
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write an HTML page")
 @click.option("--open", "shown", is_flag=True, help="write the page and open it in the browser")
+@click.option("--show-captions", is_flag=True, help="print the captions and their edits, too")
 @query_options
 @json_option
 def query(
-    images: tuple[Path, ...],
-    relative_caption: str,
+    words: tuple[str, ...],
     folder: Path,
+    unlike: tuple[str, ...],
     out: Path | None,
     shown: bool,
+    show_captions: bool,
     settings: Any,
     given: str,
+    note: str | None,
     cache: Path,
+    remember: Callable[[], None],
     as_json: bool,
 ) -> None:
     """Find the images of a folder that look like IMAGES, changed as RELATIVE_CAPTION says.
 
-    With several images the query is about all of them together.
+    With several images the query is about all of them together. A text alone searches by the
+    method `text`, images alone (the last one is a file, too) by `image`.
 
-    Captions and edits are kept, so the same question again calls no model; nor do other weights or
-    another method.
+    Where captioner or LLM are not at hand, a method that needs the encoder alone is taken, unless
+    --method names one. Captions and edits are kept, so the same question again calls no model; nor
+    do other weights or another method.
 
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
     checks.query(folder, settings)
-    for image in images:
-        if not image.exists():
-            raise InputError(f"{image} does not exist.")
+    images, relative_caption = _asked(words)
     from pipeline.own.gallery import Gallery
     from pipeline.run import dump
 
-    result = Gallery(folder, settings, cache, given).query(images, relative_caption)
+    gallery = Gallery(folder, settings, cache, given, note)
+    if not gallery.is_indexed:
+        gallery.index()
+        remember()
+    result = gallery.query(images, relative_caption, unlike=[_shown(one) for one in unlike])
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:
@@ -94,11 +118,38 @@ def query(
     if as_json:
         echo(dump(result.as_json() | {"page": out and str(out)}))
     else:
-        print_result(result)
+        print_result(result, show_captions)
         if out is not None:
             echo(f"  {out}")
     if out is not None and shown:
         click.launch(out.resolve().as_uri())
+
+
+def _asked(words: tuple[str, ...]) -> tuple[list[Path], str]:
+    """Return a query's images and its relative caption, "" where the last word is a file, too."""
+    *before, last = words
+    images = [Path(word) for word in before]
+    if isinstance(_shown(last), Path):
+        images, last = [*images, Path(last)], ""
+    for image in images:
+        if not image.exists():
+            raise InputError(f"{image} does not exist.")
+    return images, last
+
+
+def _shown(word: str) -> str | Path:
+    """Return a word as the path of the image that it names, or as it is.
+
+    Raises InputError for what is named like an image and is not there.
+    """
+    from pipeline.images.files import endings
+
+    with contextlib.suppress(OSError, ValueError):  # no name that a file could have
+        if Path(word).is_file():
+            return Path(word)
+    if " " not in word and Path(word).suffix.lower() in endings():
+        raise InputError(f"{word} does not exist.")
+    return word
 
 
 @click.command(cls=Stage)
@@ -146,6 +197,7 @@ def query(
     show_default=True,
     help="queries that may wait",
 )
+@click.option("--no-index", "as_it_is", is_flag=True, help="serve what was indexed before")
 @click.option("--open", "shown", is_flag=True, help="open the page in the browser")
 @query_options
 def app(
@@ -157,38 +209,48 @@ def app(
     max_pixels: int,
     queries: int,
     waiting: int,
+    as_it_is: bool,
     shown: bool,
     settings: Any,
     given: str,
+    note: str | None,
     cache: Path,
+    remember: Callable[[], None],
 ) -> None:
     """Serve a page on this machine to search a folder by image and text, turn by turn.
 
-    It is for the people of this machine: with --host 0.0.0.0 everyone on the network can see the
-    folder's images and use the models.
+    The folder is indexed beside it, so the first images can be searched soon. It is for the people
+    of this machine: with --host 0.0.0.0 everyone on the network can see the folder's images and use
+    the models.
 
-    Example: seize app photos --config laptop --open
+    Example: seize app photos --open
     """
     checks.query(folder, settings)
     import asyncio
 
     from pipeline.own.gallery import Gallery
     from pipeline.pages import app as page
+    from pipeline.pages.indexing import Indexing
 
-    gallery = Gallery(folder, settings, cache, given)
+    gallery = Gallery(folder, settings, cache, given, note)
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
-    made = page.make_app(gallery, limits, frozenset(names))
-    count = len(gallery)
+    indexing = None if as_it_is else Indexing(gallery, remember)
+    made = page.make_app(gallery, limits, frozenset(names), indexing)
+    count = f"{len(gallery):,} images" if as_it_is or gallery.is_indexed else "being indexed"
+    if note is not None:
+        echo(note, err=True)
     if not page.is_loopback(host):
         echo(
             f"Warning: whoever can reach port {port} of {host or 'this machine'} can see the "
-            f"{count:,} images of {folder}, search in them and keep its models busy; there is no "
+            f"images of {folder} ({count}), search in them and keep its models busy; there is no "
             "password. For this machine alone leave --host out.",
             err=True,
         )
 
     def ready(address: str) -> None:
-        echo(f"{folder} ({count:,} images) is served at {address}; Ctrl-C ends it.")
+        if indexing is not None:
+            indexing.start()
+        echo(f"{folder} ({count}) is served at {address}; Ctrl-C ends it.")
         if shown:
             click.launch(address)
 

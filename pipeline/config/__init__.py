@@ -1,7 +1,16 @@
 """One run's configuration: what to compute (enters fingerprints), and how (``runtime``)."""
 
 from pipeline.config.devices import Computed, in_precision, resolve_device, resolve_precision
-from pipeline.config.loading import CONSENT, DEFAULT, PRESETS, load, presets, shipped
+from pipeline.config.loading import (
+    CONSENT,
+    DEFAULT,
+    ENDINGS,
+    PRESETS,
+    check_stays_here,
+    load,
+    presets,
+    shipped,
+)
 from pipeline.config.names import AT, CLIP, VERIFIED, encoder_of, without_encoder
 from pipeline.config.sections import (
     LONGEST_WAIT,
@@ -27,6 +36,7 @@ __all__ = [
     "CLIP",
     "CONSENT",
     "DEFAULT",
+    "ENDINGS",
     "LONGEST_WAIT",
     "MAX_PIXELS",
     "OWN_IMAGES",
@@ -45,6 +55,7 @@ __all__ = [
     "SearchConfig",
     "SynthesizeConfig",
     "VerifierConfig",
+    "check_stays_here",
     "encoder_of",
     "in_precision",
     "load",

@@ -3,13 +3,14 @@
 Presets are YAML files in ``pipeline/presets``; a user's file may start from one with ``preset:``.
 """
 
+import functools
 import ipaddress
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.config.sections import Config, RuntimeConfig
 from pipeline.errors import ConfigError, nearest
@@ -19,6 +20,9 @@ from pipeline.yamls import first_problem, read_yaml
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 DEFAULT = "paper-l14"
 """The preset where none is named."""
+
+ENDINGS = (".yaml", ".yml")
+"""What names a file instead of a preset ends in."""
 
 MODELS = {"captioner.model", "llm.model", "clip.model"}
 """What a preset's ``note`` is about."""
@@ -62,8 +66,8 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Config:
         config = Config.model_validate(content)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
-        given = any(f"{place}.".startswith(f"{key}.") for key in overrides)
-        source = "An option sets a field to what it cannot be" if given else file
+        wrong = _is_given(place, overrides)
+        source = "An option sets a field to what it cannot be" if wrong else file
         raise ConfigError(f"{source}: {first_problem(error)}") from None
     if overrides.keys() >= MODELS:  # the note was about others
         config.note = ""
@@ -79,9 +83,7 @@ def _check_consent(config: Config, overrides: dict[str, Any], file: Path) -> Non
     alone, unless the variable or the URL is an override, as the user's own options are.
     """
 
-    def given(field: str) -> bool:
-        return any(f"{field}.".startswith(f"{key}.") for key in overrides)
-
+    given = functools.partial(_is_given, overrides=overrides)
     for name, option in CONSENT.items():
         allowed = RuntimeConfig.model_fields[name].default
         if getattr(config.runtime, name) != allowed and not given(f"runtime.{name}"):
@@ -106,6 +108,27 @@ def _check_consent(config: Config, overrides: dict[str, Any], file: Path) -> Non
                 )
 
 
+def check_stays_here(config: Config, overrides: dict[str, Any], file: Path) -> None:
+    """Raise ConfigError where a file that was found, not named, would send anything elsewhere.
+
+    Every address it gives must be on this machine, unless an override gives it too.
+    """
+    for name, section in config:
+        for key, value in section if isinstance(section, BaseModel) else ():
+            if key != "url" and not key.endswith("_url"):
+                continue
+            listed = [value] if isinstance(value, str) else value or []
+            if any(map(_away, listed)) and not _is_given(f"{name}.{key}", overrides):
+                raise ConfigError(
+                    f"{file}, which lies with the pictures, would send them to another machine "
+                    f"({name}.{key}). If that is right, name it: --config {file}"
+                )
+
+
+def _is_given(place: str, overrides: dict[str, Any]) -> bool:
+    return any(f"{place}.".startswith(f"{key}.") for key in overrides)
+
+
 def _away(url: str) -> bool:
     """Whether a URL leads to another machine, as far as its text tells."""
     try:
@@ -117,7 +140,7 @@ def _away(url: str) -> bool:
 
 def _read(name: str) -> tuple[dict[str, Any], Path]:
     file = Path(name)
-    if file.suffix not in {".yaml", ".yml"}:
+    if file.suffix not in ENDINGS:
         if name not in presets():
             raise ConfigError(f"There is no preset {name!r}.{nearest(name, presets())}")
         file = PRESETS / f"{name}.yaml"

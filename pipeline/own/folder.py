@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
 from pipeline.models.embedding import encode_images, encode_missing
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
+from pipeline.own.settings import cache_name
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.stages import embeddings
 from pipeline.store.features import FeatureFile
@@ -35,8 +36,14 @@ AGAIN = 30_000
 """Milliseconds after which `--watch` tries again what failed for the cache."""
 
 
+FIRST_ROUND = 256
+"""Images after which a folder that is indexed in rounds can be searched first."""
+
+
 State = tuple[int, ...]
 """What changes with a file's bytes."""
+Begun = Callable[[StageReport, int], None]
+"""Is told the report of what begins, and how many distinct images there are."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +55,20 @@ class Folder:
     cache: Path
     command: str = ""
     """The user's options of ``seize index``, to recommend it with."""
+    told: str | None = None
+    """What every result says of the settings in use."""
 
     @property
     def name(self) -> str:
         """What the cache calls it: the folder's name and a hash of its absolute path."""
-        return f"folder-{slug(self.root.name) or 'root'}-{fingerprint(str(self.root))}"
+        return cache_name(self.root)
 
     @property
     def notes(self) -> list[str]:
         """What is to be known about the models in use; nothing in the world of the demo's."""
         inside = any((place / WORLD).exists() for place in (self.root, *self.root.parents))
-        return [] if inside or not self.config.note else [self.config.note]
+        own = [] if inside or not self.config.note else [self.config.note]
+        return [*own, *([self.told] if self.told else [])]
 
     @property
     def advice(self) -> str:
@@ -137,11 +147,13 @@ class Folder:
         return content
 
 
-def open_folder(root: Path, config: Config, cache: Path, command: str = "") -> Folder:
+def open_folder(
+    root: Path, config: Config, cache: Path, command: str = "", told: str | None = None
+) -> Folder:
     """Return the folder at ``root``; raises InputError if there is none."""
     if not root.is_dir():
         raise InputError(f"{root} is not a folder.")
-    return Folder(root.resolve(), config, cache, command)
+    return Folder(root.resolve(), config, cache, command, told)
 
 
 def hash_of(content: bytes) -> str:
@@ -156,6 +168,26 @@ def index(folder: Folder) -> StageReport:
     not tried again before they change. Raises InputError if the folder holds no image that can be
     read.
     """
+    return _index(folder, None, lambda report, count: None)[0]
+
+
+def index_in_rounds(folder: Folder, begun: Begun) -> Iterator[StageReport]:
+    """Do what ``index`` does, a part at a time, each twice as large as the one before.
+
+    So the first images can be searched soon. ``begun`` is called with each round's report as it
+    begins, whose counts grow, and with how many distinct images the folder holds.
+    """
+    most = FIRST_ROUND
+    while True:
+        report, left = _index(folder, most, begun)
+        yield report
+        if not left:
+            return
+        most *= 2
+
+
+def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport, int]:
+    """Index at most ``most`` images that are not yet; return how many are left, too."""
     # What is listed is embedded under the same lock: two that list and then embed one after the
     # other would each drop what only the other one has seen.
     file = folder.feature_file
@@ -179,6 +211,8 @@ def index(folder: Folder) -> StageReport:
         broken = StageReport("index", folder.name, [], "")
         try:
             todo = {name: places[0] for name, places in paths.items() if name not in known}
+            todo, left = _first(file, todo, most)
+            begun(report, len(paths))
             _embed(folder, todo, report, broken)
         finally:
             found = {
@@ -193,7 +227,17 @@ def index(folder: Folder) -> StageReport:
     if not file.exists():
         first = ": ".join(next(iter(failed.items())))
         raise InputError(f"None of {len(records)} images could be read. The first: {first}")
-    return report
+    return report, left
+
+
+def _first(file: Path, paths: dict[str, str], most: int | None) -> tuple[dict[str, str], int]:
+    """Return what is in ``file`` already with ``most`` others, and how many more there are."""
+    if most is None:
+        return paths, 0
+    stored = set(FeatureFile(file).names) if file.exists() else set()
+    missing = [name for name in paths if name not in stored]
+    later = set(missing[most:])
+    return {name: path for name, path in paths.items() if name not in later}, len(later)
 
 
 def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: StageReport) -> None:

@@ -6,13 +6,14 @@ image's bytes and edits on their texts, so both are kept, and asking again calls
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pipeline import datasets
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
@@ -25,11 +26,12 @@ from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
 from pipeline.own.query import OneQuery
-from pipeline.own.result import Result, Retrieved
+from pipeline.own.result import NOTHING, Result, Retrieved, Unwanted
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval.scoring import Score, normalise
 from pipeline.retrieval.sections import section
 from pipeline.run import StageReport
 
@@ -39,6 +41,8 @@ LONGEST_TEXT = 1_000
 """Characters of a relative caption, and of a caption that is edited by hand."""
 
 
+UNWANTED_WEIGHT = 0.5
+"""What the similarity to unwanted texts and images counts against that to the query."""
 Shown = Path | str | bytes | Image.Image
 """An image of a query."""
 
@@ -46,7 +50,8 @@ Shown = Path | str | bytes | Image.Image
 class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
-    ``command`` holds options of ``seize index`` that errors recommend it with. Raises InputError
+    ``command`` holds options of ``seize index`` that errors recommend it with; every result has
+    ``note`` among its notes. Raises InputError
     if there is no such folder. Made by ``seize.load``:
 
     >>> import seize
@@ -58,12 +63,19 @@ class Gallery:
     <Result 'has a dark background': 20 images, the best '...'>
     """
 
-    def __init__(self, root: Path, config: Config, cache: Path, command: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        config: Config,
+        cache: Path,
+        command: str = "",
+        note: str | None = None,
+    ) -> None:
         checks.method(config, config.search.method)
         checks.query(root, config)
         methods.check(config, tuple(datasets.known()))
         self.config = config
-        self.folder = folder.open_folder(root, config, cache, command)
+        self.folder = folder.open_folder(root, config, cache, command, note)
         self._shared = Shared(config, cache / QUERIES, self.folder.feature_file)
 
     def index(self) -> StageReport:
@@ -71,6 +83,17 @@ class Gallery:
         report = folder.index(self.folder)
         self._shared.images = None
         return report
+
+    def index_in_rounds(self, begun: folder.Begun) -> Iterator[StageReport]:
+        """Do what ``index`` does so that the first images can be searched soon."""
+        for report in folder.index_in_rounds(self.folder, begun):
+            self._shared.images = None
+            yield report
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether there are features of this folder by the encoder in use."""
+        return self.folder.feature_file.exists()
 
     def __repr__(self) -> str:
         return f"<Gallery {str(self.folder.root)!r} by {self.config.search.method}>"
@@ -134,19 +157,55 @@ class Gallery:
         self._shared.preload(self.needs)
 
     def query(
-        self, image: Shown | list[Shown] | tuple[Shown, ...], relative_caption: str
+        self,
+        image: Shown | Sequence[Shown] | None = None,
+        relative_caption: str | None = None,
+        *,
+        unlike: Sequence[str | Shown] = (),
     ) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
 
         ``image`` is a file anywhere, the bytes of one, or a Pillow image (known by its pixels, so
         no file of the gallery is taken for it), or a list of several, which the query is about
         together; what is in the gallery is not retrieved (unless ``search.exclude_reference`` is
-        off). Raises InputError for an image or text that cannot be used, MissingStageError without
-        an index, ModelError for a model.
+        off). With an image alone the method ``image`` ranks, with a text alone ``text``.
+        ``unlike`` holds texts (str) and images of what is not wanted. Raises InputError for an
+        image or text that cannot be used, MissingStageError without an index, ModelError for a
+        model.
         """
-        shown = image if isinstance(image, list | tuple) else [image]
-        names = [str(one) if isinstance(one, str | Path) else "the image" for one in shown]
-        return self.search([_bytes_of(one) for one in shown], relative_caption, names)
+        shown = [] if image is None else image if isinstance(image, list | tuple) else [image]
+        given = cast("Sequence[Shown]", shown)
+        names = [str(one) if isinstance(one, str | Path) else "the image" for one in given]
+        return self.search(
+            [_bytes_of(one) for one in given],
+            relative_caption or "",
+            names,
+            unwanted=self.unwanted(unlike),
+        )
+
+    def unwanted(self, unlike: Sequence[str | Shown]) -> Unwanted:
+        """Return texts (str) and images of what is not wanted, the images embedded."""
+        texts = tuple(one.strip() for one in unlike if isinstance(one, str) and one.strip())
+        contents = [_bytes_of(one) for one in unlike if not isinstance(one, str)]
+        images = []
+        for content in contents:
+            images.append(hash_of(content))
+            if images[-1] not in self._images.row:
+                picture = functools.partial(open_image, Path("the image"), content)
+                self._shared.embed_image(images[-1], picture)
+        return Unwanted(texts, tuple(images))
+
+    def alone(self, has_image: bool, has_text: bool) -> "Gallery":
+        """Return this gallery, with the method that needs no more where image or text is missing.
+
+        Raises InputError where both are.
+        """
+        if has_image and has_text:
+            return self
+        if not has_image and not has_text:
+            raise InputError("There is nothing to search by: give an image, a text, or both.")
+        method = "image" if has_image else "text"
+        return self if self.config.search.method == method else self.with_search(method=method)
 
     def search(
         self,
@@ -156,20 +215,22 @@ class Gallery:
         tell: Callable[[str], Any] = lambda step: None,
         max_pixels: int | None = None,
         limited_by: str = "runtime.max_pixels",
+        unwanted: Unwanted = NOTHING,
     ) -> Result:
         """Do what ``query`` does, telling each step (``caption``, ``edit``, ``search``) as it
         begins; ``names`` is what errors call each image, ``limited_by`` what sets ``max_pixels``.
         """
         relative_caption = relative_caption.strip() if isinstance(relative_caption, str) else ""
-        if not relative_caption:
-            raise InputError("The relative caption is empty: say what should differ.")
+        chosen = self.alone(bool(contents), bool(relative_caption))
+        if chosen is not self:
+            return chosen.search(
+                contents, relative_caption, names, tell, max_pixels, limited_by, unwanted
+            )
         if len(relative_caption) > LONGEST_TEXT:
             raise InputError(
                 f"The relative caption has {len(relative_caption):,} characters, more than the "
                 f"{LONGEST_TEXT:,} allowed: say it in fewer words."
             )
-        if not contents:
-            raise InputError("There is no reference image: give one or several.")
         _ = self._images
         limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
         pictures = {
@@ -200,8 +261,12 @@ class Gallery:
         for reference, picture in pictures.items():
             if reference not in self._images.row:
                 self._shared.embed_image(reference, picture)
-        self._shared.embed_texts([relative_caption, *captions, *_good(edits)], keep=True)
-        ranked = self.rank(list(pictures), relative_caption, captions, edits, notes, pictures)
+        said = [text for text in (relative_caption, *captions, *_good(edits)) if text]
+        if said:
+            self._shared.embed_texts(said, keep=True)
+        ranked = self.rank(
+            list(pictures), relative_caption, captions, edits, notes, pictures, unwanted
+        )
         return replace(ranked, contents=tuple(contents))
 
     def rank(
@@ -212,6 +277,7 @@ class Gallery:
         edited_captions: Sequence[str | None],
         notes: Sequence[str] = (),
         pictures: Mapping[str, Callable[[], Image.Image]] | None = None,
+        unwanted: Unwanted = NOTHING,
     ) -> Result:
         """Rank the gallery by texts that are there; only CLIP is called, for texts that are new.
 
@@ -219,6 +285,11 @@ class Gallery:
         gives those that are at hand. Raises InputError where one is neither, or where edited
         captions do not match captions.
         """
+        chosen = self.alone(bool(references), bool(relative_caption.strip()))
+        if chosen is not self:
+            return chosen.rank(
+                references, relative_caption, captions, edited_captions, notes, pictures, unwanted
+            )
         count = len(captions)
         if len(edited_captions) % max(count, 1) or (edited_captions and not count):
             raise InputError(
@@ -243,8 +314,8 @@ class Gallery:
         made = {
             "captions": captions,
             "edits": edits,
-            "relative_captions": [relative_caption],
-            "relative_parts": [relative_caption],
+            "relative_captions": [relative_caption] if relative_caption else [],
+            "relative_parts": [relative_caption] if relative_caption else [],
             "entities": entities(relative_caption),
         }
 
@@ -257,7 +328,8 @@ class Gallery:
         own = OneQuery(self._shared, images, self.config, references, picture, made, notes)
         clues = Clues(own)
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
-        rows_of = [images.row.get(name, -1) for name in references]
+        score = self._away_from(unwanted, score)
+        rows_of = [images.row.get(name, -1) for name in (*references, *unwanted.images)] or [-1]
         excluded = torch.tensor([rows_of if settings.exclude_reference else [-1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
         kept = rows[0][torch.isfinite(best[0])]
@@ -268,7 +340,7 @@ class Gallery:
         else:  # nothing was edited: what the method itself compares with
             after = before = best[0][torch.isfinite(best[0])]
         return Result(
-            references[0],
+            references[0] if references else "",
             relative_caption,
             tuple(captions),
             tuple(edits),
@@ -286,7 +358,22 @@ class Gallery:
             (*notes, *self.folder.notes),
             self,
             further=tuple(references[1:]),
+            unwanted=unwanted,
         )
+
+    def _away_from(self, unwanted: Unwanted, score: Score) -> Score:
+        """Return a score less the weighted similarity to what is not wanted."""
+        rows = [self._feature(name) for name in unwanted.images]
+        if unwanted.texts:
+            rows += list(self._shared.embed_texts(unwanted.texts))
+        if not rows:
+            return score
+        away = UNWANTED_WEIGHT * normalise(normalise(torch.stack(rows)).mean(dim=0))
+        return score.map(lambda queries: queries - away)
+
+    def _feature(self, content_hash: str) -> Tensor:
+        row = self._images.row.get(content_hash)
+        return self._shared.image(content_hash) if row is None else self._images.raw(row)
 
     def knows(self, texts: Iterable[str]) -> bool:
         """Return whether the features of all texts are in memory: no model is needed for them."""

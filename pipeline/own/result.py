@@ -31,6 +31,18 @@ class Retrieved:
     """Other files with the same bytes."""
 
 
+@dataclass(frozen=True)
+class Unwanted:
+    """What is not wanted, each as far away as what is wanted is near."""
+
+    texts: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    """SHA-256 of images of the gallery or of an earlier query."""
+
+
+NOTHING = Unwanted()
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
     """The images found for one query, and the texts that led there.
@@ -47,8 +59,9 @@ class Result:
     """
 
     reference: str
-    """SHA-256 of the reference image's bytes."""
+    """SHA-256 of the reference image's bytes; empty where the query is a text alone."""
     relative_caption: str
+    """Empty where the query is an image alone."""
     captions: tuple[str, ...]
     edited_captions: tuple[str | None, ...]
     """Aligned with ``captions`` (repeated where each is edited several times); None failed."""
@@ -62,6 +75,7 @@ class Result:
     """The reference images' files, where the result comes from a query with them."""
     further: tuple[str, ...] = ()
     """SHA-256 of the reference images behind the first."""
+    unwanted: Unwanted = NOTHING
 
     def __repr__(self) -> str:
         best = f", the best {self.paths[0]!r}" if self.images else ""
@@ -70,7 +84,7 @@ class Result:
     @property
     def references(self) -> tuple[str, ...]:
         """SHA-256 of every reference image's bytes."""
-        return (self.reference, *self.further)
+        return (self.reference, *self.further) if self.reference else ()
 
     @property
     def paths(self) -> list[str]:
@@ -114,6 +128,7 @@ class Result:
             self.relative_caption,
             self.captions if captions is None else captions,
             self.edited_captions if edited_captions is None else edited_captions,
+            unwanted=self.unwanted,
         )
         return replace(ranked, contents=self.contents)
 
@@ -124,6 +139,7 @@ class Result:
             "reference": self.reference,
             **({"further": list(self.further)} if self.further else {}),
             "relative_caption": self.relative_caption,
+            **({"unlike": asdict(self.unwanted)} if self.unwanted != NOTHING else {}),
             "method": self.settings.method,
             "captions": list(self.captions),
             "edited_captions": list(self.edited_captions),

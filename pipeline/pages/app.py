@@ -29,10 +29,11 @@ from pipeline.images.files import encoded, endings, open_image
 from pipeline.own.checks import lacking
 from pipeline.own.folder import State
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
-from pipeline.own.result import Result
+from pipeline.own.result import Result, Unwanted
 from pipeline.pages import bodies
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
+from pipeline.pages.indexing import Indexing
 from pipeline.pages.result import THUMBNAIL, WEB
 from pipeline.pages.visitors import (
     BusyError,
@@ -52,6 +53,7 @@ log = logging.getLogger("seize")
 FILES = {
     "/": ("app.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/texts.js": ("texts.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -69,6 +71,7 @@ IMAGES_HELD = 64 << 20
 CONNECTIONS = web.AppKey("connections", Connections)
 """The connections that an application has."""
 
+HASHES = r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$"
 T = TypeVar("T")
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
 
@@ -99,16 +102,28 @@ class Choices(BaseModel):
 
 
 class Question(Choices):
-    """A query; its image is a file beside it, or ``reference``, an image of the gallery."""
+    """A query; its image is a file beside it, or ``reference``, an image of the gallery.
 
-    relative_caption: Text
+    Without an image the text alone is searched by, without a text the image alone.
+    """
+
+    relative_caption: Text = ""
     reference: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    unlike: Text = ""
+    """A text of what is not wanted."""
+    unlike_images: Annotated[str, StringConstraints(pattern=HASHES, max_length=1_000)] = ""
+    """Images of the gallery that are not wanted, with commas between them."""
+
+    @property
+    def unwanted(self) -> Unwanted:
+        """What is not wanted."""
+        texts = (self.unlike.strip(),) if self.unlike.strip() else ()
+        return Unwanted(texts, tuple(filter(None, self.unlike_images.split(","))))
 
 
 class Texts(Question):
     """A ranking by texts that were made before, or edited by hand."""
 
-    reference: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     captions: list[Text] = Field(max_length=bodies.MOST_ITEMS)
     edited_captions: list[Text | None] = Field(max_length=bodies.MOST_ITEMS)
 
@@ -148,8 +163,9 @@ class Workers:
 class App:
     """The page's requests."""
 
-    def __init__(self, gallery: Gallery, limits: Limits) -> None:
+    def __init__(self, gallery: Gallery, limits: Limits, indexing: Indexing | None = None) -> None:
         self.gallery = gallery
+        self.indexing = indexing
         self.limits = limits
         self.models = Workers(limits.queries, limits.waiting)
         # None of these waits for a model, nor the first two for texts:
@@ -178,12 +194,17 @@ class App:
         """Answer what the page has to know before the first query."""
         config = self.gallery.config
         known = {
-            name: _weights(self.gallery, name) for name in methods.selection("all", lacking(config))
+            name: {
+                "about": methods.find(name).summary,
+                "weights": _weights(self.gallery, name),
+            }
+            for name in methods.selection("all", lacking(config))
         }
         return answer(
             {
                 "name": printable(self.gallery.folder.root.name),
-                "images": await self.light.submit(lambda: len(self.gallery)),
+                "images": await self.light.submit(self._count),
+                "indexing": self.indexing and self.indexing.as_json(),
                 "method": config.search.method,
                 "methods": known,
                 "endings": sorted(endings()),
@@ -193,19 +214,38 @@ class App:
             }
         )
 
+    def _count(self) -> int:
+        soon = self.indexing is not None and not self.gallery.is_indexed
+        return 0 if soon else len(self.gallery)
+
+    def _check_index(self) -> None:
+        """Raise InputError where there is nothing to search in yet."""
+        if self.indexing is not None and not self.gallery.is_indexed:
+            told = self.indexing.as_json()
+            raise InputError(
+                (told and told["error"])
+                or "The folder is being indexed. The first images can be searched in a moment."
+            )
+
     async def listing(self, request: web.Request) -> web.Response:
-        """Answer a part of the gallery's images: ``start``, and ``name`` that paths contain."""
+        """Answer a part of the gallery's images: ``start``, and ``name`` that paths contain.
+
+        ``hash`` asks for one image alone.
+        """
         try:
             start = max(0, int(request.query.get("start", "0")))
         except ValueError:
             raise InputError("start must be a number.") from None
         wanted = request.query.get("name", "").casefold()
+        only = request.query.get("hash")
+
+        self._check_index()
 
         def chosen() -> dict[str, Any]:
             images = [
                 {"hash": content_hash, "path": printable(paths[0])}
                 for content_hash, paths in self.gallery.paths.items()
-                if any(wanted in path.casefold() for path in paths)
+                if only in (None, content_hash) and any(wanted in p.casefold() for p in paths)
             ]
             return {"total": len(images), "images": images[start : start + LISTED]}
 
@@ -253,25 +293,27 @@ class App:
             return await self._search(request, form)
 
     async def _search(self, request: web.Request, form: Form) -> web.StreamResponse:
-        question = _asked(bodies.parse(Question, form.fields))
+        question = _asked(bodies.parse(Question, form.fields), form.image is not None)
+        self._check_index()
         gallery = _chosen(self.gallery, question)
         upload = form.image
-        if upload is None and question.reference is None:
-            raise InputError("Choose a reference image: upload one or pick one of the gallery.")
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[str]()
 
         def tell(step: str) -> None:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         def work() -> Result:
+            contents, names = [], ["the image"]
             pixels: int | None = None  # an image of the gallery may have what the index takes
             by = "runtime.max_pixels"
             if upload is not None:
-                name, content = upload.name, upload.content
+                contents, names = [upload.content], [upload.name]
                 pixels, by = self.limits.pixels, "--max-pixels"
-            else:
-                name, content = "the image", self.gallery.content(question.reference or "")
-            return gallery.search([content], question.relative_caption, [name], tell, pixels, by)
+            elif question.reference is not None:
+                contents = [self.gallery.content(question.reference)]
+            text, unwanted = question.relative_caption, question.unwanted
+            names = names[: len(contents)]
+            return gallery.search(contents, text, names, tell, pixels, by, unwanted)
 
         job = self.models.submit(work)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -305,11 +347,15 @@ class App:
                 body = await bodies.read(request, JSON_BYTES)
             asked = _asked(await self.light.submit(lambda: bodies.parse_json(Texts, body)))
         gallery = _chosen(self.gallery, asked)
-        texts = [asked.relative_caption, *asked.captions, *asked.edited_captions]
+        texts = [asked.relative_caption, asked.unlike, *asked.captions, *asked.edited_captions]
         workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
         ranked = await workers.submit(
             lambda: gallery.rank(
-                [asked.reference], asked.relative_caption, asked.captions, asked.edited_captions
+                [asked.reference] if asked.reference else [],
+                asked.relative_caption,
+                asked.captions,
+                asked.edited_captions,
+                unwanted=asked.unwanted,
             )
         )
         return answer(_result(ranked))
@@ -318,10 +364,13 @@ class App:
         """Load the models while the first user reads the page; end the threads with the server."""
         # Queries share the cores: more threads would wait for each other, spinning.
         torch.set_num_threads(max(1, torch.get_num_threads() // self.limits.queries))
-        preload = self.models.submit(self.gallery.preload)
-        preload.add_done_callback(_said)
+        preload = None
+        if self.gallery.is_indexed:
+            preload = self.models.submit(self.gallery.preload)
+            preload.add_done_callback(_said)
         yield
-        preload.cancel()
+        if preload is not None:
+            preload.cancel()
         for workers in (self.models, self.light, self.quick, self.texts):
             workers.close()
 
@@ -367,7 +416,13 @@ def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
 def _result(result: Result) -> dict[str, Any]:
     content = result.as_json()
     del content["gallery"]  # a path of this machine
-    for field in ("images", "notes"):  # other texts are edited on the page and come back
+    if (paths := result.gallery.paths.get(result.reference)) is not None:
+        content["path"] = paths[0]
+    for field in {
+        "images",
+        "notes",
+        "path",
+    } & content.keys():  # other texts are edited on the page and come back
         content[field] = printable_all(content[field])
     content["notes"] = [_note(note) for note in content["notes"]]
     return content
@@ -384,10 +439,10 @@ def _note(text: str) -> str:
 Asked = TypeVar("Asked", bound=Question)
 
 
-def _asked(question: Asked) -> Asked:
+def _asked(question: Asked, has_image: bool = False) -> Asked:
     """Return the question; raises InputError where it asks nothing."""
-    if not question.relative_caption.strip():
-        raise InputError("The relative caption is empty: say what should differ.")
+    if not has_image and question.reference is None and not question.relative_caption.strip():
+        raise InputError("There is nothing to search by: give an image, a text, or both.")
     return question
 
 
@@ -400,13 +455,19 @@ async def _file(name: str, kind: str, request: web.Request) -> web.Response:
 
 
 def make_app(
-    gallery: Gallery, limits: Limits | None = None, names: frozenset[str] = frozenset()
+    gallery: Gallery,
+    limits: Limits | None = None,
+    names: frozenset[str] = frozenset(),
+    indexing: Indexing | None = None,
 ) -> web.Application:
-    """Return the page on ``gallery``; ``names`` are host names it may be asked by."""
+    """Return the page on ``gallery``; ``names`` are host names it may be asked by.
+
+    ``indexing`` is what brings its index up to date meanwhile, if anything.
+    """
     limits = limits or Limits()
     app = web.Application(middlewares=[working, guard(names)])
     app[CONNECTIONS] = Connections(2 * (limits.queries + limits.waiting + BESIDE_QUERIES))
-    page = App(gallery, limits)
+    page = App(gallery, limits, indexing)
     app.add_routes(page.routes())
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(page.life)

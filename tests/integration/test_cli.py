@@ -368,15 +368,15 @@ def test_the_index_that_is_recommended_is_the_one_that_is_asked_for(
     photos.mkdir()
     for file in sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]:
         shutil.copy(file, photos)
-    ask = (
-        "query", str(next(photos.iterdir())), "is red", "--gallery", str(photos), "--config",
-        "demo", "--cache", str(tmp_path / "my cache"), "--set", "clip.target_pad=1.5",
-        "--captions", "2", "--top-k", "2", "--alpha-pos", "0", "--json",
+    options = (
+        "--config", "demo", "--cache", str(tmp_path / "my cache"), "--set", "clip.target_pad=1.5",
+        "--captions", "2", "--top-k", "2", "--alpha-pos", "0",
     )  # fmt: skip
-    result = seize(*ask)
+    result = seize("app", str(photos), "--no-index", "--port", "0", *options)
     assert result.exit_code == 4
     assert seize(*recommended(result.stderr)).exit_code == 0
-    result = seize(*ask)
+    ask = ("query", str(next(photos.iterdir())), "is red", "--gallery", str(photos), *options)
+    result = seize(*ask, "--json")
     assert result.exit_code == 0, result.stderr
     assert len(json.loads(result.stdout)["images"]) == 2
 

@@ -740,7 +740,7 @@ def test_what_the_demos_models_say_of_other_images_is_noted(
     note = "The models of the preset demo know the rendered shapes of its world alone"
     assert gallery.query(reference, CHANGE).rerank(top_k=2).notes[-1].startswith(note)
     asked = ("query", reference, CHANGE, "--gallery", gallery.folder.root, "--config", "demo")
-    assert note in " ".join(seize(*asked, "--cache", gallery.folder.cache).stdout.split())
+    assert note in seize(*asked, "--cache", gallery.folder.cache).stderr
     assert folder.open_folder(small_world / "CIRCO", SETTINGS, tmp_path).notes == []
     laptop = folder.open_folder(tmp_path, config.load("laptop"), tmp_path)
     assert laptop.notes == []
@@ -802,9 +802,11 @@ def test_the_commands(gallery: Gallery, reference: Path, tmp_path: Path) -> None
     assert len(expected.paths) == 3
     assert all(Path(path).name in shown.stdout for path in expected.paths)
     assert f"10 of {len(gallery)} images" in shown.stdout
-    missing = seize("query", reference, CHANGE, "--gallery", tmp_path, *where)
-    assert missing.exit_code == 4
-    assert "Run: seize index" in missing.stderr
+    assert "edited caption" not in shown.stdout
+    assert "edited caption" in seize(*ask, "--show-captions").stdout
+    empty = seize("query", reference, CHANGE, "--gallery", tmp_path, *where)
+    assert empty.exit_code == 3
+    assert "There is no image below" in empty.stderr
     for command in ("index", "query"):
         assert f"Example: seize {command}" in seize(command, "--help").output
 

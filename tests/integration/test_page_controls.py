@@ -59,7 +59,7 @@ def test_more_is_offered_as_long_as_there_is_more(served: Served, page: Page) ->
     page.get_by_label("What should differ").fill("is blue")
     page.get_by_role("button", name="Search").click()
     status = page.get_by_role("status").first
-    expect(status).to_have_text("24 images found.", timeout=MODELS)
+    expect(status).to_have_text(f"Best 24 of {IMAGES} images.", timeout=MODELS)
     more = page.locator("#more")
     for count in range(48, 241, 24):
         expect(more).to_be_visible()

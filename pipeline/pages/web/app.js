@@ -1,14 +1,20 @@
 // The page's behaviour. All text enters the document through textContent, never as markup.
 
+import { fill, language, texts } from "/texts.js";
+
 const at = (id) => document.getElementById(id);
 const state = {
   settings: null, // what /settings says
   reference: null, // {file, url, name} or {hash, path}
-  turns: [], // {reference, text, asked, shown, method, weights, count}
+  unlike: [], // images {hash, path} that are not wanted
+  turns: [], // {reference, text, draft, asked, shown, method, weights, count}
   current: -1,
-  busy: false, // a query is under way
+  busy: null, // what aborts the query that is under way
+  selected: new Map(), // hash to image
 };
 const PAGE = 24;
+const SAMPLES = 12;
+const WIDE = matchMedia("(min-width: 62rem)");
 
 // --- small helpers ---------------------------------------------------------------------------
 
@@ -23,6 +29,7 @@ function say(text, error = false) {
   at("status").classList.toggle("error", error);
 }
 
+const number = (value) => value.toLocaleString(language);
 const imageUrl = (hash, size = "small") => `/images/${hash}/${size}`;
 const urlOf = (reference) => reference.url ?? imageUrl(reference.hash);
 const nameOf = (reference) => reference.name ?? reference.path;
@@ -30,41 +37,56 @@ const turn = () => state.turns[state.current];
 
 async function answer(response) {
   const content = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(content.error ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new Error(content.error ?? texts.status(response.status));
   return content;
 }
 
 function lost(error) {
-  return error instanceof TypeError ? "The server does not answer. Is it running?" : error.message;
+  return error instanceof TypeError ? texts.lost : error.message;
 }
 
 // --- the reference image -----------------------------------------------------------------------
 
 function setReference(reference) {
   state.reference = reference;
+  at("reference").hidden = at("forget").hidden = reference === null;
+  if (reference === null) {
+    at("reference").removeAttribute("src");
+    at("reference-name").textContent = texts.noReference;
+    return;
+  }
   at("reference").src = urlOf(reference);
-  at("reference").alt = `Reference image ${nameOf(reference)}`;
-  at("reference").hidden = false;
-  at("reference-name").textContent = nameOf(reference);
+  at("reference").alt = texts.referenceAlt(nameOf(reference));
+  at("reference-name").textContent = at("reference-name").title = nameOf(reference);
 }
 
 function takeFile(file) {
   if (!file) return;
   const limit = state.settings?.max_upload ?? Infinity;
-  if (!file.type.startsWith("image/")) {
-    say(`${file.name} is not an image.`, true);
+  if (!file.type.startsWith("image/") && !state.settings?.endings.some((one) => file.name.toLowerCase().endsWith(one))) {
+    say(texts.noImage(file.name), true);
   } else if (file.size > limit) {
-    say(`${file.name} is larger than ${Math.floor(limit / 2 ** 20)} MiB.`, true);
+    say(texts.tooLarge(file.name, Math.floor(limit / 2 ** 20)), true);
   } else {
     setReference({ file, url: URL.createObjectURL(file), name: file.name });
-    say(`Reference image: ${file.name}`);
+    say(texts.reference(file.name));
     at("text").focus();
   }
+}
+
+function takeFromGallery({ hash, path }, said = texts.reference(path)) {
+  setReference({ hash, path });
+  say(said);
+  at("text").focus();
 }
 
 at("file").addEventListener("change", (event) => {
   takeFile(event.target.files[0]);
   event.target.value = "";
+});
+at("forget").addEventListener("click", () => {
+  setReference(null);
+  at("text").focus();
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -80,33 +102,39 @@ document.addEventListener("paste", (event) => {
   const file = [...(event.clipboardData?.files ?? [])][0];
   if (file) takeFile(file);
 });
+at("reference").addEventListener("error", () => { // a format that the browser does not show
+  at("reference").hidden = true;
+});
 
 // --- picking from the gallery --------------------------------------------------------------------
 
 const picker = { start: 0, asked: 0 };
 
+const listed = async (query) => answer(await fetch(`/gallery?${new URLSearchParams(query)}`));
+
+function candidate({ hash, path }, chosen) {
+  const image = element("img", { src: imageUrl(hash), alt: path, loading: "lazy" });
+  const button = element("button", { type: "button", title: path, className: "view" }, image);
+  button.addEventListener("click", chosen);
+  return element("li", {}, button);
+}
+
 async function list(more = false) {
   picker.start = more ? at("candidates").children.length : 0;
   const asked = ++picker.asked;
-  const query = new URLSearchParams({ start: picker.start, name: at("name").value });
   try {
-    const found = await answer(await fetch(`/gallery?${query}`));
+    const found = await listed({ start: picker.start, name: at("name").value });
     if (asked !== picker.asked) return;
-    const made = found.images.map(({ hash, path }) => {
-      const image = element("img", { src: imageUrl(hash), alt: path, loading: "lazy" });
-      const button = element("button", { type: "button", title: path }, image);
-      button.addEventListener("click", () => {
-        setReference({ hash, path });
+    const made = found.images.map((image) =>
+      candidate(image, () => {
         at("picker").close();
-        say(`Reference image: ${path}`);
-        at("text").focus();
-      });
-      return element("li", {}, button);
-    });
+        takeFromGallery(image);
+      }),
+    );
     if (more) at("candidates").append(...made);
     else at("candidates").replaceChildren(...made);
     const shown = at("candidates").children.length;
-    at("picker-count").textContent = `${shown} of ${found.total} images`;
+    at("picker-count").textContent = texts.picked(shown, found.total);
     at("picker-more").hidden = shown >= found.total;
     if (more) made[0]?.firstChild.focus();
   } catch (error) {
@@ -133,18 +161,9 @@ for (const dialog of document.querySelectorAll("dialog")) {
 
 // --- asking --------------------------------------------------------------------------------------
 
-const STEPS = {
-  caption: "Describing the image …",
-  edit: "Editing the captions …",
-  search: "Searching …",
-};
-
 function told(line) {
-  if (line.step === "wait") {
-    say(`Waiting: ${line.ahead} ${line.ahead === 1 ? "query" : "queries"} ahead of yours …`);
-  } else if (line.step) {
-    say(STEPS[line.step] ?? "Working …");
-  }
+  if (line.step === "wait") say(texts.waiting(line.ahead));
+  else if (line.step) say(texts.steps[line.step] ?? texts.working);
 }
 
 async function* lines(response) {
@@ -160,65 +179,156 @@ async function* lines(response) {
   }
 }
 
-async function ask(reference, text, method, weights) {
+const hashesOf = (images) => images.map(({ hash }) => hash).join(",");
+
+async function ask({ reference, text, unlike, unlikeImages, method, weights }, signal) {
   const form = new FormData();
-  if (reference.file) form.append("image", reference.file);
-  else form.append("reference", reference.hash);
+  if (reference?.file) form.append("image", reference.file);
+  else if (reference) form.append("reference", reference.hash);
   form.append("relative_caption", text);
-  form.append("method", method);
+  if (unlike) form.append("unlike", unlike);
+  if (unlikeImages.length) form.append("unlike_images", hashesOf(unlikeImages));
+  if (method) form.append("method", method);
   form.append("top_k", PAGE);
-  for (const [name, value] of Object.entries(weights)) form.append(name, value);
-  const response = await fetch("/query", { method: "POST", body: form });
+  for (const [name, value] of Object.entries(weights ?? {})) form.append(name, value);
+  const response = await fetch("/query", { method: "POST", body: form, signal });
   if (!response.ok) await answer(response);
   for await (const line of lines(response)) {
     if (line.error) throw new Error(line.error);
     if (line.result) return line.result;
     told(line);
   }
-  throw new Error("The server stopped answering. Try again.");
+  throw new Error(texts.stopped);
 }
 
-at("form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const text = at("text").value.trim();
-  if (state.busy || !state.settings) return;
-  if (!state.reference) {
-    say("Choose a reference image first.", true);
-    at("pick").focus();
-    return;
+// Asks, and shows the answer as a new turn; `linked` is one that the address already holds.
+async function search(question, linked = false) {
+  const abort = new AbortController();
+  state.busy = abort;
+  at("search").hidden = true;
+  at("cancel").hidden = false;
+  say(texts.asking);
+  try {
+    const result = await ask(question, abort.signal);
+    const reference = question.reference && {
+      ...question.reference,
+      hash: result.reference,
+      path: result.path ?? question.reference.path,
+    };
+    const shown = {
+      captions: [...result.captions],
+      edited_captions: [...result.edited_captions],
+      images: result.images,
+      notes: result.notes,
+    };
+    state.turns.push({ ...question, reference, asked: result, shown, count: PAGE });
+    state.current = state.turns.length - 1;
+    remember(!linked);
+    show();
+    say(texts.best(number(result.images.length), number(state.settings.images)));
+    at("results").focus({ preventScroll: !linked });
+    window.scrollTo({ top: 0 });
+  } catch (error) {
+    if (error.name === "AbortError") say(texts.cancelled);
+    else say(lost(error), true);
+  } finally {
+    state.busy = null;
+    at("search").hidden = false;
+    at("cancel").hidden = true;
   }
-  if (!text) {
-    say("Say what should differ.", true);
+}
+
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (state.busy) return;
+  const text = at("text").value.trim();
+  if (!text && !state.reference) {
+    say(texts.sayFirst, true);
     at("text").focus();
     return;
   }
-  state.busy = true;
-  at("search").disabled = true;
-  say("Sending …");
-  const { reference } = state;
-  const method = at("method").value;
-  const weights = weightsShown();
-  try {
-    const result = await ask(reference, text, method, weights);
-    state.turns.push({
-      reference, text, method, weights, asked: result, shown: { ...result }, count: PAGE,
-    });
-    state.current = state.turns.length - 1;
-    show();
-    say(`${result.images.length} images found.`);
-    at("results").focus();
-  } catch (error) {
-    say(lost(error), true);
-  } finally {
-    state.busy = false;
-    at("search").disabled = false;
-  }
+  search({
+    reference: state.reference,
+    text,
+    unlike: at("unlike").value.trim(),
+    unlikeImages: [...state.unlike],
+    method: at("method").value,
+    weights: weightsShown(),
+  });
 });
-
+at("cancel").addEventListener("click", () => state.busy?.abort());
 at("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     at("form").requestSubmit();
+  }
+});
+at("text").addEventListener("input", () => {
+  if (turn()) turn().draft = at("text").value; // another turn's is kept for its return
+});
+
+// --- the address: every turn has one, to go back to, reload or share -----------------------------
+
+function address() {
+  const { reference, asked, text, unlike, unlikeImages, method, weights } = turn();
+  const fields = { text, method, ...weights };
+  if (unlike) fields.unlike = unlike;
+  if (unlikeImages.length) fields.unlike_images = hashesOf(unlikeImages);
+  if (reference) fields.reference = asked.reference;
+  return `?${new URLSearchParams(fields)}`;
+}
+
+function remember(anew) {
+  const entry = { turn: state.current };
+  if (anew) history.pushState(entry, "", address());
+  else history.replaceState(entry, "", address());
+}
+
+// Asks what the address says, where it says something.
+async function follow() {
+  const fields = new URLSearchParams(location.search);
+  const text = fields.get("text") ?? "";
+  const hash = fields.get("reference");
+  if (!text && !hash) return;
+  const known = state.settings.methods;
+  const method = fields.get("method") in known ? fields.get("method") : at("method").value;
+  const weights = {};
+  for (const name of ["alpha_pos", "alpha_neg"]) {
+    if (known[method].weights && fields.has(name)) weights[name] = fields.get(name);
+  }
+  let reference = null;
+  if (hash) {
+    const found = await listed({ hash }).catch(() => ({ images: [] }));
+    if (!found.images.length) {
+      at("text").value = text;
+      say(texts.uploadAgain, true);
+      return;
+    }
+    [reference] = found.images;
+  }
+  const unlike = fields.get("unlike") ?? "";
+  const unlikeImages = [];
+  for (const one of (fields.get("unlike_images") ?? "").split(",").filter(Boolean)) {
+    unlikeImages.push(...(await listed({ hash: one })).images);
+  }
+  await search({ reference, text, unlike, unlikeImages, method, weights }, true);
+}
+
+window.addEventListener("popstate", ({ state: entry }) => {
+  if (entry && state.turns[entry.turn]) {
+    state.current = entry.turn;
+    show();
+  } else if (!location.search) {
+    state.current = -1;
+    setReference(null);
+    at("text").value = "";
+    at("images").replaceChildren();
+    at("start").hidden = false;
+    for (const id of ["more", "tools", "texts-box"]) at(id).hidden = true;
+    at("notes").textContent = "";
+    say("");
+  } else {
+    follow();
   }
 });
 
@@ -228,7 +338,7 @@ let ranking = false;
 
 // One request at a time; a turn that changed meanwhile is asked for right after, older states never.
 // Returns whether this call's request was answered.
-async function rank(said = "Ranked again.") {
+async function rank(said = texts.again) {
   turn().stale = true;
   if (ranking) return false;
   ranking = true;
@@ -240,8 +350,10 @@ async function rank(said = "Ranked again.") {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({
-          reference: now.asked.reference,
+          reference: now.reference ? now.asked.reference : null,
           relative_caption: now.text,
+          unlike: now.unlike,
+          unlike_images: hashesOf(now.unlikeImages),
           captions: now.shown.captions,
           edited_captions: now.shown.edited_captions,
           method: now.method,
@@ -251,7 +363,10 @@ async function rank(said = "Ranked again.") {
       });
       const { images, notes } = await answer(response);
       Object.assign(now.shown, { images, notes });
-      if (now === turn()) showImages();
+      if (now === turn()) {
+        showImages();
+        remember(false);
+      }
     }
     say(said);
     return true;
@@ -264,8 +379,7 @@ async function rank(said = "Ranked again.") {
 }
 
 function weightsShown() {
-  const known = state.settings.methods[at("method").value];
-  if (!known) return {};
+  if (!state.settings.methods[at("method").value]?.weights) return {};
   return { alpha_pos: Number(at("alpha-pos").value), alpha_neg: Number(at("alpha-neg").value) };
 }
 
@@ -276,7 +390,8 @@ function showNumbers() {
 }
 
 function showWeights(method, weights) {
-  const known = state.settings.methods[method];
+  const { about, weights: known } = state.settings.methods[method] ?? {};
+  at("method-said").textContent = about ?? "";
   at("weights").hidden = !known;
   if (!known) return;
   for (const [name, field, max] of [
@@ -296,7 +411,7 @@ at("method").addEventListener("change", () => {
   if (!turn()) return;
   turn().method = at("method").value;
   turn().weights = weightsShown();
-  rank(`Ranked by ${turn().method}.`);
+  rank(texts.by(turn().method));
 });
 for (const name of ["alpha-pos", "alpha-neg"]) {
   at(name).addEventListener("input", () => {
@@ -312,25 +427,30 @@ at("more").addEventListener("click", async () => {
   now.count = Math.min(now.count + PAGE, state.settings.most_images);
   if (!(await rank())) return;
   const added = now.shown.images.length - before;
-  say(added > 0 ? `${added} more images shown.` : "All images are shown.");
+  say(added > 0 ? texts.added(added) : texts.allShown);
   at("images").children[before]?.querySelector("button").focus();
 });
 at("restore").addEventListener("click", () => {
   const { captions, edited_captions: edited } = turn().asked;
   Object.assign(turn().shown, { captions: [...captions], edited_captions: [...edited] });
   showTexts();
-  rank("Texts restored.");
+  rank(texts.restored);
 });
 
 // --- showing ---------------------------------------------------------------------------------------
 
 function show() {
-  const { method, weights, reference, text } = turn();
+  const { method, weights, reference, text, draft, unlike, unlikeImages } = turn();
+  at("start").hidden = true;
+  at("tools").hidden = false;
   at("controls").disabled = false;
   at("method").value = method;
   showWeights(method, weights);
   setReference(reference);
-  at("text").value = text;
+  at("text").value = draft ?? text;
+  at("unlike").value = unlike;
+  state.unlike = [...unlikeImages];
+  showUnlike();
   showTurns();
   showImages();
   showTexts();
@@ -340,16 +460,17 @@ function show() {
 function showTurns() {
   at("turns-box").hidden = false;
   at("turns").replaceChildren(
-    ...state.turns.map((one, number) => {
-      const image = element("img", { src: urlOf(one.reference), alt: "" });
-      const label = element("span", { textContent: `${number + 1}. ${one.text}` });
-      const button = element("button", { type: "button" }, image, label);
-      button.setAttribute("aria-current", String(number === state.current));
+    ...state.turns.map((one, place) => {
+      const label = element("span", { textContent: `${place + 1}. ${one.text || texts.imageOnly}` });
+      const button = element("button", { type: "button" }, label);
+      if (one.reference) button.prepend(element("img", { src: urlOf(one.reference), alt: "" }));
+      button.setAttribute("aria-current", String(place === state.current));
       button.addEventListener("click", () => {
-        state.current = number;
+        state.current = place;
+        remember(true);
         show();
-        say(`Turn ${number + 1}: ${one.text}`);
-        at("turns").children[number].firstChild.focus();
+        say(texts.turn(place + 1, one.text));
+        at("turns").children[place].firstChild.focus();
       });
       return element("li", {}, button);
     }),
@@ -358,94 +479,273 @@ function showTurns() {
 
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);
 
+function told_of(image, place) {
+  const numbers = [image.score.toFixed(4), image.similarity.toFixed(4), signed(image.increment)];
+  const alike = image.copies.length ? texts.copies(image.copies.length) : "";
+  return texts.numbers(place + 1, ...numbers) + alike;
+}
+
+function action(sign, label, act) {
+  const button = element("button", { type: "button", textContent: sign, title: label });
+  button.setAttribute("aria-label", label);
+  button.addEventListener("click", act);
+  return button;
+}
+
+function card(image, place) {
+  const picture = element("img", { src: imageUrl(image.hash), alt: image.path });
+  const view = element("button", { type: "button", className: "view" }, picture);
+  view.title = texts.enlarge(image.path);
+  view.addEventListener("click", () => enlarge(place));
+  const badge = element("span", { className: "badge", textContent: image.score.toFixed(2) });
+  badge.setAttribute("aria-hidden", "true");
+  const numbers = element("p", { className: "numbers visually-hidden" });
+  numbers.textContent = told_of(image, place);
+  const use = action("↻", texts.useNamed(image.path), () => useAsReference(image));
+  const chosen = element("input", { type: "checkbox", checked: state.selected.has(image.hash) });
+  chosen.setAttribute("aria-label", texts.selectNamed(image.path));
+  chosen.addEventListener("change", () => {
+    if (chosen.checked) state.selected.set(image.hash, image);
+    else state.selected.delete(image.hash);
+    showSelection();
+  });
+  const file = element("p", { className: "file", textContent: image.path, title: image.path });
+  const less = action("−", texts.unlikeNamed(image.path), () => lessLike(image));
+  const acts = element("div", { className: "acts" }, chosen, less, use);
+  return element("li", {}, view, badge, numbers, acts, file);
+}
+
 function showImages() {
   const { images, notes } = turn().shown;
   at("notes").textContent = notes.join(" ");
-  at("images").replaceChildren(
-    ...images.map((image, place) => {
-      const picture = element("img", { src: imageUrl(image.hash), alt: image.path });
-      const view = element("button", { type: "button", className: "view" }, picture);
-      view.title = `Enlarge ${image.path}`;
-      view.addEventListener("click", () => enlarge(image));
-      const numbers = element("p", { className: "numbers" });
-      numbers.append(
-        element("b", { textContent: `${place + 1}. ${image.score.toFixed(4)}` }),
-        ` (similarity ${image.similarity.toFixed(4)}, increment ${signed(image.increment)})`,
-      );
-      if (image.copies.length) numbers.append(`; ${image.copies.length} more files alike`);
-      const use = element("button", { type: "button", textContent: "Use as reference" });
-      use.setAttribute("aria-label", `Use ${image.path} as the new reference`);
-      use.addEventListener("click", () => {
-        setReference({ hash: image.hash, path: image.path });
-        at("text").value = "";
-        at("text").focus();
-        say(`New reference image: ${image.path}. Say what should differ from it.`);
-      });
-      return element("li", {}, view, numbers, use);
-    }),
-  );
+  at("images").replaceChildren(...images.map(card));
   at("more").hidden = images.length < turn().count || turn().count >= state.settings.most_images;
 }
 
-function enlarge({ hash, path }) {
-  at("viewer-name").textContent = path;
-  at("viewer-image").src = imageUrl(hash, "large");
-  at("viewer-image").alt = path;
-  at("viewer").showModal();
+function showUnlike() {
+  at("unlike-images").replaceChildren(
+    ...state.unlike.map((image) => {
+      const label = texts.likeAgain(image.path);
+      const button = action("", label, () => {
+        state.unlike = state.unlike.filter(({ hash }) => hash !== image.hash);
+        showUnlike();
+      });
+      button.append(element("img", { src: imageUrl(image.hash), alt: "" }));
+      return element("li", {}, button);
+    }),
+  );
+}
+
+function lessLike({ hash, path }) {
+  if (!state.unlike.some((image) => image.hash === hash)) state.unlike.push({ hash, path });
+  showUnlike();
+  say(texts.less(path));
+}
+
+function useAsReference({ hash, path }) {
+  at("text").value = "";
+  takeFromGallery({ hash, path }, texts.newReference(path));
 }
 
 function showTexts() {
   const { asked, shown } = turn();
-  at("texts-box").hidden = false;
   const count = Math.max(asked.captions.length, 1);
+  at("texts-box").hidden = !asked.edited_captions.length;
 
-  function box(kind, field, number) {
-    const original = asked[field][number] ?? "";
-    const id = `${field}-${number}`;
-    const label = element("label", { htmlFor: id, textContent: `${kind} ${number + 1}` });
+  function box(kind, field, place) {
+    const original = asked[field][place] ?? "";
+    const id = `${field}-${place}`;
+    const label = element("label", { htmlFor: id, textContent: kind });
     const area = element("textarea", {
-      id, rows: 2, value: shown[field][number] ?? "", maxLength: state.settings.longest_text,
+      id, rows: 2, value: shown[field][place] ?? "", maxLength: state.settings.longest_text,
     });
     const mark = () => area.classList.toggle("changed", area.value !== original);
     mark();
     area.addEventListener("input", mark);
     area.addEventListener("change", () => {
       const text = area.value.trim();
-      shown[field] = shown[field].map((old, i) => (i === number ? text || null : old));
+      shown[field] = shown[field].map((old, i) => (i === place ? text || null : old));
       if (field === "captions" && !text) {
         area.value = original; // a caption is needed for its edit to have an increment
-        shown[field][number] = original;
+        shown[field][place] = original;
         mark();
       }
-      rank("Ranked by the changed texts.");
+      rank(texts.changed);
     });
     return element("div", {}, label, area);
   }
 
   at("texts").replaceChildren(
-    ...asked.edited_captions.map((_, number) =>
+    ...asked.edited_captions.map((_, place) =>
       element(
         "li",
         {},
-        number < count ? box("Caption", "captions", number) : element("div"),
-        box("Edited caption", "edited_captions", number),
+        place < count ? box(texts.caption(place + 1), "captions", place) : element("div"),
+        box(texts.edited(place + 1), "edited_captions", place),
       ),
     ),
   );
 }
 
+// --- the viewer ------------------------------------------------------------------------------------
+
+let viewed = 0;
+
+function enlarge(place) {
+  const images = turn().shown.images;
+  viewed = (place + images.length) % images.length;
+  const image = images[viewed];
+  at("viewer-name").textContent = image.path;
+  at("viewer-image").src = at("viewer-open").href = imageUrl(image.hash, "large");
+  at("viewer-image").alt = image.path;
+  at("viewer-numbers").textContent = told_of(image, viewed);
+  at("viewer-status").textContent = "";
+  at("previous").hidden = at("next").hidden = images.length < 2;
+  if (!at("viewer").open) at("viewer").showModal();
+}
+
+at("previous").addEventListener("click", () => enlarge(viewed - 1));
+at("next").addEventListener("click", () => enlarge(viewed + 1));
+at("viewer").addEventListener("keydown", ({ key }) => {
+  if (key === "ArrowLeft") enlarge(viewed - 1);
+  if (key === "ArrowRight") enlarge(viewed + 1);
+});
+at("viewer").addEventListener("close", () => {
+  at("images").children[viewed]?.querySelector(".view").focus();
+});
+at("viewer-use").addEventListener("click", () => {
+  const image = turn().shown.images[viewed];
+  at("viewer").close();
+  useAsReference(image);
+});
+at("viewer-copy").addEventListener("click", async () => {
+  const { path } = turn().shown.images[viewed];
+  try {
+    await navigator.clipboard.writeText(path);
+    at("viewer-status").textContent = texts.copied(path);
+  } catch {
+    at("viewer-status").textContent = texts.notCopied;
+  }
+});
+
+// --- selecting and saving --------------------------------------------------------------------------
+
+function showSelection() {
+  const count = state.selected.size;
+  at("select-none").hidden = !count;
+  if (count) say(texts.selected(count));
+}
+
+at("select-none").addEventListener("click", () => {
+  state.selected.clear();
+  for (const box of document.querySelectorAll("#images input")) box.checked = false;
+  showSelection();
+});
+
+// What is selected, or all that is shown, in the order of the ranking.
+function kept() {
+  const { images } = turn().shown;
+  if (!state.selected.size) return images;
+  const here = images.filter(({ hash }) => state.selected.has(hash));
+  const elsewhere = [...state.selected.values()].filter(({ hash }) => !images.some((i) => i.hash === hash));
+  return [...here, ...elsewhere];
+}
+
+function save(content, kind, name) {
+  const url = URL.createObjectURL(new Blob([content], { type: kind }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+const FIELDS = ["path", "score", "similarity", "increment"];
+
+// A text that a spreadsheet would take for a formula has an apostrophe before it.
+function cell(value) {
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+at("csv").addEventListener("click", () => {
+  const rows = kept().map((image) => FIELDS.map((field) => cell(image[field])).join(","));
+  save([FIELDS.join(","), ...rows, ""].join("\r\n"), "text/csv", "seize.csv");
+});
+at("json").addEventListener("click", () => {
+  const { text, method, weights } = turn();
+  const images = kept().map((image) => Object.fromEntries(FIELDS.map((f) => [f, image[f]])));
+  save(JSON.stringify({ text, method, weights, images }, null, 2), "application/json", "seize.json");
+});
+at("size").addEventListener("input", () => {
+  document.documentElement.style.setProperty("--side", `${at("size").value}rem`);
+});
+
 // --- start -----------------------------------------------------------------------------------------
 
+function showFolder() {
+  const { name, images, indexing } = state.settings;
+  at("gallery-name").textContent = texts.folder(name, number(images));
+  at("indexing").hidden = !indexing?.running && !indexing?.error;
+  if (!indexing) return;
+  const { done, total, failed, skipped, error, running } = indexing;
+  const others = Object.values(skipped).reduce((sum, count) => sum + count, 0);
+  if (failed || others) at("gallery-name").append(` (${texts.leftOut(failed, others)})`);
+  at("indexing-said").textContent = error
+    ? texts.indexFailed(error)
+    : total ? texts.indexing(number(done), number(total)) : texts.indexingStarts;
+  at("indexed").hidden = !running;
+  at("indexed").max = total || 1;
+  if (total) at("indexed").value = done;
+  else at("indexed").removeAttribute("value");
+}
+
+// Follows the index until it is there: what can be searched is shown as it grows.
+async function watchIndex() {
+  while (state.settings.indexing?.running) {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const before = state.settings.images;
+    try {
+      state.settings = await answer(await fetch("/settings"));
+    } catch {
+      continue;
+    }
+    showFolder();
+    if (!before && state.settings.images) await showSamples();
+  }
+}
+
+async function showSamples() {
+  try {
+    const { images } = await listed({ start: 0 });
+    const every = Math.max(1, Math.floor(images.length / SAMPLES));
+    const some = images.filter((_, place) => place % every === 0).slice(0, SAMPLES);
+    at("samples").replaceChildren(...some.map((image) => candidate(image, () => takeFromGallery(image))));
+  } catch {
+    // there is nothing to show yet
+  }
+}
+
 async function start() {
+  fill(document);
+  at("text").placeholder = texts.example;
+  at("ranking").open = WIDE.matches;
+  at("examples").replaceChildren(
+    ...texts.examples.map((text) => {
+      const button = element("button", { type: "button", textContent: text });
+      button.addEventListener("click", () => {
+        at("text").value = text;
+        at("text").focus();
+      });
+      return button;
+    }),
+  );
   try {
     state.settings = await answer(await fetch("/settings"));
   } catch (error) {
     say(lost(error), true);
     return;
   }
-  const { name, images, methods, method, endings } = state.settings;
+  const { name, methods, method, endings } = state.settings;
   document.title = `${name} · seize`;
-  at("gallery-name").textContent = `${name}, ${images.toLocaleString("en")} images`;
+  showFolder();
   at("text").maxLength = state.settings.longest_text;
   at("file").accept = ["image/*", ...endings].join(",");
   at("method").replaceChildren(
@@ -455,6 +755,8 @@ async function start() {
   showWeights(method);
   at("controls").disabled = false;
   at("search").disabled = false;
+  if (state.settings.images) await showSamples();
+  await Promise.all([watchIndex(), follow()]);
 }
 
 start();

@@ -1,0 +1,209 @@
+"""What the page keeps and gives away: addresses, a folder being indexed, selection, files."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.app_server import Served
+from tests.browser import watch
+from tests.conftest import PROJECT
+
+CHANGE = "has a dark background"
+MODELS = 120_000
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def served(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("states") / "photos"
+    root.mkdir()
+    for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:60]:
+        shutil.copy(picture, root)
+    running = Served(root, root.parent / "cache")
+    yield running
+    assert running.stop() == 130
+
+
+def ask(page: Page, text: str) -> None:
+    page.get_by_label("What should differ").fill(text)
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
+
+
+def shown(page: Page) -> list[str]:
+    return page.locator("#images .view img").evaluate_all("all => all.map(one => one.alt)")
+
+
+def test_every_turn_has_an_address_to_reload_share_and_go_back_to(
+    served: Served, page: Page
+) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    ask(page, CHANGE)
+    first = shown(page)
+    page.get_by_label("α⁻, weight of what the edit lost").fill("0.4")
+    expect(page.get_by_role("status").first).to_have_text("Ranked again.")
+    weighted, address = shown(page), page.url
+    page.locator("#images li").nth(2).get_by_role("button", name="as the new reference").click()
+    ask(page, "has one more circle")
+    following = shown(page)
+    assert first != following
+    page.go_back()
+    expect(page.locator("#images .view img").first).to_have_attribute("alt", weighted[0])
+    assert shown(page) == weighted
+    page.go_forward()
+    expect(page.locator("#images .view img").first).to_have_attribute("alt", following[0])
+    page.goto(address)
+    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
+    assert shown(page) == weighted
+    expect(page.get_by_label("What should differ")).to_have_value(CHANGE)
+    assert page.locator("#alpha-neg").input_value() == "0.4"
+    assert seen.errors == []
+
+
+def test_a_link_to_an_upload_says_that_it_is_to_be_uploaded_again(
+    served: Served, page: Page
+) -> None:
+    page.goto(f"{served.address}?text=is+red&reference={'f' * 64}&method=seize")
+    expect(page.get_by_role("status").first).to_have_text(re.compile("upload it again"))
+    expect(page.get_by_label("What should differ")).to_have_value("is red")
+
+
+def test_a_text_alone_and_what_is_not_wanted(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    ask(page, "a large red circle")
+    by_text = served.gallery.with_search(top_k=24)
+    assert shown(page) == by_text.query(None, "a large red circle").paths
+    page.locator("#images li").first.get_by_role("button", name="Less like").click()
+    page.get_by_label("but not").fill("a dark background")
+    worst = by_text.query(None, "a large red circle").images[0]
+    page.get_by_role("button", name="Search").click()
+    unlike = ["a dark background", served.root / worst.path]
+    expected = by_text.query(None, "a large red circle", unlike=unlike).paths
+    expect(page.locator("#images .view img").first).to_have_attribute("alt", expected[0])
+    assert shown(page) == expected
+    page.reload()
+    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
+    assert shown(page) == expected
+
+
+def test_the_viewer_goes_on_and_its_image_becomes_the_reference(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    ask(page, CHANGE)
+    paths = shown(page)
+    page.locator("#images .view").first.click()
+    expect(page.get_by_role("dialog", name=paths[0])).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("dialog", name=paths[1])).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="Previous image").click()
+    expect(page.get_by_role("dialog", name=paths[-1])).to_be_visible()
+    page.get_by_role("button", name="Use as reference", exact=True).click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("#reference-name")).to_have_text(paths[-1])
+
+
+def test_what_is_selected_is_saved(served: Served, page: Page, tmp_path: Path) -> None:
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    ask(page, CHANGE)
+    paths = shown(page)
+    with page.expect_download() as all_of_them:
+        page.get_by_role("button", name="Save as CSV").click()
+    all_of_them.value.save_as(tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == paths
+    for place in (4, 1):
+        page.locator("#images li").nth(place).get_by_role("checkbox").check()
+    expect(page.get_by_role("status").first).to_have_text("2 selected")
+    with page.expect_download() as some:
+        page.get_by_role("button", name="Save as JSON").click()
+    some.value.save_as(tmp_path / "some.json")
+    saved = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
+    assert [image["path"] for image in saved["images"]] == [paths[1], paths[4]]
+    page.get_by_role("button", name="Select none").click()
+    assert page.locator("#images :checked").count() == 0
+
+
+def test_a_query_can_be_cancelled(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    page.route("**/query", lambda route: None)  # no answer
+    page.get_by_label("What should differ").fill("is red")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status").first).to_have_text("Cancelled.")
+    expect(page.get_by_role("button", name="Search")).to_be_visible()
+
+
+def test_the_page_speaks_the_browsers_language(served: Served, page: Page) -> None:
+    browser = page.context.browser
+    assert browser is not None
+    german = browser.new_page(locale="de-AT")
+    german.goto(served.address)
+    expect(german.get_by_role("button", name="Suchen")).to_be_enabled()
+    assert german.locator("html").get_attribute("lang") == "de"
+    assert german.evaluate("import('/texts.js').then(one => one.language)") == "de"
+    german.close()
+
+
+def test_both_languages_have_the_same_texts() -> None:
+    source = (PROJECT / "pipeline" / "pages" / "web" / "texts.js").read_text(encoding="utf-8")
+    kinds = re.findall(r"const \w\w = \{\n(.*?)\n\};", source, re.DOTALL)
+    names = [re.findall(r"^  (\w+):", kind, re.MULTILINE) for kind in kinds]
+    assert len(names) == 2
+    assert names[0] == names[1]
+    used = set()
+    for file in ("app.js", "app.html"):
+        content = (PROJECT / "pipeline" / "pages" / "web" / file).read_text(encoding="utf-8")
+        used |= set(re.findall(r"\btexts\.(?!js)(\w+)|data-(?:text|label)=\"(\w+)\"", content))
+    assert {one or other for one, other in used} == set(names[0])
+
+
+def test_a_new_folder_is_indexed_beside_the_page(
+    small_world: Path, tmp_path: Path, page: Page
+) -> None:
+    root = tmp_path / "new"
+    root.mkdir()
+    for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:30]:
+        shutil.copy(picture, root)
+    (root / "photo.raw").write_bytes(b"unknown")
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "app",
+        str(root),
+        "--config",
+        "demo",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [*command, "--cache", str(tmp_path / "cache"), "--set", "runtime.workers=0"],
+        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "being indexed" in said
+        found = re.search(r"http://\S+/", said)
+        assert found
+        page.goto(found[0])
+        expect(page.locator("header")).to_contain_text("new, 30 images", timeout=MODELS)
+        expect(page.locator("header")).to_contain_text("0 broken, 1 of other kinds left out")
+        expect(page.locator("#indexing")).to_be_hidden()
+        expect(page.locator("#samples button").first).to_be_visible()
+        page.get_by_label("What should differ").fill("a red circle")
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("status").first).to_have_text(re.compile("^Best 24 of 30"))
+        process.terminate()
