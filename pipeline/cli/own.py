@@ -12,10 +12,9 @@ from pipeline.cli.options import (
     Stage,
     index_options,
     json_option,
-    print_reports,
-    print_result,
     query_options,
 )
+from pipeline.cli.printing import print_reports, print_result
 from pipeline.errors import STOPPED, InputError
 from pipeline.own import checks
 from pipeline.printable import echo

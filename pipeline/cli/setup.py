@@ -17,10 +17,10 @@ from pipeline.cli.options import (
     json_option,
     override_options,
     preset_option,
-    print_metrics,
     split_arguments,
     vllm_options,
 )
+from pipeline.cli.printing import print_metrics
 from pipeline.cli.registered import dataset_option
 from pipeline.models.prompts import edit as prompts
 from pipeline.printable import echo

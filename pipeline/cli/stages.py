@@ -12,12 +12,11 @@ from pipeline.cli.options import (
     Stage,
     json_option,
     log,
-    print_metrics,
-    print_reports,
     run_options,
     split_arguments,
     vllm_options,
 )
+from pipeline.cli.printing import print_metrics, print_reports
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 from pipeline.stages import base, checks

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline import datasets
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.errors import InputError
-from pipeline.images.files import lossless, open_image, read_image
+from pipeline.images.files import open_image
 from pipeline.models import captioners
 from pipeline.models.composers.phrases import entities
 from pipeline.own import checks, folder
@@ -26,12 +26,14 @@ from pipeline.own.answers import Shared
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
 from pipeline.own.query import OneQuery
-from pipeline.own.result import NOTHING, Result, Retrieved, Unwanted
+from pipeline.own.result import Result, retrieved
+from pipeline.own.shown import Shown, bytes_of
+from pipeline.own.unwanted import NOTHING, Unwanted, away_from
 from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import top_images
-from pipeline.retrieval.scoring import Score, normalise
+from pipeline.retrieval.scoring import Score
 from pipeline.retrieval.sections import section
 from pipeline.run import StageReport
 
@@ -39,12 +41,6 @@ QUERIES = "queries"
 """The folder of the cache that holds captions, edits and text features, whatever the gallery."""
 LONGEST_TEXT = 1_000
 """Characters of a relative caption, and of a caption that is edited by hand."""
-
-
-UNWANTED_WEIGHT = 0.5
-"""What the similarity to unwanted texts and images counts against that to the query."""
-Shown = Path | str | bytes | Image.Image
-"""An image of a query."""
 
 
 class Gallery:
@@ -177,7 +173,7 @@ class Gallery:
         given = cast("Sequence[Shown]", shown)
         names = [str(one) if isinstance(one, str | Path) else "the image" for one in given]
         return self.search(
-            [_bytes_of(one) for one in given],
+            [bytes_of(one) for one in given],
             relative_caption or "",
             names,
             unwanted=self.unwanted(unlike),
@@ -186,7 +182,7 @@ class Gallery:
     def unwanted(self, unlike: Sequence[str | Shown]) -> Unwanted:
         """Return texts (str) and images of what is not wanted, the images embedded."""
         texts = tuple(one.strip() for one in unlike if isinstance(one, str) and one.strip())
-        contents = [_bytes_of(one) for one in unlike if not isinstance(one, str)]
+        contents = [bytes_of(one) for one in unlike if not isinstance(one, str)]
         images = []
         for content in contents:
             images.append(hash_of(content))
@@ -345,7 +341,7 @@ class Gallery:
             tuple(captions),
             tuple(edits),
             tuple(
-                _retrieved(images, int(place), *values)
+                retrieved(images, int(place), *values)
                 for place, *values in zip(
                     kept.tolist(),
                     best[0].tolist(),
@@ -363,13 +359,10 @@ class Gallery:
 
     def _away_from(self, unwanted: Unwanted, score: Score) -> Score:
         """Return a score less the weighted similarity to what is not wanted."""
-        rows = [self._feature(name) for name in unwanted.images]
+        features = [self._feature(name) for name in unwanted.images]
         if unwanted.texts:
-            rows += list(self._shared.embed_texts(unwanted.texts))
-        if not rows:
-            return score
-        away = UNWANTED_WEIGHT * normalise(normalise(torch.stack(rows)).mean(dim=0))
-        return score.map(lambda queries: queries - away)
+            features += list(self._shared.embed_texts(unwanted.texts))
+        return away_from(features, score)
 
     def _feature(self, content_hash: str) -> Tensor:
         row = self._images.row.get(content_hash)
@@ -402,24 +395,5 @@ class Gallery:
         raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
 
 
-def _bytes_of(image: Shown) -> bytes:
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return lossless(image)
-    if not isinstance(image, bytes):
-        kind = type(image).__name__
-        raise InputError(f"The image is a {kind}: give a path, bytes or a Pillow image.")
-    return image
-
-
 def _good(edits: Sequence[str | None]) -> list[str]:
     return [text for text in edits if text is not None]
-
-
-def _retrieved(
-    images: Images, row: int, score: float, similarity: float, increment: float
-) -> Retrieved:
-    content_hash = images.hashes[row]
-    path, *copies = images.paths[content_hash]
-    return Retrieved(path, content_hash, score, similarity, increment, tuple(copies))

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SearchConfig
+from pipeline.own.unwanted import NOTHING, Unwanted
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.own.gallery import Gallery
+    from pipeline.own.loaded import Images
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,6 @@ class Retrieved:
     """Semantic editing increment: what the edit added to the similarity."""
     copies: tuple[str, ...] = ()
     """Other files with the same bytes."""
-
-
-@dataclass(frozen=True)
-class Unwanted:
-    """What is not wanted, each as far away as what is wanted is near."""
-
-    texts: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    """SHA-256 of images of the gallery or of an earlier query."""
-
-
-NOTHING = Unwanted()
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,3 +136,12 @@ class Result:
             "notes": list(self.notes),
             "images": [asdict(image) for image in self.images],
         }
+
+
+def retrieved(
+    images: "Images", row: int, score: float, similarity: float, increment: float
+) -> Retrieved:
+    """Return an image of the index by its row, with what it was ranked by."""
+    content_hash = images.hashes[row]
+    path, *copies = images.paths[content_hash]
+    return Retrieved(path, content_hash, score, similarity, increment, tuple(copies))

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from pipeline import config
 from pipeline.cli import main
 from pipeline.errors import InputError
-from pipeline.own.gallery import UNWANTED_WEIGHT, Gallery
+from pipeline.own.gallery import Gallery
+from pipeline.own.unwanted import WEIGHT
 from pipeline.retrieval.scoring import normalise
 
 SETTINGS = config.load("demo", {"runtime.workers": 0})
@@ -83,7 +84,7 @@ def test_what_is_not_wanted_counts_against_by_its_similarity(gallery: Gallery, m
         before = {image.path: image.score for image in wanted.images}
         for one in found.images:
             less = float(images.gallery.features[images.row[one.hash]] @ away)
-            assert one.score == pytest.approx(before[one.path] - UNWANTED_WEIGHT * less, abs=1e-5)
+            assert one.score == pytest.approx(before[one.path] - WEIGHT * less, abs=1e-5)
     assert found.rerank(top_k=5).paths == found.paths[:5], "what is not wanted stays so"
 
 
