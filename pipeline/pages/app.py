@@ -29,7 +29,8 @@ from pipeline.images.files import encoded, endings, open_image
 from pipeline.own.checks import lacking
 from pipeline.own.folder import State
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
-from pipeline.own.result import Result, Unwanted
+from pipeline.own.result import Result
+from pipeline.own.unwanted import Unwanted
 from pipeline.pages import bodies
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
