@@ -3,11 +3,13 @@
 Layout: ``annotations/{val,test}.json`` and ``COCO2017_unlabeled/{annotations,unlabeled2017}``.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.base import Dataset
+from pipeline.datasets.checking import Findings
 from pipeline.datasets.metrics import average_precision_at_k, recall_at_k
 from pipeline.datasets.reading import Entry, Predictions, parse_entry, read_predictions
 from pipeline.records import Query
@@ -15,6 +17,8 @@ from pipeline.records import Query
 CUTOFFS = (5, 10, 25, 50)
 LISTING = "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
 IMAGES = "COCO2017_unlabeled/unlabeled2017"
+FILE_NAME = re.compile(r"(?:[^\0]*/)?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+"""COCO's file of an image, perhaps with its folders; the group is the image's number."""
 
 
 class _Annotation(Entry):
@@ -94,8 +98,36 @@ class Circo(Dataset):
         return {name: [int(image) for image in images[:50]] for name, images in predictions.items()}
 
     def read_submission(self, content: Any, file: Path) -> tuple[str, dict[str, list[str]]]:
-        """Read such an object; ids may be integers or numeric strings, as the server takes."""
-        return "recall", read_predictions(content, file)
+        """Read such an object; ids may be integers or numeric strings, as the server takes.
+
+        Result files that others publish (MegaPairs') may name COCO's files instead.
+        """
+        lists = read_predictions(content, file)
+        return "recall", {query: [_number(name) for name in own] for query, own in lists.items()}
+
+    def check_header(self, content: dict[str, Any], found: Findings) -> tuple[str, dict[str, Any]]:
+        """Say where images are named by their files, which the server does not take."""
+        lists = {q: _numbers(images) for q, images in content.items()}
+        if named := [q for q, images in content.items() if images != lists[q]]:
+            found.errors.append(
+                f"{len(named)} of {len(lists)} lists name files, not COCO's numbers, the first is "
+                f"query {named[0]}: the server takes numbers. `seize evaluate` and `seize compare` "
+                "read such a file as it is"
+            )
+        return self.kinds[0], lists
+
+
+def _number(name: str) -> str:
+    """Return the number of an image that COCO's file name stands for; else the name as it is."""
+    found = FILE_NAME.fullmatch(name)
+    return found[1] if found else name
+
+
+def _numbers(images: Any) -> Any:
+    """Return a list with ``_number`` of every name in it; what is no list as it is."""
+    if not isinstance(images, list):
+        return images
+    return [_number(image) if isinstance(image, str) else image for image in images]
 
 
 def _query(entry: _Annotation) -> Query:

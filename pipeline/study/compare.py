@@ -88,7 +88,7 @@ def row_of_files(dataset: Dataset, name: str, files: Sequence[Path]) -> Row:
         header = found
     try:
         made = protocol_of(header, first)
-        told = protocol.of_header(dataset, header)
+        told = protocol.seen(protocol.of_header(dataset, header), dataset, lists)
         return Row(name, dataset.per_query(lists), made, told, lists)
     except InputError as error:
         raise InputError(f"{', '.join(map(str, files))}: {error}") from None

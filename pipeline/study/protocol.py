@@ -7,10 +7,11 @@ not told is ``UNKNOWN``, what a benchmark does not have is ``NONE``.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.datasets.base import Dataset
+from pipeline.datasets.reading import Predictions
 from pipeline.errors import ConfigError
 from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval import methods
@@ -112,6 +113,19 @@ def told(dataset: Dataset, protocol: Mapping[str, Any], method: str | None) -> C
 
 def _split(gallery: Any) -> str:
     return "original" if gallery == "split" else "union" if gallery == "union" else UNKNOWN
+
+
+def seen(
+    conditions: Conditions, dataset: Dataset, predictions: Mapping[str, Predictions]
+) -> Conditions:
+    """Return the conditions with what prediction lists themselves tell.
+
+    A list that holds its query's own reference says that it was kept; none that does says nothing.
+    """
+    reference = {query.id: query.reference for query in dataset.queries}
+    lists = (pair for kind in predictions.values() for pair in kind.items())
+    kept = any(reference.get(query) in images for query, images in lists)
+    return replace(conditions, reference="kept") if kept else conditions
 
 
 def gallery_size(dataset: Dataset) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.config import load
 from pipeline.errors import ConfigError, MissingStageError
 from pipeline.models.prompts.edit import ROLES
 from pipeline.retrieval import methods
@@ -24,10 +25,13 @@ from tests.integration.test_cli import seize
 
 MakeRun = Callable[..., Run]
 
+LACKING = {*ROLES, *methods.lacking(load("demo"), "circo")}
 EVERY = [
     name
     for name in methods.names()
-    if not (methods.reads(name) & set(ROLES) or methods.by_model(name))
+    if not (
+        (methods.reads(name) | methods.clues_of(name).keys()) & LACKING or methods.by_model(name)
+    )
 ]
 
 
@@ -319,3 +323,38 @@ def test_a_row_that_lacks_a_metric_is_null_in_json_and_a_dash_for_people(
         assert shown.exit_code == 0, shown.output
         assert "nan" not in shown.stdout
         assert ("–" in shown.stdout) == (metric == "recall_subset@1")
+
+
+@pytest.mark.parametrize("form", ["numbers", "texts", "files"])
+def test_a_published_result_file_is_a_row_whatever_it_calls_images(
+    make_run: MakeRun, tmp_path: Path, form: str
+) -> None:
+    run = make_run(search__exclude_reference=False)
+    run_stages(run)
+    (own,) = submit.files(run).values()
+    lists = json.loads(own.read_text())
+    named: dict[str, Callable[[int], Any]] = {
+        "numbers": int,
+        "texts": str,
+        "files": lambda number: f"images/{number:012d}.jpg",
+    }
+    theirs = tmp_path / "embedder_base_circo.json"
+    theirs.write_text(
+        json.dumps({query: [named[form](n) for n in images] for query, images in lists.items()})
+    )
+    given = [*run.command.split(), "--cache", str(run.cache), "--workers", "0", "--keep-reference"]
+    table = seize(
+        "compare", *given, "--method", "seize", "--with", f"theirs={theirs}", "--mixed", "--json"
+    )
+    assert table.exit_code == 0, table.output
+    told = json.loads(table.stdout)
+    differences = [line["difference"] for line in told["table"] if line["method"] == "theirs"]
+    assert differences
+    assert set(differences) == {0}
+    assert told["conditions"]["theirs"]["reference"] == "kept", "their lists hold references"
+    assert told["conditions"]["theirs"]["training"] == "unknown"
+    measured = seize("evaluate", str(theirs), *run.command.split()[2:], "--json")
+    assert json.loads(measured.stdout) == pytest.approx(evaluate(run))
+    checked = seize("check", str(theirs), *run.command.split()[2:])
+    assert checked.exit_code == (1 if form == "files" else 0), checked.output
+    assert ("the server takes numbers" in checked.output) == (form == "files")

@@ -93,3 +93,25 @@ def test_no_reference_is_its_own_ground_truth_and_all_targets_are_in_their_galle
     found = faults.faults(run, 0.98, notes)
     assert (found.reference_is_truth, found.absent, found.copies) == ([], {}, [])
     assert any("image files are not here" in note for note in notes)
+
+
+def test_result_files_of_embedders_are_read_with_the_official_queries(
+    official: Path, tmp_path: Path
+) -> None:
+    """As MegaPairs publishes them for CIRCO: query id to 50 images, references among them."""
+    test = datasets.load("circo", "test", official)
+    others = list(test.images)
+    lists = {
+        query.id: [query.reference, *(name for name in others if name != query.reference)][:50]
+        for query in test.queries
+    }
+    for shape in ({q: [*map(int, own)] for q, own in lists.items()}, lists):
+        file = tmp_path / "embedder_circo.json"
+        file.write_text(json.dumps(shape))
+        found = test.check(file)
+        assert found.errors == []
+        assert len(found.warnings) == 800, "each lists its own reference"
+    val = datasets.load("circo", "val", official)
+    named = {q.id: [f"val/{int(name):012d}.jpg" for name in q.ground_truths] for q in val.queries}
+    _, read = val.read_submission(named, Path("x"))
+    assert val.evaluate({"recall": read})["mAP@50"] == 100
