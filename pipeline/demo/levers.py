@@ -1,18 +1,44 @@
 """What each lever is worth on the demo, alone and stacked, and what it costs."""
 
+import importlib.util
+import time
 from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline.config import VERIFIED
+from pipeline.config import CLIP, VERIFIED, encoder_of
 from pipeline.retrieval import methods
-from pipeline.run import Run
-from pipeline.stages import inputs, search, verify
+from pipeline.run import Run, log
+from pipeline.stages import embed, inputs, search, verify
 from pipeline.study import compare
 
 BEST = "pdv"
 """The best lever that needs no further model call, at the weights of the demo's preset."""
-SHOWN = ("seize", BEST, "seize+verify", f"{BEST}+verify")
+SHOWN = ("seize", BEST, "sum", "sum@emb", "joint@emb", "seize+verify", f"{BEST}+verify")
+TIMED = 32
+"""Queries by which the joint embedder is timed, whatever the cache holds."""
+
+
+def shown() -> tuple[str, ...]:
+    """Return the methods of ``SHOWN``, without the joint embedder's where its library is not."""
+    if importlib.util.find_spec("sentence_transformers"):
+        return SHOWN
+    log.info("The demo leaves its joint embedder out: pip install sentence-transformers.")
+    return tuple(name for name in SHOWN if encoder_of(name) == CLIP)
+
+
+def joint(name: str) -> bool:
+    """Whether the embedder is asked once more a query, for the image with the text."""
+    return any(clue.joint for clue in methods.clues_of(name).values())
+
+
+def _embedding(run: Run) -> float:
+    """Return the seconds a query that embedding the image with the text takes."""
+    some = run.queries[:TIMED]
+    making = inputs.Inputs(run, making=True, queries=some)
+    start = time.monotonic()
+    making.clues.vectors("joint")
+    return (time.monotonic() - start) / len(some)
 
 
 def rank(run: Run, names: Sequence[str]) -> dict[str, float]:
@@ -21,13 +47,15 @@ def rank(run: Run, names: Sequence[str]) -> dict[str, float]:
     Those of a verified one are the verifier's, from when it was asked.
     """
     plain = list(dict.fromkeys(map(methods.base, names)))
-    inputs.make_clues(run.with_method(methods.join(plain)))
+    embed.STAGE.run(run.with_method(methods.join(plain)))
     took = {r.writes: r.seconds for r in search.search(run.with_method(methods.join(plain)))}
 
     def seconds(one: Run) -> float:
         """Return what a ranking took; a pool's with its parts'."""
         parts = search.parts_of(one).values() if methods.is_pool(one.config.search.method) else ()
-        return took[str(search.ranking_file(one).file)] + sum(map(seconds, parts))
+        own = one.config.search.method
+        model = 0.0 if parts or not joint(own) else _embedding(one) * len(run.queries)
+        return took[str(search.ranking_file(one).file)] + model + sum(map(seconds, parts))
 
     spent = {name: seconds(run.with_method(name)) for name in plain}
     for name in names:
@@ -40,10 +68,11 @@ def rank(run: Run, names: Sequence[str]) -> dict[str, float]:
 
 def calls(run: Run, name: str) -> float:
     """Return the calls a query beyond captioning and editing."""
+    embedded = float(joint(name))
     if not name.endswith(VERIFIED):
-        return 0.0
+        return embedded
     cost = verify.cost_of(run.with_method(name))
-    return (cost.calls + cost.cached) / cost.queries
+    return embedded + (cost.calls + cost.cached) / cost.queries
 
 
 def table(runs: Sequence[Run], names: Sequence[str], resamples: int = 2000) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
                 contact_sheet(run, search.read(run)).save(temporary, format="PNG")
         if values is not None:
             measured.append(run)
-    compared = levers.table(measured, levers.SHOWN)
+    compared = levers.table(measured, levers.shown())
     return {
         "metrics": metrics,
         "levers": compared.to_dict(orient="records"),

@@ -11,7 +11,7 @@ import click
 from tests import documents
 from tests.benchmarks.report import Size, machine
 
-BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "caption")
+BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "embedder", "caption")
 WRITTEN = ("search", "indexes", "levers", "fusions")
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 

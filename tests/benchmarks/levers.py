@@ -22,6 +22,8 @@ from pipeline.stages.everything import run_stages
 from tests import documents
 
 LAYOUTS = ("circo", "cirr", "fashioniq")
+EMB = [f"{name}@emb" for name in ("joint", "seize+joint", "sum", "seize", "pdv", "image", "text")]
+"""The joint embedder, and what others make of its space."""
 STACKED = ["seize+verify", "mean-ensemble+verify", "pdv+verify", "seize+pdv+verify"]
 FUSIONS: dict[str, dict[str, Any]] = {
     "confidence, 0.5 and 0.01": {"fusion": "confidence", "accept": 0.5, "reject": 0.01},
@@ -83,7 +85,7 @@ def main(folder: Path, write: bool) -> None:
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
             {},
-            ["mean-ensemble", *(name for name in every if name != "mean-ensemble"), *STACKED],
+            ["mean-ensemble", *(name for name in every if name != "mean-ensemble"), *EMB, *STACKED],
         ),
         "Verified by the relative caption and both images": (
             {"verifier__prompt": "demo-change"},

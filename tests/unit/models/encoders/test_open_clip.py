@@ -86,3 +86,37 @@ def test_a_model_that_tells_nothing_apart_is_refused(
     save_file(weights, folder / "open_clip_model.safetensors")
     with pytest.raises(ModelError, match=f"the same feature of two different {what}"):
         Clip(ClipConfig(model=f"local-dir:{folder}"), RUNTIME)
+
+
+def test_siglip_2_loads_from_a_folder_in_its_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text tower pools the last token, sees all others, and has a tokenizer of its own."""
+    settings = open_clip.get_model_config("ViT-B-16-SigLIP2")
+    assert settings is not None
+    text = settings["text_cfg"] | {"width": 32, "heads": 2, "layers": 2, "vocab_size": 90}
+    vision = {"image_size": 64, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
+    content = {
+        "model_cfg": {**settings, "embed_dim": 24, "text_cfg": text, "vision_cfg": vision},
+        "preprocess_cfg": {
+            "size": 64,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "resize_mode": "squash",
+        },
+    }
+    folder = tmp_path / "siglip2"
+    words = PROJECT / "data" / "models" / "verifier"
+    shutil.copytree(words, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    torch.manual_seed(0)
+    weights = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+    save_file({k: v.contiguous() for k, v in weights.items()},
+              folder / "open_clip_model.safetensors")  # fmt: skip
+    clip = Clip(ClipConfig(model=f"local-dir:{folder}", target_pad=None), RUNTIME)
+    made = clip.texts(["a red circle", "two blue squares"])
+    assert made.shape == (2, 24)
+    tokens = clip.tokenizer(["a red circle"])
+    assert tokens.shape == (1, text["context_length"])
+    red = Image.new("RGB", (80, 64), "red")
+    assert clip.images(clip.prepare(red)[None]).shape == (1, 24)
