@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from pipeline.datasets import checking
 from pipeline.datasets.checking import Findings
 from pipeline.datasets.paths import check_links, relative
-from pipeline.datasets.reading import Predictions, read_json, read_parquet
+from pipeline.datasets.reading import (
+    Predictions,
+    read_json,
+    read_json_lines,
+    read_parquet,
+)
 from pipeline.errors import ConfigError, InputError
 from pipeline.records import ImageFile, Query, Ranking, file_of
 
@@ -314,6 +319,17 @@ class Dataset(ABC):
         """Read an annotation file below the root; its bytes enter ``fingerprint``."""
         self.annotations[file] = read_json(self.root / file, self._annotations)
         return self.annotations[file]
+
+    def either(self, stem: str) -> list[Query]:
+        """Read ``STEM.jsonl`` where there is one, else ``STEM.json``, a list; InputError."""
+        lines = f"{stem}.jsonl"
+        return self.lines(lines) if (self.root / lines).exists() else self.entries(f"{stem}.json")
+
+    def lines(self, file: str) -> list[Query]:
+        """Read an annotation file of JSON lines, as ``entries`` reads a list; raises InputError."""
+        found = list(read_json_lines(self.root / file, self._annotations))
+        self.annotations[file] = [content for _, content in found]
+        return [self.parse(content, where) for where, content in found]
 
     def read_rows(self, file: str) -> list[Query]:
         """Read an annotation file in Parquet; its bytes enter ``fingerprint``. Raises InputError

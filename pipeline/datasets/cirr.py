@@ -7,7 +7,7 @@ Layout: ``cirr/captions/cap.rc2.SPLIT.json``, ``cirr/image_splits/split.rc2.SPLI
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.checking import Findings
@@ -46,15 +46,17 @@ class Cirr(Dataset):
     splits = ("val", "test1")
     kinds = ("recall", "recall_subset")
     lengths = MappingProxyType({"recall": 50, "recall_subset": 3})
-    max_bytes = 5_000_000
+    max_bytes: ClassVar[int | None] = 5_000_000
     reference_allowed = False
     averages = MappingProxyType({"average": ("recall@5", "recall_subset@1")})
     headline = "recall@1"
+    listings: ClassVar[str] = "cirr/image_splits"
+    """The folder of the splits' image listings."""
 
     def read(self) -> None:
         """Read captions and the split's image listing; files may be .png or .jpg."""
-        self.queries = self.entries(f"cirr/captions/cap.rc2.{self.split}.json")
-        listing_file = f"cirr/image_splits/split.rc2.{self.split}.json"
+        self.queries = self.all_queries()
+        listing_file = f"{self.listings}/split.rc2.{self.split}.json"
         listing = self.read_listing(listing_file)
         good = isinstance(listing, dict) and all(isinstance(p, str) for p in listing.values())
         if not good:
@@ -66,7 +68,11 @@ class Cirr(Dataset):
         ending = existing_ending(bare.values(), (".png", ".jpg", ".jpeg"))
         self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
         self.galleries = {"all": list(self.images)}
-        self.gallery_name = f"cirr-{self.split}"
+        self.gallery_name = f"{self.name}-{self.split}"
+
+    def all_queries(self) -> list[Query]:
+        """Return the split's queries; raises InputError."""
+        return self.entries(f"cirr/captions/cap.rc2.{self.split}.json")
 
     def parse(self, entry: Any, where: str) -> Query:
         """Return an annotation's query; raises InputError."""
@@ -78,7 +84,7 @@ class Cirr(Dataset):
         if query.reference in images:
             raise InputError(
                 f"Query {query.id}: the reference image {query.reference} is among its "
-                "predictions; CIRR's recall is defined without it."
+                "predictions; recall is defined without it."
             )
         if kind == "recall_subset":
             for image in images:

@@ -5,11 +5,11 @@ Layout: ``captions/cap.CATEGORY.SPLIT.json``, ``image_splits/split.CATEGORY.SPLI
 queries' references and targets ("VAL split"), whose recall is higher.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.metrics import recall_at_k
@@ -25,6 +25,7 @@ from pipeline.records import Query
 
 CATEGORIES = ("dress", "shirt", "toptee")
 CUTOFFS = (10, 50)
+ENDINGS = (".jpg", ".png", ".jpeg")
 
 
 class _Annotation(Entry):
@@ -36,46 +37,73 @@ class _ValAnnotation(_Annotation):
     target: str
 
 
+def averages(cutoffs: Sequence[int], categories: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Return what recall@k is the mean of: that of the categories."""
+    return MappingProxyType(
+        {f"recall@{k}": tuple(f"recall@{k}/{name}" for name in categories) for k in cutoffs}
+    )
+
+
 class FashionIq(Dataset):
-    """All three categories of one FashionIQ split. Query ids are ``CATEGORY-NUMBER``."""
+    """All three categories of one FashionIQ split. Query ids are ``CATEGORY-NUMBER``.
+
+    Benchmarks of its shape are subclasses, which differ in files, categories and cutoffs.
+    """
 
     name = "fashioniq"
     folder = "FashionIQ"
-    splits = ("val", "test")
-    choices = ("gallery", "caption_separator", "both_orders")
-    gallery_choices = ("split", "union")
-    averages = MappingProxyType(
-        {f"recall@{k}": tuple(f"recall@{k}/{name}" for name in CATEGORIES) for k in CUTOFFS}
-    )
+    splits: ClassVar[tuple[str, ...]] = ("val", "test")
+    choices: ClassVar[tuple[str, ...]] = ("gallery", "caption_separator", "both_orders")
+    gallery_choices: ClassVar[tuple[str, ...]] = ("split", "union")
+    averages = averages(CUTOFFS, CATEGORIES)
     headline = "recall@10"
     parts = "category"
+    categories: ClassVar[tuple[str, ...]] = CATEGORIES
+    cutoffs: ClassVar[tuple[int, ...]] = CUTOFFS
+    prefix: ClassVar[str] = ""
+    """Begins query ids, so that predictions are never taken for those of another benchmark."""
 
     def read(self) -> None:
-        """Read captions and split files of the three categories; images may be .png or .jpg."""
+        """Read queries and gallery of each category; images may be .png or .jpg."""
         self.queries, self.galleries = [], {}
         bare: dict[str, Path] = {}
-        for category in CATEGORIES:
-            file = f"captions/cap.{category}.{self.split}.json"
-            for number, query in enumerate(self.entries(file)):
-                self.queries.append(replace(query, id=f"{category}-{number}", gallery=category))
-            listing_file = f"image_splits/split.{category}.{self.split}.json"
-            listing = self.read_listing(listing_file)
-            if not isinstance(listing, list) or not all(isinstance(n, str) for n in listing):
-                raise InputError(f"{self.root / listing_file} must be a list of image names.")
-            self.galleries[category] = list(dict.fromkeys(listing))
-            bare |= {
-                name: self.inside(name, f"{listing_file}, entry {number}", "images")
-                for number, name in enumerate(listing)
-            }
-        ending = existing_ending(bare.values(), (".jpg", ".png", ".jpeg"))
-        self.images = {name: path.with_name(path.name + ending) for name, path in bare.items()}
-        self.gallery_name = f"fashioniq-{self.split}"
+        for category in self.categories:
+            asked = self.category_queries(category)
+            for number, query in enumerate(asked):
+                name = f"{self.prefix}{category}-{number}"
+                self.queries.append(replace(query, id=name, gallery=category))
+            listed = self.category_listing(category, asked)
+            self.galleries[category] = list(dict.fromkeys(name for name, _ in listed))
+            bare |= {name: self.picture(category, name, where) for name, where in listed}
+        unsaid = [path for path in bare.values() if path.suffix.lower() not in ENDINGS]
+        ending = existing_ending(unsaid, ENDINGS)
+        whole = {path: path.with_name(path.name + ending) for path in unsaid}
+        self.images = {name: whole.get(path, path) for name, path in bare.items()}
+        self.gallery_name = f"{self.name}-{self.split}"
         if self.gallery == "union":
             self._use_union()
 
+    def category_queries(self, category: str) -> list[Query]:
+        """Return a category's queries, without ids; raises InputError."""
+        return self.entries(f"captions/cap.{category}.{self.split}.json")
+
+    def category_listing(self, category: str, asked: Sequence[Query]) -> list[tuple[str, str]]:
+        """Return the names of a category's images, each with where it stands; InputError."""
+        file = f"image_splits/split.{category}.{self.split}.json"
+        listing = self.read_listing(file)
+        if not isinstance(listing, list) or not all(isinstance(n, str) for n in listing):
+            raise InputError(f"{self.root / file} must be a list of image names.")
+        return [(name, f"{file}, entry {number}") for number, name in enumerate(listing)]
+
+    def picture(self, category: str, name: str, where: str) -> Path:
+        """Return where an image is, with the ending of its file or without; raises InputError."""
+        return self.inside(name, where, "images")
+
     def _use_union(self) -> None:
         if not self.has_ground_truth:
-            raise ConfigError(f"The union gallery needs targets, fashioniq {self.split} has none.")
+            raise ConfigError(
+                f"The union gallery needs targets, {self.name} {self.split} has none."
+            )
         for category, names in self.galleries.items():
             own = [query for query in self.queries if query.gallery == category]
             used = {query.reference for query in own} | {query.target for query in own}
@@ -93,7 +121,7 @@ class FashionIq(Dataset):
         )
 
     def values(self, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
-        """Return recall@10/50 in each category's gallery."""
+        """Return recall@k in each category's gallery."""
         lists = predictions["recall"]
         return {
             f"recall@{k}/{category}": {
@@ -101,8 +129,8 @@ class FashionIq(Dataset):
                 for query in self.queries
                 if query.gallery == category
             }
-            for k in CUTOFFS
-            for category in CATEGORIES
+            for k in self.cutoffs
+            for category in self.categories
         }
 
     def submission(self, kind: str, predictions: Predictions) -> dict[str, Any]:

@@ -6,16 +6,16 @@ path works, nothing about the benchmark.
 """
 
 import importlib
-import pkgutil
 import random
 from pathlib import Path
 
+from pipeline import plugins
 from pipeline.errors import ConfigError, nearest
 
 
 def names() -> list[str]:
     """Return the names of the layouts, which are those of benchmarks."""
-    return sorted(one.name for one in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in plugins.names(__name__))
 
 
 def write(name: str, root: Path, queries: int = 12, seed: int = 0) -> Path:
@@ -26,6 +26,6 @@ def write(name: str, root: Path, queries: int = 12, seed: int = 0) -> Path:
     """
     if name not in names():
         raise ConfigError(f"The demo has no layout {name!r}.{nearest(name, names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     module.write(root, random.Random(seed), queries)
     return root
