@@ -148,6 +148,8 @@ class StageReport:
     computed: int = 0
     copies: int = 0
     """Items that are equal to another one and share its result."""
+    too_long: int = 0
+    """Texts, of those computed, that are longer than what the encoder reads of one."""
     failed: dict[str, str] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
     """Of those failed, items that an earlier run failed with and named."""
@@ -189,6 +191,7 @@ class StageReport:
         self.cached = sum(report.cached for report in own)
         self.computed = sum(report.computed for report in own)
         self.copies = sum(report.copies for report in own)
+        self.too_long = sum(report.too_long for report in own)
         self.failed = {item: why for report in own for item, why in report.failed.items()}
 
     def summary(self) -> str:

@@ -2,13 +2,14 @@
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import (
+    CLIP,
     LLM,
     cache_option,
     json_option,
@@ -94,8 +95,13 @@ def export(file: Path, form: str, out: Path, as_json: bool) -> None:
 @triplets.command()
 @click.argument("file", type=_file)
 @click.option("--limit", type=click.IntRange(0, 1_000_000), default=3, help="triplets to print")
+@click.option("--context", is_flag=True, help="load the encoder, and count the texts it would cut")
+@preset_option
+@functools.partial(override_options, chosen_options=CLIP)
 @json_option
-def show(file: Path, limit: int, as_json: bool) -> None:
+def show(
+    file: Path, limit: int, context: bool, preset: str, overrides: dict[str, Any], as_json: bool
+) -> None:
     """Say what a file of triplets holds: counts, who wrote them, lengths, and the first few.
 
     Example: seize triplets show triplets.train.jsonl --limit 10
@@ -105,7 +111,15 @@ def show(file: Path, limit: int, as_json: bool) -> None:
     found = records.read(file)
     if not found:
         raise InputError(f"{file} holds no triplet.")
-    _print(file, found, as_json, limit)
+    more = {}
+    if context:
+        from pipeline import config
+        from pipeline.models import encoders
+
+        settings = config.load(preset, overrides)
+        encoder = encoders.load(settings.encoder, settings.runtime)
+        more["longer_than_context"] = len(encoder.too_long([one.text for one in found]))
+    _print(file, found, as_json, limit, more)
 
 
 @triplets.command()
@@ -164,8 +178,14 @@ def rewrite(
         echo(f"{len(made):,} triplets -> {out}; {len(report.failed):,} texts failed")
 
 
-def _print(file: Path, found: Sequence["Triplet"], as_json: bool, limit: int = 0) -> None:
-    summary = _summary(found)
+def _print(
+    file: Path,
+    found: Sequence["Triplet"],
+    as_json: bool,
+    limit: int = 0,
+    more: Mapping[str, int] | None = None,
+) -> None:
+    summary = _summary(found) | dict(more or {})
     if as_json:
         from pipeline.run import dump
 

@@ -104,6 +104,10 @@ class ClipConfig(_Section):
         "released: the file's own mode is padded, its orientation ignored, transparency black, "
         "as in the published scripts",
     )
+    long_texts: Literal["cut", "segments"] = Field(
+        default="cut",
+        description="texts longer than open_clip's context: cut, or the mean of their parts",
+    )
     precision: Precision = "auto"
     image_instruction: str | None = Field(
         default=None, description="what a joint embedder is told of an image; its own by default"

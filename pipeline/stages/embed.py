@@ -87,11 +87,19 @@ def embed_texts(run: Run, wanted: list[str], reads: Sequence[Path] | None = None
                 batch = list(todo[start : start + size])
                 with report.step("model"):
                     features = finite(model.texts(batch), batch, "text")
+                report.too_long += len(model.too_long(batch))
                 yield Encoded(batch, features)
 
         kind = header(run) | {"stage": "embed texts"} | told
         size = run.config.runtime.shard
         encode_missing(file, wanted, encode, kind, size, report, "text", grows=True)
+        if report.too_long:
+            what = "read in parts" if config.encoder.long_texts == "segments" else "cut"
+            log.warning(
+                "%d of %d texts are longer than what the encoder reads, and were %s "
+                "(clip.long_texts; docs/synthesize.md).",
+                *(report.too_long, report.computed, what),
+            )
     return report
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.retrieval.ranking import Best, blocks
 from pipeline.store.features import FeatureFile
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ def nearest(
     those of others. Equal cosines keep the gallery's order.
     """
     import torch
+
+    from pipeline.retrieval.ranking import Best, blocks
 
     found = Found()
     by_category: dict[str | None, list[int]] = {}

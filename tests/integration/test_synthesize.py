@@ -18,6 +18,8 @@ from pipeline import datasets
 from pipeline.cli import main
 from pipeline.datasets import triplets
 from pipeline.datasets.triplets import Triplet
+from pipeline.run import Run
+from pipeline.stages import embed
 from tests.stub import Fault, Running, Stub
 
 FEW = ("--config", "demo", "--captions", "1", "--set", "runtime.workers=0")
@@ -324,3 +326,21 @@ def test_a_server_that_is_not_there_is_said_and_nothing_is_lost(
     assert not (tmp_path / "out" / "triplets.train.jsonl").exists()
     made = run(tmp_path, str(photos), *llm(Stub(answer=words)), *quick, "--retry-failed")
     assert made["triplets"] > 3
+
+
+def test_texts_that_the_encoder_cuts_are_counted(
+    make_run: Callable[..., Run], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    long = " ".join(["two red stars above a circle."] * 9)
+    run = make_run(search__method="text")
+    texts = [long, "two red stars", f"{long} again"]
+    assert embed.embed_texts(run, texts, []).too_long == 2
+    assert "2 of 3 texts are longer than what the encoder reads, and were cut" in caplog.text
+    file = tmp_path / "t.jsonl"
+    triplets.write(file, [Triplet(reference="a", target="b", text=text) for text in texts])
+    shown = CliRunner().invoke(
+        main,
+        ["triplets", "show", str(file), "--context", "--config", "demo", "--json"],
+        catch_exceptions=False,
+    )
+    assert json.loads(shown.stdout)["longer_than_context"] == 2

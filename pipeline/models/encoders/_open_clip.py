@@ -27,6 +27,7 @@ from pipeline.models.inversion.prompts import Tokenizer
 from pipeline.models.loading import failed
 from pipeline.models.pixels import Preprocess
 from pipeline.models.quiet import tame_transformers
+from pipeline.models.segments import segments
 
 DOWNLOADS = Path("~/.cache/clip")
 """Where open_clip puts weights that come from no hub."""
@@ -40,6 +41,7 @@ class Clip(Encoder):
         self.device = resolve_device(runtime.device)
         self.dtype = getattr(torch, in_precision(config, runtime).precision)
         self.batch = runtime.embed_batch
+        self.in_segments = config.long_texts == "segments"
         tag = _check_names(config)
         with _loading(config):
             _refuse_code(config.model)
@@ -70,9 +72,35 @@ class Clip(Encoder):
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts to features (n, d); longer texts are cut at the model's context length."""
+        """Encode texts to features (n, d).
+
+        One that is longer than the model's context length is cut there, or, where ``long_texts``
+        is ``segments``, its feature is the mean of its parts'.
+        """
+        if not self.in_segments:
+            return self._encoded(texts)
+        parts = [segments(text, self._fits) for text in texts]
+        flat = [part for own in parts for part in own]
+        batches = [flat[start : start + self.batch] for start in range(0, len(flat), self.batch)]
+        features = np.concatenate([self._encoded(batch) for batch in batches])
+        ends = np.cumsum([len(own) for own in parts])[:-1]
+        return np.stack([own.mean(axis=0) for own in np.split(features, ends)])
+
+    def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         tokens = self.tokenizer(list(texts)).to(self.device)
         return _numpy(self.model.encode_text(tokens))
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Return those of the texts that are longer than the context, with marks at the ends."""
+        return [text for text in texts if not self._fits(text)]
+
+    def _fits(self, text: str) -> bool:
+        tokenizer = self.tokenizer
+        if hasattr(tokenizer, "tokenizer"):  # of transformers, which counts the marks itself
+            count = len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
+        else:
+            count = len(tokenizer.encode(text)) + 2
+        return bool(count <= tokenizer.context_length)
 
     def _check_that_it_sees(self) -> None:
         """Raise ModelError where two images, or two texts, have one feature: something is broken.

@@ -46,6 +46,10 @@ class Encoder(Protocol):
         """Return features (n, d) of texts; one that is too long is cut."""
         ...
 
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Return those of the texts that are longer than what is read of one."""
+        return []
+
 
 class JointEncoder(Encoder, Protocol):
     """An encoder that also maps an image with a text."""

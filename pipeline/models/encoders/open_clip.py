@@ -25,7 +25,9 @@ def _load(settings: ClipConfig, runtime: RuntimeConfig) -> Encoder:
 
 def _identity(settings: ClipConfig) -> dict[str, Any]:
     scheme, _, folder = settings.model.partition(":")
+    told = {} if settings.long_texts == "cut" else {"long_texts": settings.long_texts}
     return {
+        **told,
         **settings.model_dump(include=ENTER),
         "model": model_identity(folder) if scheme == LOCAL else settings.model,
         "pretrained": settings.pretrained and model_identity(settings.pretrained),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def test_a_stage_of_ones_own_is_one_file(small_world: Path, tmp_path: Path) -> N
     ]  # fmt: skip
 
     listed = seize(home, "--help")
-    assert "words      Count the words of the captions." in listed.stdout, listed.stderr
+    assert re.search(r"words +Count the words of the captions\.", listed.stdout), listed.stderr
     helped = seize(home, "words", "--help").stdout
     assert "--dataset" in helped
     assert "count again" in helped

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.models.encoders._open_clip import Clip, _preprocessing_of
+from pipeline.models.encoders.open_clip import KIND
 from tests.conftest import PROJECT
 
 MODEL = PROJECT / "data" / "models" / "clip"
@@ -120,3 +121,33 @@ def test_siglip_2_loads_from_a_folder_in_its_layout(
     assert tokens.shape == (1, text["context_length"])
     red = Image.new("RGB", (80, 64), "red")
     assert clip.images(clip.prepare(red)[None]).shape == (1, 24)
+
+
+def test_what_is_cut_is_what_the_tokenizer_leaves_out() -> None:
+    clip = Clip(ClipConfig(model=f"local-dir:{MODEL}"), RUNTIME)
+    texts = [" ".join(["red"] * count) for count in (1, 29, 30, 31, 90)]
+    assert clip.too_long(texts) == texts[3:]
+    cut = [text for text in texts if not torch.equal(*clip.tokenizer([text, f"{text} star"]))]
+    assert cut == texts[:2]  # where another word changes nothing, the context is full
+
+
+def test_long_texts_are_the_mean_of_their_parts_and_others_stay() -> None:
+    parted = Clip(ClipConfig(model=f"local-dir:{MODEL}", long_texts="segments"), RUNTIME)
+    cut = Clip(ClipConfig(model=f"local-dir:{MODEL}"), RUNTIME)
+    first = "two large red circles left of a small blue star on a dark background. "
+    second = "three small green hearts above one large yellow cross and one more small white star."
+    long = first + second
+    (features,) = parted.texts([long])
+    assert cut.too_long([long, first]) == [long]
+    expected = cut.texts([first.strip(), second]).mean(axis=0)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+    assert np.abs(features - cut.texts([long])[0]).max() > 0.01
+    np.testing.assert_allclose(parted.texts([first, long])[0], cut.texts([first])[0], atol=1e-5)
+
+
+def test_reading_in_parts_enters_the_identity_and_cutting_does_not() -> None:
+    def identity(**settings: Any) -> dict[str, Any]:
+        return KIND.identity(ClipConfig(model=f"local-dir:{MODEL}", **settings))
+
+    assert "long_texts" not in identity()
+    assert identity(long_texts="segments") == identity() | {"long_texts": "segments"}
