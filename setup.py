@@ -18,6 +18,7 @@ setup(
             "py.typed",
             "presets/*.yaml",
             "study/published.yaml",
+            "study/recipes/*.yaml",
             "pages/report/report.*",
             "pages/web/*",
         ],

@@ -1,14 +1,28 @@
 """The commands that question figures: of a benchmark (audit), and of papers (reproduce)."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
+from pipeline.cli.options import (
+    FiniteRange,
+    Stage,
+    cache_option,
+    data_root_option,
+    format_option,
+    json_option,
+    override_options,
+    run_options,
+)
 from pipeline.cli.pairs import Pair
+from pipeline.errors import MissingStageError
 from pipeline.printable import echo
 from pipeline.stages import checks
+
+MACHINE = ("--device", "--workers", "--strict", "--follow-links", "--allow-pickle")
+"""Overrides that are about one's own machine; a recipe has the others."""
 
 
 @click.command(cls=Stage)
@@ -88,8 +102,90 @@ def audit(
         write_text(out, text + "\n")
 
 
+@click.command(cls=Stage)
+@click.argument("recipe", required=False)
+@click.option("--case", "cases", multiple=True, help="only this case of the recipe")
+@click.option(
+    "--files",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("."),
+    show_default=True,
+    help="folder of the files that the paper's authors released",
+)
+@click.option(
+    "--answer",
+    "answers",
+    multiple=True,
+    type=Pair(),
+    metavar="CASE=FILE",
+    help="what the evaluation server answered: JSON of metrics in percent",
+)
+@data_root_option
+@cache_option
+@click.option(
+    "--submissions",
+    type=click.Path(path_type=Path),
+    default=Path("submissions"),
+    show_default=True,
+    help="where submission files go",
+)
+@functools.partial(override_options, chosen_options=MACHINE)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="file to attach to an issue: .json, or Markdown",
+)
+@json_option
+def reproduce(
+    recipe: str | None,
+    cases: tuple[str, ...],
+    files: Path,
+    answers: tuple[tuple[str, str], ...],
+    data_root: Path,
+    cache: Path,
+    submissions: Path,
+    overrides: dict[str, Any],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a paper's RECIPE, by name or as a YAML file, and print its figures beside ours.
+
+    Without RECIPE all are listed. A case that cannot be run says what to fetch. Ends with 1 where a
+    figure is outside its tolerance, with 4 where no case could be run.
+
+    Example: seize reproduce seize --files released --data-root /data --out report.md
+    """
+    from pipeline.study.reproduce import recipes
+
+    if recipe is None:
+        for name in recipes.names():
+            echo(f"{name}: {recipes.load(name).title}")
+        return
+    from pipeline.run import dump
+    from pipeline.store.files import write_text
+    from pipeline.study import reproduce as reproducing
+    from pipeline.study.reproduce import page
+
+    found = recipes.load(recipe)
+    chosen = recipes.chosen(found, cases)
+    told = {name: Path(file) for name, file in answers}
+    recipes.chosen(found, tuple(told))  # names cases
+    place = reproducing.Place(data_root, files, cache, submissions, told, overrides)
+    made = reproducing.reproduce(found, chosen, place)
+    content = dump(made.as_json())
+    echo(content if as_json else page.render(made, "text"))
+    if out is not None:
+        write_text(
+            out, (content if out.suffix == ".json" else page.render(made, "markdown")) + "\n"
+        )
+    if not made.was_run:
+        raise MissingStageError("No case could be run: fetch what is named above, and repeat.")
+    if made.differs:
+        raise SystemExit(1)
+
+
 def _row(compare: Any, run: Any, name: str, files: str) -> Any:
     return compare.row_of_files(run.dataset, name, [Path(file) for file in files.split(",")])
 
 
-COMMANDS = (audit,)
+COMMANDS = (audit, reproduce)

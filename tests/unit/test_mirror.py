@@ -105,6 +105,9 @@ ELSEWHERE = {
     "study/audit/shortcuts": "integration/test_audit.py",
     "study/benchmark": "integration/test_face.py",
     "study/compare": "integration/test_compare.py",
+    "study/reproduce/__init__": "integration/test_reproduce.py",
+    "study/reproduce/page": "integration/test_reproduce.py",
+    "study/reproduce/recipes": "integration/test_reproduce.py",
     "study/frames": "integration/test_frames.py",
     # Beside the others of its family, which share their cases.
     "config/devices": "unit/models/test_identity.py",
