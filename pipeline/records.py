@@ -56,6 +56,10 @@ class Query:
     """Images that are told to be wrong answers (PinPoint)."""
     further: tuple[str, ...] = ()
     """Reference images behind the first."""
+    session: str = ""
+    """The dialogue that it is a turn of, where it is one."""
+    turn: int = 0
+    """The number of the turn, from 1."""
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -7,7 +7,18 @@ import click
 
 from pipeline import __version__, processes
 from pipeline import stages as known
-from pipeline.cli import audit, files, own, setup, stages, study, synthesize, train, triplets
+from pipeline.cli import (
+    audit,
+    files,
+    own,
+    setup,
+    stages,
+    study,
+    synthesize,
+    train,
+    triplets,
+    turns,
+)
 from pipeline.cli.ending import Commands, exit_codes
 from pipeline.cli.options import log
 from pipeline.errors import ConfigError
@@ -65,6 +76,6 @@ def _check_shared(command: str | None) -> None:
         )
 
 
-for family in (stages, study, audit, own, files, train, synthesize, triplets, setup):
+for family in (stages, study, audit, own, files, train, synthesize, triplets, turns, setup):
     for command in family.COMMANDS:
         main.add_command(command)

@@ -112,5 +112,5 @@ def train_composer(out: Path, steps: int, seed: int, rate: float, start: Path | 
     shutil.rmtree(record)
 
 
-CHOSEN = Settings(head="combiner", hidden=256)
+CHOSEN = Settings(head="combiner", hidden=128, steps=800, rate=1e-3, schedule="cosine", every=400)
 """What the demo's composer is; figures of every head are in ``docs/composers.md``."""

@@ -41,7 +41,7 @@ def make(given: Given) -> Composing:
     """Return the task of a split's triplets; refuses settings and triplets before it embeds."""
     settings = given.settings
     assert isinstance(settings, Settings)
-    composers.find(settings.head)
+    head = composers.find(settings.head)
     run = run_of(given)
     from pipeline.config import resolve_device
     from pipeline.models.composers.training import Composing
@@ -49,7 +49,7 @@ def make(given: Given) -> Composing:
     from pipeline.stages import composing
 
     loop.check(settings, len(composing.triplets_of(run)), given.out, "triplets")
-    lessons = composing.lessons(run)
+    lessons = composing.lessons(run, head.reads_tokens)
     loop.check(settings, len(lessons.examples), given.out, "triplets that can be used")
     device = resolve_device(run.config.runtime.device)
     task = Composing(lessons.examples, settings, lessons.identity, device)

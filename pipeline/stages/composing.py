@@ -1,16 +1,18 @@
 """What composers are trained on: a run's triplets as features, from the embed stage's files."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pipeline.datasets.triplets import Triplet, Triplets
 from pipeline.errors import InputError
+from pipeline.images.files import read_named
 from pipeline.models.composers.phrases import entities
-from pipeline.run import Run, log
+from pipeline.run import Run, log, progress
 from pipeline.stages import embed, embeddings
 from pipeline.stages.inputs import Inputs
 from pipeline.store.identity import fingerprint
@@ -52,8 +54,10 @@ def triplets_of(run: Run) -> list[Triplet]:
     ]
 
 
-def lessons(run: Run) -> Lessons:
+def lessons(run: Run, tokens: bool = False) -> Lessons:
     """Return a run's triplets as features; what is not embedded yet is embedded now.
+
+    ``tokens`` also makes the patch tokens of their images, which are held in memory.
 
     Triplets whose reference could not be read are left out and counted, as are those of which
     neither the target image nor its caption is known. Raises InputError where none is left.
@@ -78,11 +82,41 @@ def lessons(run: Run) -> Lessons:
         log.warning("[train composer] %s triplets left out, %s", f"{count:,}", why)
     identity = {
         "encoder": embeddings.identity(run.config),
+        "clip": run.config.encoder.model_dump(mode="json"),
         "trained_on": run.name,
         "content": fingerprint([one.as_json() for one in kept]),
         "generators": sorted({one.generator for one in kept if one.generator})[:20],
     }
-    return Lessons(_examples(inputs, kept), identity, left_out)
+    examples = _examples(inputs, kept)
+    if tokens:
+        examples = _with_tokens(run, examples, kept)
+    return Lessons(examples, identity, left_out)
+
+
+def _with_tokens(run: Run, examples: "Examples", triplets: Sequence[Triplet]) -> "Examples":
+    """Return the examples with the patch tokens of references and targets; zeros where none."""
+    import torch
+
+    from pipeline.models.decode import decode
+    from pipeline.models.encoders._composer import tokens_of
+
+    clip = Inputs(run).encoder()
+    asked = dict.fromkeys(n for one in triplets for n in (one.reference, one.target) if n)
+    read = functools.partial(read_named, run.dataset.images)
+    rows: dict[str, int] = {}
+    parts = []
+    with progress(len(asked), 0, "image", "patch tokens") as bar:
+        for chunk in decode(list(asked), read, clip, run.config.runtime):
+            if chunk.names:
+                rows |= {name: len(rows) + i for i, name in enumerate(chunk.names)}
+                parts.append(tokens_of(clip, cast("Tensor", chunk.prepared))[1].cpu())
+            bar.update(len(chunk.names) + len(chunk.broken))
+    nothing = torch.zeros_like(parts[0][:1])
+    found = torch.cat([*parts, nothing])
+    references = torch.tensor([rows.get(one.reference, -1) for one in triplets])
+    targets = torch.tensor([rows.get(one.target or "", -1) for one in triplets])
+    given = replace(examples.given, tokens=found[references])
+    return replace(examples, given=given, target_tokens=found[targets])
 
 
 def _texts(triplets: Sequence[Triplet]) -> list[str]:

@@ -67,6 +67,7 @@ def header(run: Run) -> dict[str, Any]:
     header=header,
     settings=Composer,
     check=check,
+    training="trained",
 )
 def composer(clues: Clues) -> Tensor:
     """Return what the head composes (queries, d); raises ModelError where it does not fit."""

@@ -1,0 +1,96 @@
+"""Sessions played on the demo's world in MT-FashionIQ's layout, with the demo's models."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.demo import layouts
+from pipeline.errors import ConfigError
+from pipeline.retrieval.scoring import normalise
+from pipeline.run import Run
+from pipeline.stages import embed, search
+from pipeline.stages.everything import run_stages
+from pipeline.stages.inputs import Inputs
+from pipeline.study import turns
+from tests.integration.test_cli import seize
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layouts.write("mtfashioniq", tmp_path_factory.mktemp("sessions"), queries=3)
+
+
+def test_the_given_state_is_the_ordinary_ranking(make_run: MakeRun, sessions: Path):
+    run = make_run("mtfashioniq", root=sessions, search__method="image+text")
+    run_stages(run)
+    assert [r.images for r in turns.play(run, "given")] == [r.images for r in search.read(run)]
+
+
+def test_the_image_and_the_query_are_handed_on(make_run: MakeRun, sessions: Path):
+    run = make_run("mtfashioniq", root=sessions, search__method="image+text")
+    by_image, by_query = turns.play(run, "image"), turns.play(run, "query")
+    first, second = run.queries[:2]
+    assert (first.session, first.turn, second.turn) == (second.session, 1, 2)
+    assert by_image[0].images == by_query[0].images
+    retrieved = by_image[0].images[0]
+    assert retrieved not in by_image[1].images  # it is the reference now
+    inputs = Inputs(run)
+
+    def feature(name: str) -> torch.Tensor:
+        row = np.array([inputs.images.row[name]])
+        return normalise(torch.from_numpy(inputs.images.take(row)).float())
+
+    def text(number: int) -> torch.Tensor:
+        said = run.relative_captions(run.queries[number])
+        return normalise(inputs.embed(said))
+
+    began = {"image": feature(retrieved), "query": normalise(feature(first.reference) + text(0))}
+    for state, rankings in (("image", by_image), ("query", by_query)):
+        query = normalise(began[state] + text(1))
+        expected = [float((feature(n) @ query.T).item()) for n in rankings[1].images[:5]]
+        np.testing.assert_allclose(rankings[1].scores[:5], expected, atol=1e-5)
+
+
+def test_edited_captions_are_edited_again(make_run: MakeRun, sessions: Path):
+    run = make_run(
+        "mtfashioniq", root=sessions, search__method="mean-ensemble", captioner__samples=2
+    )
+    played = turns.play(run, "caption")
+    assert [ranking.query for ranking in played] == [query.id for query in run.queries]
+    again = turns.play(run, "caption")  # the edits are kept: the same, and nothing is asked
+    assert again == played
+    assert turns.play(run, "given")[0].images == played[0].images
+    with pytest.raises(ConfigError, match="reads captions"):
+        turns.play(run, "query")
+
+
+def test_only_benchmarks_with_turns_are_played(make_run: MakeRun):
+    run = make_run(search__method="image+text")
+    embed.embed(run)
+    with pytest.raises(ConfigError, match=r"circo has no turns.*mtfashioniq"):
+        turns.play(run, "image")
+
+
+def test_seize_turns_compares_the_states(sessions: Path, tmp_path: Path):
+    words = ["turns", "--dataset", "mtfashioniq", "--split", "val", "--config", "demo"]
+    words += ["--data-root", str(sessions), "--cache", str(tmp_path), "--workers", "0"]
+    result = seize(*words, "--method", "image+text,text", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["metrics"]
+    rows = dict.fromkeys(line["method"] for line in found)
+    assert list(rows) == [
+        f"{method}, {state}"
+        for method in ("image+text", "text")
+        for state in ("given", "image", "query")
+    ]
+    table = seize(*words, "--method", "image+text", "--state", "image")
+    assert "recall@5/turn 2" in table.stdout
+    refused = seize(*words, "--state", "caption")
+    assert refused.exit_code != 0
+    assert "None of image+text can begin a turn with caption" in refused.output
