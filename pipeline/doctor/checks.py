@@ -6,6 +6,7 @@ modules that own them; imports are inside the checks, since any of them may be w
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +106,28 @@ def _models(patient: Patient) -> Iterator[Finding]:
     from pipeline.models.roles import ROLES
 
     for role in ROLES:
-        for one in _each_encoder(config) if role is encoders.ROLE else (config,):
-            yield from _guarded("model", _model_of(patient, one, role))
+        if role is not encoders.ROLE:
+            yield from _guarded("model", _model_of(patient, config, role))
+    for name, one in _encoders(config).items():
+        findings = _guarded("model", _model_of(patient, one, encoders.ROLE))
+        yield from (_of_encoder(name, finding, config) for finding in findings)
 
 
-def _each_encoder(config: "Config") -> Iterator["Config"]:
-    """Yield the configuration with each of its encoders in use."""
-    for name in ("clip", *config.encoders):
-        yield config.with_search(method=f"image@{name}")
+def _encoders(config: "Config") -> dict[str, "Config"]:
+    """Return the configuration with each of its encoders in use, by the encoder's name."""
+    from pipeline.config import CLIP
+
+    names = (CLIP, *config.encoders)
+    return {name: config.with_search(method=f"image@{name}") for name in names}
+
+
+def _of_encoder(name: str, finding: Finding, config: "Config") -> Finding:
+    """Return a finding about an encoder by its name; of one that no method uses, a warning."""
+    from pipeline.config import CLIP
+
+    named = finding if name == CLIP else replace(finding, name=f"{finding.name} {name}")
+    used = config.named_encoder(name) == config.encoder
+    return named if used or finding.status == "ok" else replace(named, status="warning")
 
 
 def _model_of(patient: Patient, config: "Config", role: "Role[Any, Any]") -> Iterator[Finding]:
@@ -198,24 +213,31 @@ def _servers(patient: Patient) -> Iterator[Finding]:
     if (config := patient.config) is None:
         return
     from pipeline.config import VERIFIED
-    from pipeline.models import llms, verifiers
+    from pipeline.models import encoders, llms, verifiers
     from pipeline.models.prompts import edit as prompts
     from pipeline.models.roles import ROLES
 
     verified = config.search.method.endswith(VERIFIED)
     good = True
     for role in ROLES:
-        model = role.chosen(config)
-        if not model.kind.served or (role is verifiers.ROLE and not verified):
-            continue
-        urls = getattr(model.settings, "url", [])
-        for url in [urls] if isinstance(urls, str) else urls:
-            finding = _server(role.name, model.name, url, f"{role.option}-url", config)
-            good = good and finding.status == "ok"
-            yield finding
+        if not (role is encoders.ROLE or (role is verifiers.ROLE and not verified)):
+            for finding in _servers_of(config, role):
+                good = good and finding.status == "ok"
+                yield finding
+    for name, one in _encoders(config).items():
+        for finding in _servers_of(one, encoders.ROLE):
+            yield _of_encoder(name, finding, config)
     llm = llms.ROLE.chosen(config).kind
     if llm.served and good and prompts.load(config.llm.prompt).answer_schema is not None:
         yield _schema(config)
+
+
+def _servers_of(config: "Config", role: "Role[Any, Any]") -> Iterator[Finding]:
+    """Ask the servers of one model, where it is served."""
+    model = role.chosen(config)
+    urls = getattr(model.settings, "url", []) if model.kind.served else []
+    for url in [urls] if isinstance(urls, str) else urls:
+        yield _server(role.name, model.name, url, f"{role.option}-url", config)
 
 
 def _server(role: str, model: str, url: str, option: str, config: "Config") -> Finding:

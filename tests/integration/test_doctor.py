@@ -64,8 +64,21 @@ def test_a_healthy_demo_is_usable_and_its_models_load(small_world: Path, tmp_pat
     said = {f"{f['part']} {f['name']}": f["found"] for f in content["findings"]}
     assert "12 queries, 150 images" in said["dataset circo val"]
     assert said["dataset circo test images"] == "all 150 images are there"
-    assert sum(f["found"] == "loads" for f in content["findings"]) == 4
+    assert sum(f["found"] == "loads" for f in content["findings"]) == 5  # two encoders
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_every_named_encoder_is_looked_at_and_one_in_use_is_a_problem() -> None:
+    """Where it is but named, it may be for other runs."""
+    given = {"encoders__far__model": "served:x", "encoders__far__url": "http://127.0.0.1:9/v1"}
+    (unused,) = (f for f in found("server", **given) if f.name == "encoder far")
+    (used,) = (
+        f for f in found("server", search__method="image@far", **given) if f.name == "encoder far"
+    )
+    assert (unused.status, used.status) == ("warning", "problem")
+    lost = {"encoders__lost__model": "local-dir:nowhere/at/all"}
+    (finding,) = (f for f in found("model", **lost) if f.name == "encoder lost")
+    assert (finding.status, "does not exist" in finding.found) == ("warning", True)
 
 
 def test_a_broken_package_is_a_finding_and_the_rest_is_still_checked(
