@@ -15,13 +15,15 @@ from safetensors.numpy import load_file
 
 from pipeline import config
 from pipeline.errors import InputError
+from pipeline.models import verifiers
 from pipeline.models.inversion import towers
+from pipeline.models.verifiers.base import Question, Verdict
 from pipeline.own.folder import hash_of
 from pipeline.own.gallery import Gallery
 from pipeline.pages.report import report
 from pipeline.pages.result import result_page
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, search
+from pipeline.stages import caption, edit, embed, search, verify
 from pipeline.stages.everything import run_stages
 from pipeline.stages.inputs import Inputs
 from pipeline.store.features import FeatureFile
@@ -112,6 +114,43 @@ def test_a_missing_image_leaves_the_other_and_says_how_many_queries_it_touches(
     row = source.images.row[first]
     torch.testing.assert_close(source.references()[0], torch.from_numpy(source.images.all()[row]))
     assert [len(own) for own in source.reference_lists()] == [1] * 12
+
+
+def test_a_verifier_is_shown_all_of_them_and_then_the_candidate(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = {"verifier__prompt": "demo-change", "verifier__candidates": 3}
+    run = make_run(search__method="image+verify", verifier__early_stop=False, **verifier)
+    first, other = paired(run)
+    run.dataset.queries = run.dataset.queries[:2]
+    run_stages(run.unverified)
+    asked: list[Question] = []
+
+    class Noted:
+        def judge(self, prompt: Any, questions: Any) -> Any:
+            for question in questions:
+                asked.append(question)
+                yield Verdict(question.key, 0.5)
+
+    monkeypatch.setattr(verifiers, "load", lambda *_: Noted())
+    verify.verify(run)
+    images = {path: name for name, path in run.dataset.images.items()}
+    shown = [[images[file] for file in question.images] for question in asked]
+    ranked = search.read(run.unverified)
+    assert [own[:-1] for own in shown] == [[first, other]] * 3 + [[run.queries[1].reference]] * 3
+    assert [own[-1] for own in shown] == [i for r in ranked for i in r.images[:3]]
+
+
+def test_the_verifier_in_process_takes_several_images(make_run: MakeRun) -> None:
+    verifier = {"verifier__prompt": "demo-change", "verifier__candidates": 2}
+    run = make_run(search__method="image+verify", verifier__early_stop=False, **verifier)
+    paired(run)
+    run.dataset.queries = run.dataset.queries[:2]
+    run_stages(run.unverified)
+    (report,) = verify.verify(run)
+    assert not report.failed
+    judged = search.read(run)
+    assert [sum(p is not None for p in r.probabilities) for r in judged] == [2, 2]
 
 
 def test_the_report_shows_all(make_run: MakeRun, tmp_path: Path) -> None:
