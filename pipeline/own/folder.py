@@ -84,7 +84,7 @@ class Folder:
     @functools.cached_property  # it reads the model's files
     def feature_file(self) -> Path:
         """Where the features are, each named by its image's hash."""
-        name = f"{slug(self.config.encoder.model)}-{fingerprint(embeddings.identity(self.config))}"
+        name = f"{slug(self.config.encoder.model)}-{fingerprint(embeddings.of_images(self.config))}"
         return self.cache / self.name / "images" / f"{name}.safetensors"
 
     def hashes(self) -> dict[str, str]:
@@ -244,7 +244,7 @@ def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: S
     """Embed the images at ``paths`` by hash, those that are not yet, and drop all others."""
     config, told = embeddings.settle(folder.config, folder.feature_file)
     kind = (
-        embeddings.identity(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
+        embeddings.of_images(folder.config) | {"stage": "index", "folder": str(folder.root)} | told
     )
     size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
     read = functools.partial(_content, folder, paths)

@@ -15,7 +15,7 @@ from pipeline.retrieval import methods
 from pipeline.run import Run, StageReport, log, stage
 from pipeline.stages import checks, texts
 from pipeline.stages.base import Certainty, Line, Stage
-from pipeline.stages.embeddings import header, image_file, settle, text_file
+from pipeline.stages.embeddings import header, image_file, of_images, settle, text_file
 from pipeline.stages.inputs import clue_file, make_clues
 from pipeline.store.shards import Encoded, Stored
 
@@ -53,7 +53,7 @@ def embed_images(run: Run) -> StageReport:
     file = image_file(run)
     with stage("embed", run, [run.dataset.root], file, "images") as report:
         config, told = settle(run.config, file)
-        kind = header(run) | {"stage": "embed images", "gallery": run.dataset.gallery_fingerprint}
+        kind = of_images(run.config) | {"stage": "embed images"} | run.dataset.gallery_identity
         kind |= told
         images = run.dataset.images
         read = functools.partial(read_named, images)

@@ -26,6 +26,11 @@ def identity(config: Config) -> dict[str, Any]:
     return encoders.ROLE.chosen(config).identity
 
 
+def of_images(config: Config) -> dict[str, Any]:
+    """Return everything about the configuration's encoder that changes the feature of an image."""
+    return {name: told for name, told in identity(config).items() if name != "long_texts"}
+
+
 def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
     """Return ``config`` with the precision to go on with ``files`` in, and what headers say of it.
 
@@ -41,7 +46,7 @@ def settle(config: Config, *files: Path) -> tuple[Config, dict[str, Any]]:
 
 def image_file(run: Run) -> Path:
     """Where the features of the gallery's images are; splits with one gallery share it."""
-    content = header(run) | run.dataset.gallery_identity
+    content = of_images(run.config) | run.dataset.gallery_identity
     name = f"{slug(run.config.encoder.model)}-{fingerprint(content)}.safetensors"
     return run.cache / run.dataset.gallery_name / "images" / name
 

@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.datasets import triplets
 from pipeline.datasets.triplets import Triplet
 from pipeline.run import Run
-from pipeline.stages import embed
+from pipeline.stages import embed, embeddings
 from tests.stub import Fault, Running, Stub
 
 FEW = ("--config", "demo", "--captions", "1", "--set", "runtime.workers=0")
@@ -344,3 +344,9 @@ def test_texts_that_the_encoder_cuts_are_counted(
         catch_exceptions=False,
     )
     assert json.loads(shown.stdout)["longer_than_context"] == 2
+
+
+def test_how_long_texts_are_read_changes_no_image(make_run: Callable[..., Run]) -> None:
+    run, parted = make_run(), make_run(clip__long_texts="segments")
+    assert embeddings.image_file(run) == embeddings.image_file(parted)
+    assert embeddings.text_file(run) != embeddings.text_file(parted)
