@@ -169,7 +169,7 @@ class VerifierConfig(_Section):
 
     model: str = Field(
         default="Qwen/Qwen2.5-VL-7B-Instruct",
-        description="served model name, or transformers:NAME_OR_PATH",
+        description="served model name, reranker:NAME or transformers:NAME_OR_PATH",
     )
     url: str | list[str] = Field(
         default="http://localhost:8000/v1",
@@ -177,6 +177,7 @@ class VerifierConfig(_Section):
         description="OpenAI-compatible server, or a list of several that serve the same model",
     )
     prompt: str = Field(default="caption", description="name in prompts/verify or a YAML file")
+    endpoint: Literal["rerank", "score"] = Field(default="rerank", description="of a reranker")
     candidates: int = Field(
         default=20, ge=1, le=1_000_000, description="best images a query that are verified"
     )
@@ -185,8 +186,7 @@ class VerifierConfig(_Section):
     )
     fusion: Kind = Field(
         default="confidence",
-        description="confidence: accepted images first, rejected ones last; "
-        "average: a weighted mean of probability and score",
+        description="confidence: accepted images first, rejected last; average: with the score",
     )
     accept: float = Field(
         default=0.7, ge=0, le=1, description="from this probability on a candidate moves to the top"

@@ -387,7 +387,7 @@ def _plan(run: Run) -> list[Line]:
 
 def _check(run: Run) -> None:
     """Check the verifier's prompt and, where it runs here, its files."""
-    prompts.load(run.config.verifier.prompt)
+    verifiers.check(run.config.verifier)
     checks.model_files(verifiers.ROLE.chosen(run.config))
 
 
@@ -397,7 +397,8 @@ STAGE = Stage(
 
     Needs the ranking of --method (one, several or all). The result is a method of its own: submit,
     evaluate and compare take it as METHOD+verify. The verifier is behind --verifier-url, in process
-    (--verifier transformers:PATH), or served for this stage by vLLM (--serve).
+    (--verifier transformers:PATH), or served for this stage by vLLM (--serve). It may be a reranker
+    (--verifier reranker:NAME --question rerank, docs/pool.md).
 
     An image that it accepts (verifier.accept) moves before all others, one that it rejects
     (verifier.reject) behind all others; otherwise the order of the scores stays. With --set

@@ -10,6 +10,7 @@ from pipeline.models.prompts.files import PROMPTS
 
 FOLDER = PROMPTS / "verify"
 VARIABLES = {"edited_caption", "relative_caption"}
+Form = Literal["question", "query"]
 
 
 class VerifyPrompt(BaseModel):
@@ -24,6 +25,9 @@ class VerifyPrompt(BaseModel):
     images: list[Literal["reference", "candidate"]] = Field(default=["candidate"])
     """The images of the request, in order, before the text."""
     user: str
+    form: Form = "question"
+    """``question``: its answer begins with yes or no; ``query``: what a reranker compares the
+    candidate with, that is the text and the images but the candidate."""
 
     @field_validator("images")
     @classmethod
@@ -44,6 +48,16 @@ class VerifyPrompt(BaseModel):
         if not variables_of(template):
             raise ValueError(f"must use one or both of {sorted(VARIABLES)}")
         return template
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What enters the fingerprint of verdicts; of a question the same as before rerankers."""
+        return self.model_dump(exclude={"form"} if self.form == "question" else None)
+
+    def said(self, edited_caption: str, relative_caption: str) -> str:
+        """Return the text that goes with the images."""
+        texts = {"edited_caption": edited_caption, "relative_caption": relative_caption}
+        return render(self.user, **texts).strip()
 
     @property
     def variables(self) -> set[str]:

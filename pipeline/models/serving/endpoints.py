@@ -46,12 +46,44 @@ def _embedding(content: bytes) -> Reply:
     return Reply((), False, None, tokens, False, vector)
 
 
+def _ranked(content: bytes) -> Reply:
+    """Return the one document's score, a float, as the reply's ``content``."""
+    return _scored(content, "results", "relevance_score")
+
+
+def _paired(content: bytes) -> Reply:
+    """Return the one pair's score, a float, as the reply's ``content``."""
+    return _scored(content, "data", "score")
+
+
+def _scored(content: bytes, listed: str, field: str) -> Reply:
+    words = "the answer was no score"
+    try:
+        parsed = json.loads(content)
+        if isinstance(parsed, dict) and parsed.get("error"):
+            words = f"the answer was an error: {dialect.complaint(content)[:300]}"
+        (one,) = parsed[listed]
+        score = one[field]
+        tokens = responses.count((parsed.get("usage") or {}).get("total_tokens"))
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise ValueError("no number")
+    except ODD:
+        raise ValueError(words) from None
+    return Reply((), False, None, tokens, False, float(score))
+
+
 CHAT = Endpoint("chat/completions", dialect.parse, adapts=True)
 EMBEDDINGS = Endpoint(
     "embeddings", _embedding, advice=" vLLM must be started with --runner pooling."
 )
 """vLLM's, for one conversation a request: the last turn's vector. A request worded otherwise would
 get a vector that is wrong and does not look it, so nothing of it is ever left out."""
+
+_POOLING = " vLLM must be started with --runner pooling, for a model that scores."
+RERANK = Endpoint("rerank", _ranked, advice=_POOLING)
+"""A query and its documents (vLLM, Jina, Cohere), of which one is sent a request."""
+SCORE = Endpoint("score", _paired, advice=_POOLING)
+"""vLLM's, for two texts or contents."""
 
 
 def tokens_of(body: dict[str, Any]) -> int:
@@ -60,7 +92,7 @@ def tokens_of(body: dict[str, Any]) -> int:
     A token is taken for three characters; an image, however it is encoded, for ``IMAGE_TOKENS``.
     """
     images, messages = 0, []
-    for message in body["messages"]:
+    for message in body.get("messages") or _contents(body):
         texts = message["content"]
         if isinstance(texts, list):
             texts = [part for part in texts if part.get("type") != "image_url"]
@@ -68,3 +100,9 @@ def tokens_of(body: dict[str, Any]) -> int:
         messages.append({**message, "content": texts})
     answers = int(body.get("n") or 1) * int(body.get("max_tokens") or 0)
     return len(json.dumps(messages)) // 3 + images * IMAGE_TOKENS + answers
+
+
+def _contents(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what stands for messages in a request to score: query and documents."""
+    values = (v for value in body.values() for v in (value if isinstance(value, list) else [value]))
+    return [value for value in values if isinstance(value, dict) and "content" in value]

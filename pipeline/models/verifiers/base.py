@@ -5,10 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.models.prompts.verify import VerifyPrompt
+from pipeline.config import VerifierConfig
+from pipeline.models.kinds import Kind
+from pipeline.models.prompts.verify import Form, VerifyPrompt
 from pipeline.records import ImageFile
 
 YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class VerifierKind(Kind[VerifierConfig, "Verifier"]):
+    """What a kind of verifier tells about itself."""
+
+    asks: Form = "question"
+    """The form of prompts that it takes; see ``VerifyPrompt.form``."""
 
 
 @dataclass(frozen=True)
