@@ -196,6 +196,11 @@ def _shown(word: str) -> str | Path:
     show_default=True,
     help="queries that may wait",
 )
+@click.option(
+    "--token",
+    envvar="SEIZE_TOKEN",
+    help="what visitors must know; made up where the page listens beyond this machine",
+)
 @click.option("--no-index", "as_it_is", is_flag=True, help="serve what was indexed before")
 @click.option("--open", "shown", is_flag=True, help="open the page in the browser")
 @query_options
@@ -208,6 +213,7 @@ def app(
     max_pixels: int,
     queries: int,
     waiting: int,
+    token: str | None,
     as_it_is: bool,
     shown: bool,
     settings: Any,
@@ -219,8 +225,8 @@ def app(
     """Serve a page on this machine to search a folder by image and text, turn by turn.
 
     The folder is indexed beside it, so the first images can be searched soon. It is for the people
-    of this machine: with --host 0.0.0.0 everyone on the network can see the folder's images and use
-    the models.
+    of this machine: with --host 0.0.0.0 everyone on the network who has the token can see the
+    folder's images and use the models. Its HTTP API is described at /docs and /openapi.json.
 
     Example: seize app photos --open
     """
@@ -229,27 +235,31 @@ def app(
 
     from pipeline.own.gallery import Gallery
     from pipeline.pages import app as page
+    from pipeline.pages import tokens
     from pipeline.pages.indexing import Indexing
 
     gallery = Gallery(folder, settings, cache, given, note)
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
     indexing = None if as_it_is else Indexing(gallery, remember)
-    made = page.make_app(gallery, limits, frozenset(names), indexing)
+    beyond = not page.is_loopback(host)
+    token = token or (tokens.new() if beyond else None)
+    made = page.make_app(gallery, limits, frozenset(names), indexing, token)
     count = f"{len(gallery):,} images" if as_it_is or gallery.is_indexed else "being indexed"
     if note is not None:
         echo(note, err=True)
-    if not page.is_loopback(host):
+    if beyond:
         echo(
-            f"Warning: whoever can reach port {port} of {host or 'this machine'} can see the "
-            f"images of {folder} ({count}), search in them and keep its models busy; there is no "
-            "password. For this machine alone leave --host out.",
+            f"Warning: whoever can reach port {port} of {host or 'this machine'} and has the token "
+            f"can see the images of {folder} ({count}), search in them and keep its models busy; "
+            "what is sent is not encrypted. For this machine alone leave --host out.",
             err=True,
         )
 
     def ready(address: str) -> None:
         if indexing is not None:
             indexing.start()
-        echo(f"{folder} ({count}) is served at {address}; Ctrl-C ends it.")
+        address += f"?token={token}" if token else ""
+        echo(f"{folder} ({count}) is served at {address} ; Ctrl-C ends it.")
         if shown:
             click.launch(address)
 

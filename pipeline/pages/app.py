@@ -31,7 +31,7 @@ from pipeline.own.folder import State
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
 from pipeline.own.result import Result
 from pipeline.own.unwanted import Unwanted
-from pipeline.pages import bodies
+from pipeline.pages import bodies, openapi, tokens
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.pages.indexing import Indexing
@@ -184,12 +184,29 @@ class App:
         served = [web.get(path, functools.partial(_file, *file)) for path, file in FILES.items()]
         return [
             *served,
+            web.get("/healthz", self.health),
+            web.get("/openapi.json", self.described),
+            web.get("/docs", self.documented),
             web.get("/settings", self.settings),
             web.get("/gallery", self.listing),
             web.get("/images/{hash:[0-9a-f]{64}}/{size:small|large}", self.image),
             web.post("/query", self.query),
             web.post("/rank", self.rank),
         ]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Answer that the server is there, and how many images can be searched."""
+        count = await self.light.submit(lambda: len(self.gallery) if self.gallery.is_indexed else 0)
+        return answer({"ok": True, "images": count})
+
+    async def described(self, request: web.Request) -> web.Response:
+        """Answer what can be asked, as OpenAPI has it."""
+        return answer(openapi.description(Question, Texts))
+
+    async def documented(self, request: web.Request) -> web.Response:
+        """Answer the same as a page."""
+        text = openapi.page(openapi.description(Question, Texts))
+        return web.Response(text=text, content_type="text/html")
 
     async def settings(self, request: web.Request) -> web.Response:
         """Answer what the page has to know before the first query."""
@@ -460,13 +477,16 @@ def make_app(
     limits: Limits | None = None,
     names: frozenset[str] = frozenset(),
     indexing: Indexing | None = None,
+    token: str | None = None,
 ) -> web.Application:
     """Return the page on ``gallery``; ``names`` are host names it may be asked by.
 
-    ``indexing`` is what brings its index up to date meanwhile, if anything.
+    ``indexing`` is what brings its index up to date meanwhile, if anything; without ``token``, if
+    there is one, nothing of the folder is answered.
     """
     limits = limits or Limits()
-    app = web.Application(middlewares=[working, guard(names)])
+    asked: list[Any] = [] if token is None else [tokens.asking_for(token)]
+    app = web.Application(middlewares=[working, guard(names), *asked])
     app[CONNECTIONS] = Connections(2 * (limits.queries + limits.waiting + BESIDE_QUERIES))
     page = App(gallery, limits, indexing)
     app.add_routes(page.routes())

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -457,9 +458,41 @@ def test_listening_for_the_network_is_warned_of(served: Served, tmp_path: Path) 
         )  # fmt: skip
         try:
             assert running.stdout is not None
-            assert "is served at http://0.0.0.0:" in running.stdout.readline()
+            said = running.stdout.readline()
+            found = re.search(r"http://0\.0\.0\.0:(\d+)/\?token=(\S{43}) ", said)
+            assert found, said
+            knows_the_token(int(found[1]), found[2])
         finally:
             running.kill()
             running.wait()
     assert "Warning: whoever can reach port" in log.read_text()
-    assert "no password" in log.read_text()
+    assert "not encrypted" in log.read_text()
+
+
+def knows_the_token(port: int, token: str) -> None:
+    """Ask with and without it, as programs and browsers do."""
+
+    def ask(path: str, **headers: str) -> tuple[int, dict[str, str]]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response.status, dict(response.headers.items())
+
+    for path in ("/", "/settings", "/gallery", "/openapi.json", "/images/" + "0" * 64 + "/small"):
+        status, headers = ask(path)
+        assert status == 401
+        assert headers["WWW-Authenticate"] == "Bearer"
+        assert ask(path, Authorization=f"Bearer {token[:-1]}x")[0] == 401
+        assert ask(path, Authorization=f"Bearer {token}")[0] in (200, 404)
+    assert ask("/healthz")[0] == 200
+    assert ask("/?token=wrong")[0] == 401
+    status, headers = ask(f"/?text=is+red&token={token}")
+    assert status == 303
+    assert headers["Location"] == "/?text=is+red"
+    assert "HttpOnly" in headers["Set-Cookie"]
+    assert "SameSite=Strict" in headers["Set-Cookie"]
+    cookie = headers["Set-Cookie"].partition(";")[0]
+    assert ask("/settings", Cookie=cookie)[0] == 200
+    assert ask("/settings", Cookie="seize_token=\xff")[0] == 401
