@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 import click
 
@@ -31,6 +32,18 @@ class Program(Commands):
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all commands."""
         return sorted({*super().list_commands(context), *stages.names()})
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in groups, the ones that most people want first."""
+        for title, names in _groups().items():
+            found = [(name, self.get_command(context, name)) for name in names]
+            lines = [
+                (name, command.get_short_help_str(limit=formatter.width - 14))
+                for name, command in found
+                if command is not None
+            ]
+            with formatter.section(title):
+                formatter.write_dl(lines)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return the command of that name, if there is one."""
@@ -76,6 +89,27 @@ def _check_shared(command: str | None) -> None:
         )
 
 
-for family in (stages, study, audit, own, files, train, synthesize, triplets, turns, setup):
-    for command in family.COMMANDS:
-        main.add_command(command)
+STAGES = "Benchmarks, stage by stage"
+GROUPS: dict[str, tuple[Any, ...]] = {
+    "Your own images": (own,),
+    STAGES: (stages,),
+    "Look, compare and tune": (study, audit, turns),
+    "Train and write triplets": (train, synthesize, triplets),
+    "Files and set-up": (files, setup),
+}
+"""The families of commands as the help shows them."""
+
+
+def _groups() -> dict[str, list[str]]:
+    groups = {
+        title: [str(command.name) for family in families for command in family.COMMANDS]
+        for title, families in GROUPS.items()
+    }
+    groups[STAGES] += stages.names()
+    return groups
+
+
+for families in GROUPS.values():
+    for family in families:
+        for command in family.COMMANDS:
+            main.add_command(command)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli import batches
 from pipeline.cli.ending import leave
 from pipeline.cli.options import (
     Stage,
@@ -57,7 +58,7 @@ def index(
 
 
 @click.command(cls=Stage)
-@click.argument("words", nargs=-1, required=True, metavar="[IMAGES]... [RELATIVE_CAPTION]")
+@click.argument("words", nargs=-1, metavar="[IMAGES]... [RELATIVE_CAPTION]")
 @click.option(
     "--gallery",
     "folder",
@@ -68,8 +69,17 @@ def index(
 @click.option(
     "--unlike", multiple=True, metavar="TEXT|IMAGE", help="what is not wanted; repeatable"
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write an HTML page")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="write an HTML page, or the CSV of --batch",
+)
 @click.option("--open", "shown", is_flag=True, help="write the page and open it in the browser")
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="a CSV with the columns image and text instead: a query a line; prints a CSV",
+)
 @click.option("--show-captions", is_flag=True, help="print the captions and their edits, too")
 @query_options
 @json_option
@@ -79,6 +89,7 @@ def query(
     unlike: tuple[str, ...],
     out: Path | None,
     shown: bool,
+    batch: Path | None,
     show_captions: bool,
     settings: Any,
     given: str,
@@ -99,7 +110,9 @@ def query(
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
     checks.query(folder, settings)
-    images, relative_caption = _asked(words)
+    if bool(words) == (batch is not None):
+        raise click.UsageError("Give images and a relative caption, or --batch FILE.")
+    asked = batches.read(batch) if batch is not None else [_asked(words)]
     from pipeline.own.gallery import Gallery
     from pipeline.run import dump
 
@@ -107,7 +120,12 @@ def query(
     if not gallery.is_indexed:
         gallery.index()
         remember()
-    result = gallery.query(images, relative_caption, unlike=[_shown(one) for one in unlike])
+    away = [_shown(one) for one in unlike]
+    if batch is not None:
+        batches.answer(gallery, asked, away, out)
+        return
+    ((images, relative_caption),) = asked
+    result = gallery.query(images, relative_caption, unlike=away)
     if out is None and shown:
         out = Path("outputs/query.html")
     if out is not None:

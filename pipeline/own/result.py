@@ -71,6 +71,12 @@ class Result:
         best = f", the best {self.paths[0]!r}" if self.images else ""
         return f"<Result {self.relative_caption!r}: {len(self.images)} images{best}>"
 
+    def _repr_html_(self) -> str:
+        """Return the ranking as a notebook shows it: pictures with score and path."""
+        from pipeline.own.notebook import html_of
+
+        return html_of(self)
+
     @property
     def references(self) -> tuple[str, ...]:
         """SHA-256 of every reference image's bytes."""

@@ -29,14 +29,14 @@ MARKDOWN = re.compile(r"([\\`*\[\]|])")
 
 def csv(frame: pd.DataFrame) -> str:
     """Return a frame as CSV; a text that begins as formulas do has an apostrophe before it."""
-    safe = frame.rename(columns=_no_formula)
+    safe = frame.rename(columns=no_formula)
     for place, kind in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            safe.isetitem(place, [_no_formula(value) for value in safe.iloc[:, place]])
+            safe.isetitem(place, [no_formula(value) for value in safe.iloc[:, place]])
     return str(safe.to_csv(index=False))
 
 
-def _no_formula(value: Any) -> Any:
+def no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     steers = FORMULA.match(value) or value.startswith(("\t", "\r"))

@@ -1,6 +1,8 @@
 """Searching by a text alone, by images alone, and away from what is not wanted."""
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -111,3 +113,47 @@ def test_the_command_takes_each_of_them(gallery: Gallery) -> None:
     page = gallery.folder.root.parent / "text.html"
     assert seize("query", TEXT, *where, "--out", page).exit_code == 0
     assert "the reference image" not in page.read_text(encoding="utf-8")
+
+
+def test_a_file_of_queries_is_answered_line_by_line(gallery: Gallery, tmp_path: Path) -> None:
+    where = ("--gallery", gallery.folder.root, "--cache", gallery.folder.cache, "--config", "demo")
+    first, second = sorted(gallery.folder.root.iterdir())[:2]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    file = tmp_path / "pairs.csv"
+    lines = [("image", "text"), (first, TEXT), ("", "=red"), (second, ""), ("broken.png", "is red")]
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(lines)
+    done = seize("query", "--batch", file, *where, "--top-k", 3)
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    paths = [[row["path"] for row in rows if row["line"] == str(line)] for line in (2, 3, 4)]
+    asked = [gallery.query(first, TEXT), gallery.query(None, "=red"), gallery.query(second)]
+    assert paths == [one.paths[:3] for one in asked]
+    assert rows[3]["text"] == "'=red"
+    assert "cannot be" in rows[-1]["error"] or "not an image" in rows[-1]["error"]
+    assert "1 of 4 queries failed" in done.stderr
+    written = seize("query", "--batch", file, *where, "--top-k", 3, "--out", tmp_path / "found.csv")
+    assert written.exit_code == 0
+    assert (tmp_path / "found.csv").read_text(encoding="utf-8") == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"image,text\n,\n", "line 2: neither image nor text"),
+        (b"image,text\nno.jpg,is red\n", "line 2: .*no.jpg does not exist"),
+        (b"picture,text\na.jpg,is red\n", "the columns image and text"),
+        (b"image,text\n", "the columns image and text, and a query"),
+        (b"image,text\n\xff,x\n", "as a CSV in UTF-8"),
+    ],
+)
+def test_a_file_of_queries_that_is_none_is_refused_before_any(
+    gallery: Gallery, tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "pairs.csv").write_bytes(content)
+    done = seize(
+        "query", "--batch", tmp_path / "pairs.csv", "--gallery", gallery.folder.root, "--config",
+        "demo", "--cache", gallery.folder.cache,
+    )  # fmt: skip
+    assert done.exit_code == 3
+    assert re.search(said, done.stderr)
