@@ -141,6 +141,7 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
     for file in result["submissions"]:
         echo(f"  {file}")
     echo(f"Contact sheet:\n  {result['contact_sheet']}")
+    echo(f"Cost against quality:\n  {result['cost']}")
     echo(f"Next, for instance, a weaker increment:\n  {_program()} {result['next']}")
 
 

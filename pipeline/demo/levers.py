@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from pipeline.retrieval import methods
 from pipeline.run import Run, log
 from pipeline.stages import embed, inputs, search, verify
 from pipeline.study import compare
+from pipeline.study.costs import Point, draw
 
 BEST = "pdv"
 """The best lever that needs no further model call, at the weights of the demo's preset."""
@@ -75,10 +77,15 @@ def calls(run: Run, name: str) -> float:
     return embedded + (cost.calls + cost.cached) / cost.queries
 
 
-def table(runs: Sequence[Run], names: Sequence[str], resamples: int = 2000) -> pd.DataFrame:
+def table(
+    runs: Sequence[Run], names: Sequence[str], resamples: int = 2000, picture: Path | None = None
+) -> pd.DataFrame:
     """Return a line a method: the first metric of each run, with its difference against the first
     method and the 95 % interval of the paired bootstrap, calls and milliseconds a query.
+
+    ``picture``, where given, shows seconds against quality of the first run.
     """
+    drawn: list[Point] = []
     lines: dict[str, dict[str, str]] = {name: {"method": name} for name in names}
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for run in runs:
@@ -93,7 +100,12 @@ def table(runs: Sequence[Run], names: Sequence[str], resamples: int = 2000) -> p
                 text += f" ({compare.difference(cell)})"
             lines[name][f"{run.name}, {metric}"] = text
             costs[name].append((calls(run, name), spent[name]))
+            if run is runs[0]:
+                drawn.append(Point(name, spent[name] / 1000, float(cell["value"]), is_own=True))
     for name, line in lines.items():
         line["calls a query"] = " / ".join(f"{number:.1f}" for number, _ in costs[name])
         line["ms a query"] = " / ".join(f"{time:.1f}" for _, time in costs[name])
+    if picture is not None:
+        title = f"The demo's {runs[0].name}: cost against quality"
+        draw(drawn, "seconds", runs[0].dataset.headline, title, picture)
     return pd.DataFrame(lines.values())

@@ -51,11 +51,13 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
                 contact_sheet(run, search.read(run)).save(temporary, format="PNG")
         if values is not None:
             measured.append(run)
-    compared = levers.table(measured, levers.shown())
+    costs = folder / "outputs" / "demo-cost.png"
+    compared = levers.table(measured, levers.shown(), picture=costs)
     return {
         "metrics": metrics,
         "levers": compared.to_dict(orient="records"),
         "submissions": submissions,
         "contact_sheet": str(sheet),
+        "cost": str(costs),
         "next": f"run --config demo --dataset circo --split val --data-root {root} --alpha-neg 0.5",
     }

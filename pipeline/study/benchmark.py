@@ -120,7 +120,8 @@ class Benchmark:
 
         Columns: value, low, high (percent, 95 % intervals), and difference, difference_low,
         difference_high (percentage points) against ``baseline``, the first row by default, by the
-        paired bootstrap. ``others`` are frames as ``evaluate`` takes them, by the name of the row;
+        paired bootstrap; p of Fisher's randomisation test, and p_holm, corrected for all rows.
+        ``others`` are frames as ``evaluate`` takes them, by the name of the row;
         whether they were made under the same protocol is for you to know.
         """
         run = self._with(methods)

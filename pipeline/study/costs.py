@@ -47,7 +47,10 @@ def points(entries: Sequence[Entry], axis: Axis, metric: str) -> list[Point]:
 
 
 def draw(found: Sequence[Point], axis: Axis, metric: str, title: str, file: Path) -> None:
-    """Draw the points as a PNG; the best ones at their cost or less are joined by a line."""
+    """Draw the points as a PNG; a line joins those that nothing beats at their cost or less.
+
+    Seconds were measured on different machines, so that the line joins one's own points alone.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,7 +63,7 @@ def draw(found: Sequence[Point], axis: Axis, metric: str, title: str, file: Path
             label = "measured here" if is_own else "published"
             costs, qualities = [p.cost for p in own], [p.quality for p in own]
             axes.scatter(costs, qualities, marker=marker, color=color, label=label, zorder=3)
-    best = frontier(found)
+    best = frontier([point for point in found if point.is_own or axis == "calls"])
     axes.step([p.cost for p in best], [p.quality for p in best], where="post", color="0.7")
     for point in found:
         words = one_line(point.label).replace("$", r"\$")  # else matplotlib reads mathematics
@@ -70,7 +73,7 @@ def draw(found: Sequence[Point], axis: Axis, metric: str, title: str, file: Path
         axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set(xlabel=LABELS[axis], ylabel=f"{metric} (%)", title=title)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower right", ncols=2)
     with atomic(file) as temporary, storage_errors(file):
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -71,8 +71,9 @@ def summary(
 ) -> pd.DataFrame:
     """Return every metric with its 95 % interval in percent: by method and metric.
 
-    Columns: value, low, high, and difference, difference_low, difference_high (percentage points)
-    against the first of ``rankings`` by the paired bootstrap, as ``compare.compare`` has them.
+    Columns: value, low, high, difference, difference_low, difference_high (percentage points)
+    against the first of ``rankings`` by the paired bootstrap, p and p_holm, as ``compare.compare``
+    has them.
     """
     rows = [
         compare.Row(name, run.dataset.per_query(run.dataset.predictions(own)), None)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.demo import layouts
 from pipeline.errors import MissingStageError
 from pipeline.models import encoders
 from pipeline.pages.report import report
@@ -235,3 +236,22 @@ def test_the_report_has_the_audit_once_its_rankings_are_there(
     page: Any = (tmp_path / "after.html").read_text()
     assert "by any of them: shortcut-solvable" in page
     assert "Texts that the encoder cuts" in page
+
+
+@pytest.mark.parametrize("name", ["genecis", "icir", "pinpoint"])
+def test_benchmarks_of_other_shapes_are_audited_too(tmp_path: Path, name: str) -> None:
+    """Galleries by query, several positives without a target, pictures that are crops."""
+    layouts.write(name, tmp_path / name, queries=3)
+    given = ["--config", "demo", "--dataset", name, "--data-root", str(tmp_path / name)]
+    given += ["--cache", str(tmp_path / "cache"), "--workers", "0"]
+    for stage in ("embed", "search"):
+        done = seize(stage, *given, "--method", "image,text,sum")
+        assert done.exit_code == 0, done.output
+    done = seize("audit", *given, "--method", "sum", "--first", "2", "--json")
+    assert done.exit_code == 0, done.output
+    content = json.loads(done.stdout)
+    found = content["shortcuts"]
+    assert len(found["labels"]) == content["queries"] == found["counts"]["all"]
+    assert 0 < found["chance"] < 100
+    assert content["faults"]["absent"] == {}
+    assert {cut["kind"] for cut in content["texts"]} >= {"relative_captions"}

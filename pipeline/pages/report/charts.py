@@ -27,6 +27,8 @@ class Figure:
     high: float
     difference: tuple[float, float, float] | None
     """Against the first ranking, in percentage points, with its interval; None for the first."""
+    p: float | None = None
+    """That of Fisher's randomisation test of the difference; None for the first ranking."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def lines(found: pd.DataFrame, headline: str) -> tuple[list[Line], dict[str, lis
 def _figure(row: dict[Any, Any], is_first: bool) -> Figure:
     names = ("difference", "difference_low", "difference_high")
     difference = None if is_first else tuple(float(row[name]) for name in names)
-    return Figure(row["value"], row["low"], row["high"], difference)  # type: ignore[arg-type]
+    p = None if is_first else float(row["p"])
+    return Figure(row["value"], row["low"], row["high"], difference, p)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

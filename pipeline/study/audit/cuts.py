@@ -36,6 +36,8 @@ def cuts(run: Run, notes: list[str]) -> list[Cut]:
             notes.append(f"The texts {name!r} are not counted: {error}")
             continue
         wanted = list(dict.fromkeys(t for own in by_query.values() for t in own if t is not None))
+        if not wanted:
+            continue
         try:
             lost = encoders.cut(run.config.encoder, wanted)
         except SeizeError as error:
@@ -47,7 +49,7 @@ def cuts(run: Run, notes: list[str]) -> list[Cut]:
         tokens = dict(zip(wanted, lost, strict=True))
         long = {text for text, count in tokens.items() if count > 0}
         touched = sum(not long.isdisjoint(own) for own in by_query.values())
-        found.append(Cut(name, len(wanted), len(long), touched, max(lost, default=0)))
+        found.append(Cut(name, len(wanted), len(long), touched, max(lost)))
     return found
 
 
