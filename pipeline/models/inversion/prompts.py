@@ -159,6 +159,40 @@ def injected(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor) -> 
         hook.remove()
 
 
+class _Text(nn.Module):
+    """The text tower of open_clip's model, as a module that parameters can be swapped in."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_text(ids)
+        return features
+
+
+def text_features(model: Any, ids: Tensor) -> Tensor:
+    """Return text features (rows, d), not normalised, of token ids (rows, context).
+
+    Where a causal tower reads its feature at the end token, what stands behind the ends of all rows
+    changes nothing and is left out: short prompts cost less than the context's length.
+    """
+    tower = getattr(model, "text", model)
+    kind = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    mask, places = getattr(tower, "attn_mask", None), getattr(tower, "positional_embedding", None)
+    by_end = kind == "argmax" and getattr(tower, "cls_emb", None) is None
+    if not by_end or mask is None or places is None:
+        return _Text(model)(ids)
+    length = int(ids.argmax(dim=1).max()) + 1
+    prefix = "model." if tower is model else "model.text."
+    shorter = {
+        f"{prefix}attn_mask": mask[:length, :length],
+        f"{prefix}positional_embedding": places[:length],
+    }
+    made: Tensor = torch.func.functional_call(_Text(model), shorter, (ids[:, :length],))
+    return made
+
+
 def encode(
     model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], words: Sequence[Tensor]
 ) -> Tensor:
@@ -174,9 +208,7 @@ def encode(
     rows = torch.repeat_interleave(torch.arange(len(prompts)), counts)
     columns = torch.tensor([offset + place for prompt in prompts for place in prompt.places])
     if not len(rows):
-        features: Tensor = model.encode_text(ids)
-        return features
+        return text_features(model, ids)
     stacked = torch.cat(list(words)).to(device)
     with injected(model, rows.to(device), columns.to(device), stacked):
-        features = model.encode_text(ids)
-    return features
+        return text_features(model, ids)
