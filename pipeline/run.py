@@ -84,7 +84,7 @@ class Run:
         """The choices that make figures of one benchmark differ; recorded with every result."""
         own = {name: getattr(self.config.dataset, name) for name in self.dataset.choices}
         return {
-            "exclude_reference": self.config.search.exclude_reference,
+            "exclude_reference": self.config.search.excludes(self.dataset.name),
             "clip_weights": weights_family(self.config.encoder),
             "pixels": self.config.encoder.pixels,
             **own,

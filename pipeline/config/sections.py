@@ -147,9 +147,18 @@ class SearchConfig(_Section):
     normalise_texts: bool = Field(
         default=False, description="average normalised text embeddings (SEIZE averages raw ones)"
     )
-    exclude_reference: bool = Field(default=True, description="never retrieve the reference image")
+    exclude_reference: bool | dict[str, bool] = Field(
+        default=True,
+        description="never retrieve the reference image; by dataset where papers differ, as in "
+        "{circo: false, cirr: true}",
+    )
     top_k: int = Field(default=50, ge=1, le=1_000_000)
     index: IndexConfig = IndexConfig()
+
+    def excludes(self, dataset: str) -> bool:
+        """Return whether a dataset's reference images are never retrieved, as by default."""
+        chosen = self.exclude_reference
+        return chosen.get(dataset, True) if isinstance(chosen, dict) else chosen
 
     @property
     def sections(self) -> dict[str, Any]:

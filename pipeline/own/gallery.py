@@ -326,7 +326,7 @@ class Gallery:
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
         score = self._away_from(unwanted, score)
         rows_of = [images.row.get(name, -1) for name in (*references, *unwanted.images)] or [-1]
-        excluded = torch.tensor([rows_of if settings.exclude_reference else [-1]])
+        excluded = torch.tensor([rows_of if settings.excludes(OWN_IMAGES) else [-1]])
         best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
         kept = rows[0][torch.isfinite(best[0])]
         near = images.gallery.features[kept]

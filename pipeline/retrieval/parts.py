@@ -81,7 +81,7 @@ def _part(run: Run, images: FeatureFile, places: list[int], members: Sequence[st
         names, own, gallery = images.names, row, images
         inside = np.zeros(len(images.names), bool)
         inside[chosen] = True
-    exclude = run.config.search.exclude_reference
+    exclude = run.config.search.excludes(run.dataset.name)
     return Part(
         places,
         gallery,

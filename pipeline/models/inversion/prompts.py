@@ -182,7 +182,8 @@ def text_features(model: Any, ids: Tensor) -> Tensor:
     mask, places = getattr(tower, "attn_mask", None), getattr(tower, "positional_embedding", None)
     by_end = kind == "argmax" and getattr(tower, "cls_emb", None) is None
     if not by_end or mask is None or places is None:
-        return _Text(model)(ids)
+        features: Tensor = model.encode_text(ids)
+        return features
     length = int(ids.argmax(dim=1).max()) + 1
     prefix = "model." if tower is model else "model.text."
     shorter = {

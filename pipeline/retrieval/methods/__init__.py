@@ -166,6 +166,12 @@ def check(config: Config, datasets: tuple[str, ...]) -> None:
     kinds = {kind.name: kind for one in METHODS.values() for kind in one.sections}
     kinds |= {one.settings.name: one.settings for one in CLUES.values() if one.settings}
     kinds[Pool.name] = Pool
+    kept, places = config.search.exclude_reference, (*datasets, OWN_IMAGES)
+    for name in kept if isinstance(kept, dict) else ():
+        if name not in places:
+            raise ConfigError(
+                f"search.exclude_reference: there is no dataset {name!r}.{nearest(name, places)}"
+            )
     for name in config.search.sections:
         if name in MOVED:
             raise ConfigError(f"search.{name} is now search.{MOVED[name]}.")

@@ -364,3 +364,24 @@ def test_gradients_reach_the_words(clip: Any) -> None:
     prompts.encode(clip, tokenizer, [prompt], [word]).sum().backward()
     assert word.grad is not None
     assert word.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("which", ["clip", "custom"])
+def test_what_stands_behind_the_ends_is_left_out_and_changes_nothing(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(which)
+    raw = open_clip.SimpleTokenizer(context_length=32)  # type: ignore[no-untyped-call]
+    ids = raw(["a red circle", "two small blue squares on a white background"])
+    seen: list[int] = []
+    tower = getattr(model, "text", model)
+    hook = tower.transformer.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
+    try:
+        with torch.no_grad():
+            whole = model.encode_text(ids)
+            made = prompts.text_features(model, ids)
+    finally:
+        hook.remove()
+    assert seen == [32, int(ids.argmax(dim=1).max()) + 1]
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
+    assert tower.attn_mask.shape == (32, 32), "the model is as it was"
