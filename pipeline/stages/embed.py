@@ -161,11 +161,11 @@ def _clip_names(run: Run) -> None:
 
 def _clues(run: Run) -> None:
     """Check what the models need that make the methods' clues, where those are not made yet."""
-    for name in texts.selection(run):
-        for clue in methods.clues_of(name).values():
-            one = run.with_method(name)
-            if not (clue.by_model and clue_file(one, clue).exists()):
-                clue.check(one.config, run.dataset.name)
+    for one in texts.by_encoder(run):
+        for name in texts.selection(one):
+            for clue in methods.clues_of(name).values():
+                if not (clue.by_model and clue_file(one, clue).exists()):
+                    clue.check(one.config, one.dataset.name)
 
 
 STAGE = Stage(

@@ -33,6 +33,15 @@ def test_a_joint_query_beats_image_and_text_alone_in_the_same_space(make_run: Ma
     assert best > max(alone) + 20
 
 
+def test_a_pool_of_two_encoders_runs_from_nothing(make_run: MakeRun) -> None:
+    """The joint part is checked, made and searched by its own encoder, not by the pool's first."""
+    run = make_run(search__method="pool:text,joint@emb", **EMB)
+    reports, metrics = run_stages(run)
+    assert metrics
+    assert not any(report.failed for report in reports)
+    assert headline(run, "pool:text,joint@emb") > headline(run, "text")
+
+
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An encoder of each kind that runs here."""

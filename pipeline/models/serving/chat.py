@@ -302,7 +302,7 @@ class ChatClient:
                 f"There is no server at {self.url}, or it stopped answering "
                 f"({type(error).__name__}). What was answered is kept. Start it (`seize serve-llm "
                 f"{self.model}`, or `vllm serve`) or give the address of one that runs ({URLS}); "
-                "then repeat the same command."
+                f"then repeat the same command.{self.endpoint.advice}"
             ) from None
         if response.status in (401, 403):
             raise self._wants_key()
