@@ -37,9 +37,10 @@ class Fashion200k(Dataset):
         self.images = {}
         for file in files:
             for where, line in read_lines(file, self._listing):
-                path, *_, description = fields = line.split("\t")
+                fields = line.split("\t")
                 if len(fields) != 3:
                     raise InputError(f"{where}: expected path, score and description.")
+                path, _, description = fields
                 said[path] = description.strip()
                 self.images[path] = self.inside(path, where)
         self.galleries = {"all": list(self.images)}

@@ -120,11 +120,11 @@ def seen(
 ) -> Conditions:
     """Return the conditions with what prediction lists themselves tell.
 
-    A list that holds its query's own reference says that it was kept; none that does says nothing.
+    A list that holds a reference of its query says that it was kept; none that does says nothing.
     """
-    reference = {query.id: query.reference for query in dataset.queries}
+    own = {query.id: set(query.references) for query in dataset.queries}
     lists = (pair for kind in predictions.values() for pair in kind.items())
-    kept = any(reference.get(query) in images for query, images in lists)
+    kept = any(not own.get(query, set()).isdisjoint(images) for query, images in lists)
     return replace(conditions, reference="kept") if kept else conditions
 
 

@@ -32,6 +32,7 @@ from PIL import Image
 
 from pipeline import config, datasets
 from pipeline.datasets.reading import read_json
+from pipeline.demo import layouts
 from pipeline.demo.build import Sizes, build
 from pipeline.errors import SeizeError
 from pipeline.images.files import open_image, read_image
@@ -137,6 +138,7 @@ def readers(root: Path) -> list[Reader]:
     tune.tune(run, {"positive": [0.1, 0.2], "negative": [0.5, 1.0]}, root / "tuned")
     return [
         *_datasets(data),
+        *_layouts(root / "layouts"),
         *_submissions(root, run, cirr),
         *_released(root, run),
         *_caches(root, run),
@@ -184,6 +186,38 @@ def _datasets(data: Path) -> Iterator[Reader]:
                 _seed(file),
                 mutate.of_json,
                 lambda _, name=name: _used(datasets.load(name, "val", data)),  # type: ignore[misc]
+            )
+
+
+LAYOUTS = {
+    "genecis": ["focus_attribute.json", "change_object.json"],
+    "pinpoint": ["pinpoint_licensed.parquet", "index_signatures.txt"],
+    "icir": ["query_files.csv", "database_files.csv"],
+    "fine-fashioniq": ["captions/fiq.fine.dress.val.jsonl"],
+    "fine-cirr": ["fine-cirr/finemt_captions/cirr.fine.val.json"],
+    "facap": ["cir_triplets/top_train_triplets.json"],
+    "enhfashioniq": ["enhfashioniq_triplets/dress_val_triplets.json"],
+    "shoes": ["relative_captions_shoes.json", "eval_im_names.txt"],
+    "fashion200k": ["labels/dress_test_detect_all.txt", "test_queries.txt"],
+}
+"""Files of the benchmarks that the demo's world is written as."""
+MUTATIONS = {".json": mutate.of_json, ".jsonl": mutate.of_lines, ".parquet": mutate.damaged}
+
+
+def _layouts(root: Path) -> Iterator[Reader]:
+    words = mutate.of_text(["", "a,b,c", "a\tb\tc", ",,", "../x.jpg", "\0", "x y", "\u2028"])
+    for name, listed in LAYOUTS.items():
+        data, kind = layouts.write(name, root / name, queries=2), datasets.find(name)
+        for path in listed:
+            file = data / kind.folder / path
+            yield Reader(
+                f"dataset {name} {file.name}",
+                file,
+                [file.read_bytes()],
+                MUTATIONS.get(file.suffix, words),
+                lambda _, name=name, kind=kind, data=data: _used(  # type: ignore[misc]
+                    datasets.load(name, kind.splits[0], data)
+                ),
             )
 
 

@@ -27,6 +27,7 @@ from pipeline.stages import caption, edit, embed, search, verify
 from pipeline.stages.everything import run_stages
 from pipeline.stages.inputs import Inputs
 from pipeline.store.features import FeatureFile
+from pipeline.study import protocol
 from tests.integration.test_cli import seize
 from tests.integration.test_inversion import PHI, clue
 from tests.unit.models.inversion.test_inversion import by_hand
@@ -151,6 +152,17 @@ def test_the_verifier_in_process_takes_several_images(make_run: MakeRun) -> None
     assert not report.failed
     judged = search.read(run)
     assert [sum(p is not None for p in r.probabilities) for r in judged] == [2, 2]
+
+
+def test_a_list_that_holds_any_of_them_tells_that_they_were_kept(make_run: MakeRun) -> None:
+    run = make_run()
+    _, other = paired(run)
+    query, third = run.queries[0].id, run.queries[0].relevant[0]
+    told = {
+        image: protocol.seen(protocol.UNTOLD, run.dataset, {"recall": {query: [image]}}).reference
+        for image in (other, third)
+    }
+    assert told == {other: "kept", third: protocol.UNKNOWN}
 
 
 def test_the_report_shows_all(make_run: MakeRun, tmp_path: Path) -> None:
