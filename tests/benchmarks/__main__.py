@@ -11,7 +11,10 @@ import click
 from tests import documents
 from tests.benchmarks.report import Size, machine
 
-BENCHMARKS = ("stages", "search", "checksums", "indexes", "embed", "embedder", "caption")
+BENCHMARKS = (
+    *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
+    "train",
+)
 WRITTEN = ("search", "indexes", "levers", "fusions")
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 

@@ -144,7 +144,6 @@ ELSEWHERE = {
     "models/encoders/_selfcheck": "unit/models/encoders/test_served.py",
     "models/encoders/base": "unit/models/encoders/test_open_clip.py",
     "models/inversion/checkpoints": "unit/models/inversion/test_inversion.py",
-    "models/inversion/corpus": "unit/recipes/test_lincir.py",
     "models/inversion/concepts": "unit/recipes/test_searle.py",
     "models/inversion/networks": "unit/models/inversion/test_inversion.py",
     "models/inversion/prompts": "unit/models/inversion/test_inversion.py",

@@ -266,12 +266,27 @@ def masked(text: str, spans: Spans, rng: random.Random) -> list[str | None]:
     """
     spans = spans or [rng.choice([word.span() for word in WORD.finditer(text)])]
     keywords = {text[start:end] for start, end in spans}
-    longest = sorted(keywords, key=lambda keyword: (-len(keyword), keyword))
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
+    found = {place for keyword in keywords for place in _places(text, keyword)}
     pieces: list[str | None] = []
     at = 0
-    for match in found.finditer(text):
-        pieces += [text[at : match.start()], None]
-        at = match.end()
+    for start, end in sorted(found, key=lambda place: (place[0], -place[1])):
+        if start >= at:  # of keywords that overlap the first, and the longest there
+            pieces += [text[at:start], None]
+            at = end
     pieces.append(text[at:])
     return [piece for piece in pieces if piece is None or piece.strip()]
+
+
+def _places(text: str, keyword: str) -> Spans:
+    """Return where a keyword stands as whole words: a pattern for each text would take longer."""
+    places, start = [], text.find(keyword)
+    while start >= 0:
+        end = start + len(keyword)
+        if not (_is_word(text[start - 1 : start]) or _is_word(text[end : end + 1])):
+            places.append((start, end))
+        start = text.find(keyword, start + 1)
+    return places
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"

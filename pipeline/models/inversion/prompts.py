@@ -4,6 +4,7 @@ A pseudo-word is put in by position, not by a token that stands for it: a user's
 text like any other.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+KEPT = 50_000
+"""Words whose tokens are kept."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Tokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._kept = functools.lru_cache(KEPT)(self._encoded)
         self.context: int = tokenizer.context_length
         whole = tokenizer([""])[0].tolist()
         inner = getattr(tokenizer, "tokenizer", None)
@@ -44,12 +49,17 @@ class Tokenizer:
 
     def pieces(self, text: str) -> list[int]:
         """Return the tokens of a piece of text, without start and end."""
+        plain = text.isascii() and text.isprintable() and "&" not in text
+        if plain and not hasattr(self._tokenizer, "tokenizer"):
+            # Byte pairs of CLIP's own tokenizer cross no space, and cleaning changes no such word.
+            return [token for word in text.split(" ") for token in self._kept(word)]
+        return list(self._kept(text))
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
         inner = getattr(self._tokenizer, "tokenizer", None)
-        clean = self._tokenizer.clean_fn(text)
         if inner is None:
-            encoded: list[int] = self._tokenizer.encode(clean)
-            return encoded
-        return list(inner(clean, add_special_tokens=False).input_ids)
+            return tuple(self._tokenizer.encode(text))  # which cleans it, too
+        return tuple(inner(self._tokenizer.clean_fn(text), add_special_tokens=False).input_ids)
 
     @property
     def room(self) -> int:
@@ -58,11 +68,9 @@ class Tokenizer:
 
     def rows(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the token ids int64 (prompts, context) of whole rows."""
-        made = torch.full((len(prompts), self.context), self.padding, dtype=torch.long)
-        for row, prompt in zip(made, prompts, strict=True):
-            ids = [*self.start, *prompt.tokens, *self.end]
-            row[: len(ids)] = torch.tensor(ids)
-        return made
+        rows = [[*self.start, *prompt.tokens, *self.end] for prompt in prompts]
+        whole = [[*row, *[self.padding] * (self.context - len(row))] for row in rows]
+        return torch.tensor(whole, dtype=torch.long).view(len(prompts), self.context)
 
 
 def assemble(tokenizer: Tokenizer, template: str, text: str, words: int | Sequence[int]) -> Prompt:

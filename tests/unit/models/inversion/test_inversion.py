@@ -385,3 +385,11 @@ def test_what_stands_behind_the_ends_is_left_out_and_changes_nothing(
     assert seen == [32, int(ids.argmax(dim=1).max()) + 1]
     torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
     assert tower.attn_mask.shape == (32, 32), "the model is as it was"
+
+
+TOKENIZER: Any = open_clip.SimpleTokenizer(context_length=32)  # type: ignore[no-untyped-call]
+
+
+@given(st.text(st.characters(max_codepoint=0x17F), max_size=40) | st.from_regex(r"[ -~]{0,40}"))
+def test_pieces_are_the_tokenizers_own_tokens(text: str) -> None:
+    assert prompts.Tokenizer(TOKENIZER).pieces(text) == TOKENIZER.encode(text)

@@ -1,0 +1,88 @@
+"""Training steps of LinCIR's φ against a bare loop of the same tensors, on this machine.
+
+The bare loop is given each step's token ids, places and random numbers ready-made, and does nothing
+but the forward passes, the backward pass and AdamW's step. Both take turns, and each one's fastest
+counts: what else the machine does meets both alike.
+"""
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import mse_loss
+
+from pipeline import config
+from pipeline.demo import world
+from pipeline.demo.training import said
+from pipeline.models.inversion import towers
+from pipeline.models.inversion.corpus import Corpus
+from pipeline.models.inversion.networks import Phi
+from pipeline.models.inversion.prompts import injected
+from pipeline.models.training.files import Files
+from pipeline.models.training.loop import _Loop
+from pipeline.recipes.lincir import Lincir, Settings
+from tests.benchmarks.report import Size, table
+
+STEPS = {"small": 5, "full": 20}
+"""Steps of a turn."""
+TURNS = 7
+
+
+def tables(size: Size) -> Iterator[str]:
+    """Yield a line a batch size: steps a second of both, and their ratio."""
+    demo = config.load("demo")
+    clip = towers.load(demo.clip, demo.runtime)
+    rng = random.Random(0)
+    texts = [said(world.training_scene(rng), rng) for _ in range(20_000)]
+    rows = []
+    for batch in (64, 256):
+        ours, bare = measured(clip, texts, batch, STEPS[size])
+        rows.append((batch, f"{1 / bare:.2f}", f"{1 / ours:.2f}", f"{bare / ours:.3f}"))
+    columns = ("texts a step", "bare loop, steps/s", "seize train lincir, steps/s", "ratio")
+    yield table("Training steps of LinCIR's φ on the demo's CLIP", columns, rows)
+
+
+def measured(clip: Any, texts: list[str], batch: int, steps: int) -> tuple[float, float]:
+    """Return seconds a step of the loop and of the bare one: the fastest turns."""
+    settings = Settings(steps=1_000_000, batch=batch, masking="words")
+    task = Lincir(clip.model, clip.tokenizer, {}, Corpus(texts), settings)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = _Loop(task, Files(Path(folder) / "phi.safetensors"), settings, False, None)
+        bare = _bare(task, batch)
+        times: dict[Callable[[], Any], list[float]] = {loop._advance: [], bare: []}
+        for _ in range(TURNS):
+            for step, spent in times.items():
+                start = time.perf_counter()
+                for _ in range(steps):
+                    step()
+                spent.append((time.perf_counter() - start) / steps)
+        ours, other = (min(spent) for spent in times.values())
+    return ours, other
+
+
+def _bare(task: Lincir, batch: int) -> Callable[[], None]:
+    """Return a step on tensors that are there already."""
+    model, tokenizer = task.model, task.tokenizer
+    wholes, masked = zip(*task.batch(0), strict=True)
+    whole, other = tokenizer.rows(wholes), tokenizer.rows(masked)
+    places = [(row, 1 + at) for row, prompt in enumerate(masked) for at in prompt.places]
+    rows, columns = (torch.tensor(side) for side in zip(*places, strict=True))
+    phi = Phi(task.identity["d"], task.identity["t"]).train()
+    adam = torch.optim.AdamW(phi.parameters(), lr=1e-4, weight_decay=0.01)
+    share, noise = torch.rand(batch, 1), torch.randn(batch, task.identity["d"])
+
+    def step() -> None:
+        with torch.no_grad():
+            target = model.encode_text(whole)
+        words = phi(target + share * noise)
+        with injected(model, rows, columns, words[rows]):
+            found = model.encode_text(other)
+        adam.zero_grad()
+        mse_loss(found, target).backward()  # type: ignore[no-untyped-call]
+        adam.step()
+
+    return step
