@@ -21,7 +21,7 @@ from pipeline.demo.training import said
 from pipeline.models.inversion import towers
 from pipeline.models.inversion.corpus import Corpus
 from pipeline.models.inversion.networks import Phi
-from pipeline.models.inversion.prompts import injected
+from pipeline.models.inversion.prompts import injected, text_features
 from pipeline.models.training.files import Files
 from pipeline.models.training.loop import _Loop
 from pipeline.recipes.lincir import Lincir, Settings
@@ -77,10 +77,10 @@ def _bare(task: Lincir, batch: int) -> Callable[[], None]:
 
     def step() -> None:
         with torch.no_grad():
-            target = model.encode_text(whole)
+            target = text_features(model, whole)
         words = phi(target + share * noise)
         with injected(model, rows, columns, words[rows]):
-            found = model.encode_text(other)
+            found = text_features(model, other)
         adam.zero_grad()
         mse_loss(found, target).backward()  # type: ignore[no-untyped-call]
         adam.step()
