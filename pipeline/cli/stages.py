@@ -138,8 +138,20 @@ def _serving(
 @_serve("to edit with")
 @vllm_options
 @click.option("--profile", is_flag=True, help="show seconds, rates and peak memory by stage")
+@click.option(
+    "--variants",
+    is_flag=True,
+    help="make what `seize compare --variants` shows: with and without the shared concept",
+)
 @json_option
-def run_all(run: Any, model: str | None, profile: bool, as_json: bool, **serving: Any) -> None:
+def run_all(
+    run: Any,
+    model: str | None,
+    profile: bool,
+    variants: bool,
+    as_json: bool,
+    **serving: Any,
+) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
     --profile shows where the time went; seize plan says before how much there is to do.
@@ -154,6 +166,12 @@ def run_all(run: Any, model: str | None, profile: bool, as_json: bool, **serving
     from pipeline.stages.everything import run_stages
 
     reports, metrics = run_stages(replace(run, profile=profile), model, served)
+    if variants:
+        from pipeline.study import variants as both
+
+        for one in both.of(run)[1:]:
+            again = None if model is None else _serving(run, model, **serving)
+            reports += run_stages(replace(one, profile=profile), model, again)[0]
     rows = profiling.rows(reports) if profile else []
     if as_json:
         from pipeline.run import dump

@@ -71,6 +71,11 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
     show_default=True,
     help="swaps of Fisher's randomisation test",
 )
+@click.option(
+    "--variants",
+    is_flag=True,
+    help="the reference masked and kept, the shared concept told and not; calls no model",
+)
 @click.option("--mixed", is_flag=True, help="allow rows made under different protocols")
 @click.option("--out", type=click.Path(path_type=Path), help="file for the table")
 @format_option
@@ -83,6 +88,7 @@ def compare(
     resamples: int,
     permutations: int,
     mixed: bool,
+    variants: bool,
     out: Path | None,
     form: Any,
     as_json: bool,
@@ -100,7 +106,12 @@ def compare(
     from pipeline.store.files import write_text
     from pipeline.study import compare as table
 
-    rows = table.rows_of_run(run)
+    if variants:
+        from pipeline.study import variants as both
+
+        rows, mixed = both.rows(run), True
+    else:
+        rows = table.rows_of_run(run)
     for name, files in others:
         rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
     settings = table.check_protocols(rows, mixed)

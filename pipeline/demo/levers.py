@@ -16,7 +16,12 @@ from pipeline.study.costs import Point, draw
 
 BEST = "pdv"
 """The best lever that needs no further model call, at the weights of the demo's preset."""
-SHOWN = ("seize", BEST, "sum", "sum@emb", "joint@emb", "seize+verify", f"{BEST}+verify")
+POOL = f"pool:seize,{BEST},joint@emb"
+"""Two encoders and two ways to ask one of them."""
+SHOWN = (
+    *("seize", BEST, "sum", "sum@emb", "joint@emb", POOL),
+    *("seize+verify", f"{BEST}+verify", f"{POOL}+verify"),
+)
 TIMED = 32
 """Queries by which the joint embedder is timed, whatever the cache holds."""
 
@@ -26,7 +31,11 @@ def shown() -> tuple[str, ...]:
     if importlib.util.find_spec("sentence_transformers"):
         return SHOWN
     log.info("The demo leaves its joint embedder out: pip install sentence-transformers.")
-    return tuple(name for name in SHOWN if encoder_of(name) == CLIP)
+
+    def by_clip(name: str) -> bool:
+        return all(encoder_of(part) == CLIP for part in methods.expanded([name]))
+
+    return tuple(filter(by_clip, SHOWN))
 
 
 def joint(name: str) -> bool:

@@ -77,11 +77,13 @@ def by_encoder(run: Run) -> list[Run]:
 
 
 def _parts_of(name: str) -> list[str]:
-    """Return the parts of a pool, verified where it is: by the same captions; else the method."""
+    """Return the parts of a pool, else the method. Of a verified pool the first part is verified:
+    the captions that its candidates are held against are chosen by that part's encoder.
+    """
     if not methods.is_pool(name):
         return [name]
-    parts = methods.expanded([name])
-    return parts if name == methods.base(name) else [methods.verified(part) for part in parts]
+    first, *others = methods.expanded([name])
+    return [first if name == methods.base(name) else methods.verified(first), *others]
 
 
 def reads(run: Run) -> set[str]:

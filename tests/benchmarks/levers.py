@@ -24,6 +24,7 @@ from tests import documents
 LAYOUTS = ("circo", "cirr", "fashioniq")
 EMB = [f"{name}@emb" for name in ("joint", "seize+joint", "sum", "seize", "pdv", "image", "text")]
 """The joint embedder, and what others make of its space."""
+POOLS = ["pool:seize,pdv", "pool:pdv,joint@emb", "pool:seize,pdv,joint@emb"]
 STACKED = ["seize+verify", "mean-ensemble+verify", "pdv+verify", "seize+pdv+verify"]
 FUSIONS: dict[str, dict[str, Any]] = {
     "confidence, 0.5 and 0.01": {"fusion": "confidence", "accept": 0.5, "reject": 0.01},
@@ -85,7 +86,14 @@ def main(folder: Path, write: bool) -> None:
     tables = {
         "Every method, and stacked with the verifier (is the edited caption true of it?)": (
             {},
-            ["mean-ensemble", *(name for name in every if name != "mean-ensemble"), *EMB, *STACKED],
+            [
+                "mean-ensemble",
+                *(name for name in every if name != "mean-ensemble"),
+                *EMB,
+                *POOLS,
+                *STACKED,
+                f"{POOLS[-1]}+verify",
+            ],
         ),
         "Verified by the relative caption and both images": (
             {"verifier__prompt": "demo-change"},
