@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import click
+from click.core import ParameterSource
 
 from pipeline import recipes
 from pipeline.cli.options import (
@@ -76,7 +77,7 @@ def command(recipe: Recipe) -> click.Command:
         from pipeline.recipes.base import Given
 
         sources = {source.name: values.pop(source.name) for source in recipe.sources}
-        chosen = {name: value for name, value in values.items() if value is not None}
+        chosen = {name: value for name, value in values.items() if _given(name)}
         settings = recipe.chosen(chosen, training_preset)
         told = recipe.find_preset(training_preset) if training_preset else None
         if told is not None:
@@ -154,6 +155,12 @@ def _finish(done: Trained, as_json: bool) -> None:
     echo(f"{done.file}: {done.steps:,} steps, {done.computed:,} of them now{loss}{best}")
 
 
+def _given(name: str) -> bool:
+    """Whether the user gave an option; a preset counts before its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
+
+
 def _source(source: Any) -> Any:
     return click.option(
         f"--{source.name}", metavar="PLACE", required=source.required, help=source.help
@@ -170,14 +177,10 @@ def _preset_of(recipe: Recipe) -> Any:
 
 
 def setting(name: str, field: FieldInfo) -> Any:
-    """Return the option of a field of a recipe's settings: its kind, bounds and default.
-
-    The option's own default is None, so that what was given can be told from what was not.
-    """
+    """Return the option of a field of a recipe's settings: its kind, bounds and default."""
     flag = f"--{name.replace('_', '-')}"
     kind = _without_none(field.annotation)
-    shown: Any = str(field.default) if field.default is not None else None
-    told: Any = {"default": None, "show_default": shown or False, "help": field.description}
+    told: Any = {"default": field.default, "show_default": True, "help": field.description}
     if kind is bool:
         no = f"--no-{name.replace('_', '-')}"
         return click.option(f"{flag}/{no}", name, **told)
