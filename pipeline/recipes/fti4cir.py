@@ -34,10 +34,8 @@ KEPT = 4 << 30
 """Bytes of image tokens that are kept in memory; of more images they are computed by the batch."""
 BLOCK = 64
 """Images whose tokens are computed at a time to be kept."""
-BOTH = "a photo of {words} with {words}"
-SUBJECT = "a photo of {words} with {text}"
-ATTRIBUTES = "a photo of {text} with {words}"
-CAPTION = "a photo of {} with {}"
+BOTH, SUBJECT, ATTRIBUTES = "{words} with {words}", "{words} with {text}", "{text} with {words}"
+"""What stands in a prompt, behind the settings' ``prefix``."""
 
 
 class Settings(training.Settings):
@@ -64,6 +62,11 @@ class Settings(training.Settings):
         pattern="^(auto|words|spacy(:.+)?)$",
         description="where a caption's subject ends: at spaCy's first noun, or at the first run of "
         "content words; see seize train lincir",
+    )
+    prefix: str = Field(
+        default="a photo of",
+        pattern="^[^{}]*$",
+        description="what prompts begin with; for an encoder that reads other texts",
     )
     most: int | None = Field(
         default=None, ge=1, le=training.MOST, description="images at most, chosen by the seed"
@@ -139,7 +142,7 @@ class Fti4cir(Task):
         words = [torch.cat([one[None], row]) for one, row in zip(subjects, attributes, strict=True)]
         both = self._encode(BOTH, words, runs=[[1, count] for count in counts])
         with torch.no_grad():
-            texts = [CAPTION.format(*pair) for pair in pairs]
+            texts = [" with ".join(pair) for pair in pairs]
             meant = self._encode("{text}", [row[:0] for row in words], texts)
         subject = self._encode(SUBJECT, list(subjects[:, None]), [pair[1] for pair in pairs])
         attribute = self._encode(ATTRIBUTES, attributes, [pair[0] for pair in pairs])
@@ -163,6 +166,7 @@ class Fti4cir(Task):
         """Return the features (n, d) of a template with each image's words and its text."""
         from pipeline.models.inversion.prompts import assemble, encode
 
+        template = f"{self.settings.prefix} {template}"
         texts = texts or [""] * len(words)
         runs = runs or [[len(own)] for own in words]
         prompts = [

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from pipeline.recipes.images import Images
 
-PROMPT = "a photo of {words}"
-
 
 class Settings(training.Settings):
     """The defaults are Pic2Word's published values."""
@@ -40,6 +38,11 @@ class Settings(training.Settings):
     )
     schedule: Schedule = Field(default="cosine", description="of the rate after the warmup")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="in the network")
+    prompt: str = Field(
+        default="a photo of {words}",
+        pattern=r"^[^{}]*\{words\}[^{}]*$",
+        description="what an image's word is read in; for an encoder that reads other texts",
+    )
     most: int | None = Field(
         default=None, ge=1, le=training.MOST, description="images at most, chosen by the seed"
     )
@@ -58,7 +61,7 @@ class Words(Task):
 
         self.model, self.features = clip.model, found.features
         self.tokenizer = Tokenizer(clip.tokenizer)
-        self.prompt = assemble(self.tokenizer, PROMPT, "", 1)
+        self.prompt = assemble(self.tokenizer, own.prompt, "", 1)
         self.items = len(found.names)
         self.order = Order(self.items, own.batch, own.seed)
         d, t = found.features.shape[1], token_width(clip.model)

@@ -21,6 +21,8 @@ from pipeline.recipes.base import Given, Preset, Recipe, Source
 from pipeline.run import log, stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from pipeline.models.inversion.concepts import Concepts
@@ -215,7 +217,7 @@ def make(given: Given) -> Searle:
     """Return the task; inverts the images that the cache has no pseudo-words of."""
     file = given.file("texts")
     from pipeline.models.inversion import corpus
-    from pipeline.models.inversion.concepts import Concepts, choose
+    from pipeline.models.inversion.concepts import TEMPLATES, Concepts, choose
     from pipeline.models.training import loop
     from pipeline.stages import embeddings
 
@@ -231,13 +233,24 @@ def make(given: Given) -> Searle:
         )
     count, said = f"{len(chosen):,}", corpus.said(texts.left_out)
     log.info("[train searle] %s concepts, %s texts (%s)", count, f"{len(texts.texts):,}", said)
+    templates = _templates(given.file("templates")) if given.sources["templates"] else TEMPLATES
     clip = given.encoder()
     encoder = embeddings.identity(given.config)
     found = images.load(given, settings.most)
     loop.check(settings, len(found.names), given.out, "images")
-    concepts = Concepts(clip, texts.texts, chosen, Counter(texts.left_out))
+    concepts = Concepts(clip, texts.texts, chosen, Counter(texts.left_out), templates)
     words = invert(settings, encoder, found, concepts)
     return Searle(clip, encoder, found, concepts, words, settings)
+
+
+def _templates(file: Path) -> list[str]:
+    """Return the prompts of a file, one a line; raises InputError for one without ``{words}``."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    found = [line for line in lines if line]
+    wrong = next((line for line in found if line.count("{words}") != 1), None)
+    if wrong is not None or not found:
+        raise InputError(f"{file}: give prompts with {{words}} once, one a line, not {wrong!r}.")
+    return found
 
 
 def _preset(model: str) -> Preset:
@@ -264,6 +277,7 @@ RECIPE = Recipe(
         images.SOURCE,
         Source("texts", "phrases: one text a line, or JSON lines with `text` or `captions`"),
         Source("concepts", "one a line; by default the texts' keywords", required=False),
+        Source("templates", "prompts with {words}, one a line, not the 24 own", required=False),
     ),
     make,
     {"searle-b32": _preset("ViT-B-32"), "searle-l14": _preset("ViT-L-14")},

@@ -75,15 +75,22 @@ class Concepts:
     """Concepts and their phrases under one encoder."""
 
     def __init__(
-        self, clip: Any, texts: list[str], chosen: dict[str, list[int]], left_out: Counter[str]
+        self,
+        clip: Any,
+        texts: list[str],
+        chosen: dict[str, list[int]],
+        left_out: Counter[str],
+        templates: Sequence[str] = TEMPLATES,
     ) -> None:
         self.model, self.tokenizer = clip.model, Tokenizer(clip.tokenizer)
         self.texts, self.names, self.of = texts, list(chosen), list(chosen.values())
         self.left_out = left_out
         self.device = next(iter(clip.model.parameters())).device
         self.width = token_width(clip.model)
-        self.identity = fingerprint([self.names, self.of, fingerprint(texts)])
-        self._templates = [assemble(self.tokenizer, one, "", 1) for one in TEMPLATES]
+        said = [fingerprint(texts), list(templates)]
+        self.identity = fingerprint([self.names, self.of, *said])
+        self._texts = templates
+        self._templates = [assemble(self.tokenizer, one, "", 1) for one in templates]
         self._prompts: dict[Drawn, Prompt] = {}
         self._meant: dict[int, Tensor] = {}
         self.features = self._features(clip)
@@ -93,9 +100,9 @@ class Concepts:
         found = []
         for start in range(0, len(self.names), 64):
             names = self.names[start : start + 64]
-            texts = [one.replace("{words}", name) for name in names for one in TEMPLATES]
+            texts = [one.replace("{words}", name) for name in names for one in self._texts]
             rows = normalize(torch.from_numpy(clip.texts(texts)).float(), dim=1)
-            found.append(rows.view(len(names), len(TEMPLATES), -1).mean(dim=1))
+            found.append(rows.view(len(names), len(self._texts), -1).mean(dim=1))
         return normalize(torch.cat(found), dim=1)
 
     def nearest(self, features: Tensor, count: int) -> list[list[int]]:

@@ -44,7 +44,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(folder: Path, out: Path, settings: Settings, **sources: str | None) -> Given:
     texts = out.parent / "texts.txt"
     texts.write_text("\n".join(TEXTS))
-    told = {"images": str(folder), "texts": str(texts), "concepts": None, **sources}
+    told = {
+        "images": str(folder),
+        "texts": str(texts),
+        "concepts": None,
+        "templates": None,
+        **sources,
+    }
     overrides = {"runtime.workers": 0}
     return Given(settings, told, out, "demo", overrides, out.parent / "cache")
 
@@ -135,6 +141,10 @@ def test_what_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> None:
     concepts.write_text("teapot\n")
     with pytest.raises(InputError, match=r"No text of .* has one of the concepts"):
         make(given(folder, out, QUICK, concepts=str(concepts)))
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a {words}\na photo\n")
+    with pytest.raises(InputError, match="not 'a photo'"):
+        make(given(folder, out, QUICK, templates=str(templates)))
     with pytest.raises(ConfigError, match="no dataset 'cirko'"):
         make(given(Path("cirko:val"), out, QUICK))
     empty = tmp_path / "empty"
