@@ -54,6 +54,9 @@ def test_the_whole_path_runs_and_its_submission_gives_the_same_metrics(
     submitted = [file for file in written if not file.endswith((".config.json", ".metrics.json"))]
     again = answered("evaluate", *submitted, *options[:6])
     assert again == pytest.approx(metrics)
+    page = tmp_path / "report.html"
+    assert seize("report", *options, "--method", "seize", "--out", str(page)).exit_code == 0
+    assert page.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("name", layouts.names())

@@ -251,9 +251,12 @@ def _metrics(
     if not run.dataset.has_ground_truth:
         return [], [{} for _ in sides]
     values = [side.values(run) for side in sides]
-    whole = [name for name, own in values[0].items() if len(own) == len(run.queries)]
-    metrics = list(dict.fromkeys([run.dataset.headline, *whole]))
-    return metrics, [{m: run.dataset.of_each_query(own, m) for m in metrics} for own in values]
+    each = [
+        {m: run.dataset.of_each_query(own, m) for m in dict.fromkeys([run.dataset.headline, *own])}
+        for own in values
+    ]
+    metrics = [name for name, own in each[0].items() if len(own) == len(run.queries)]
+    return metrics, each
 
 
 def _texts(captions: Sequence[str], edits: Sequence[str | None] | None) -> list[list[str | None]]:
