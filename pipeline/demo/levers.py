@@ -19,7 +19,7 @@ BEST = "pdv"
 POOL = f"pool:seize,{BEST},joint@emb"
 """Two encoders and two ways to ask one of them."""
 SHOWN = (
-    *("seize", BEST, "sum", "sum@emb", "joint@emb", POOL),
+    *("seize", BEST, "sum", "composer", "sum@emb", "joint@emb", POOL),
     *("seize+verify", f"{BEST}+verify", f"{POOL}+verify"),
 )
 TIMED = 32

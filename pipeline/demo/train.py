@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.demo import world
+from pipeline.demo.composer import train_composer
 from pipeline.demo.embedder import train_embedder
 from pipeline.demo.phi import train_phi
 from pipeline.demo.roles import roles
@@ -277,6 +278,7 @@ TRAINERS = {
     "synthesizer": (train_synthesizer, 1e-3),
     "embedder": (train_embedder, 1e-3),
     "phi": (train_phi, 3e-4),
+    "composer": (train_composer, 1e-3),
 }
 """How to train each model, and at which learning rate."""
 

@@ -143,3 +143,34 @@ def test_malformed_triplets_are_named(tmp_path: Path):
     done = seize(*words, "--triplets", odd)
     assert "triplets.train.jsonl" in done.output
     assert triplets.LISTING in done.output
+
+
+def test_several_vectors_an_image_are_an_encoder_of_their_own(
+    lessons: Path, make_run: MakeRun, tmp_path: Path
+):
+    out = tmp_path / "vectors.safetensors"
+    done = seize(
+        *("train", "composer", "--triplets", lessons / "triplets.train.jsonl", "--config", "demo"),
+        *("--head", "multi-vector", "--steps", 4, "--batch", 24, "--hidden", 16, "--workers", 0),
+        *("--cache", lessons / "cache", "--out", out),
+    )
+    assert done.exit_code == 0, done.output
+    run = make_run(clip__model=f"composer:{out}", search__method="joint")
+    run.dataset.limit(2)
+    embed.STAGE.run(run)
+    search.search(run)
+    images = inputs.Inputs(run).images
+    assert images.shape[1] == 12 * 32
+    blocks = torch.from_numpy(images.take(np.arange(5))).float().view(5, 12, 32)
+    torch.testing.assert_close(blocks.norm(dim=2), torch.full((5, 12), 12**-0.5))
+    ranked = search.read(run)[0]
+    assert -1 <= ranked.scores[-1] <= ranked.scores[0] <= 1 + 1e-5
+    assert run.queries[0].reference not in ranked.images
+    wrong = make_run(search__method="composer", search__composer__checkpoint=str(out))
+    with pytest.raises(ConfigError, match=r"--clip composer:.* --method joint"):
+        search.ranking_file(wrong)
+    single = make_run(
+        clip__model=f"composer:{lessons / 'composer.safetensors'}", search__method="joint"
+    )
+    with pytest.raises(ModelError, match="makes one query vector"):
+        embed.STAGE.run(single)
