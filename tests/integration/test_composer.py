@@ -93,8 +93,9 @@ def test_another_checkpoint_is_another_ranking(lessons: Path, make_run: MakeRun,
 
 
 def test_without_a_checkpoint_the_method_says_what_it_needs(make_run: MakeRun, tmp_path: Path):
+    without = make_run(search__method="composer", search__composer__checkpoint=None)
     with pytest.raises(ConfigError, match=r"--set search.composer.checkpoint=FILE"):
-        embed.STAGE.checks[-1](make_run(search__method="composer"))
+        embed.STAGE.checks[-1](without)
     lost = make_run(search__method="composer", search__composer__checkpoint=str(tmp_path / "no"))
     with pytest.raises(ModelError, match="seize train composer"):
         search.ranking_file(lost)
