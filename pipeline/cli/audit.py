@@ -21,8 +21,11 @@ from pipeline.errors import MissingStageError
 from pipeline.printable import echo
 from pipeline.stages import checks
 
-MACHINE = ("--device", "--workers", "--strict", "--follow-links", "--allow-pickle")
-"""Overrides that are about one's own machine; a recipe has the others."""
+MACHINE = (
+    *("--clip", "--pretrained"),
+    *("--device", "--workers", "--strict", "--follow-links", "--allow-pickle"),
+)
+"""Overrides that say where things are and what computes; a recipe has the others."""
 
 
 @click.command(cls=Stage)

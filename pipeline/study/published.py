@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, nearest
+from pipeline.printable import one_line
 from pipeline.study import tables
 from pipeline.study.protocol import COLUMNS, NONE, UNKNOWN, Conditions
 from pipeline.study.tables import Format, words
@@ -193,7 +194,7 @@ def ranked(found: Sequence[Entry], metric: str, mixed: bool) -> list[Entry]:
         told = "; ".join(f"{heading}: {words}" for heading, words in differing.items())
         raise ConfigError(
             "These rows were not measured under one protocol, or it is not known, so they have no "
-            f"order ({told}). Choose some with --where CONDITION=WORD, or add --mixed."
+            f"order ({one_line(told)}). Choose some with --where CONDITION=WORD, or add --mixed."
         )
     return sorted(having, key=lambda entry: -(entry.values[metric] or 0))
 
