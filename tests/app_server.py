@@ -92,6 +92,7 @@ def images_loaded(page: Page) -> None:
     """Return when the results' images and the reference image are there."""
     page.evaluate(
         """Promise.all(
-            [...document.querySelectorAll('#images img, #reference')].map(image => image.decode())
+            [...document.querySelectorAll('#images img, #samples img, #reference')]
+                .filter(image => image.src && !image.hidden).map(image => image.decode())
         )"""
     )

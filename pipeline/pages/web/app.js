@@ -726,6 +726,7 @@ async function showSamples() {
 async function start() {
   fill(document);
   at("text").placeholder = texts.example;
+  at("unlike").placeholder = texts.unlikeExample;
   at("ranking").open = WIDE.matches;
   at("examples").replaceChildren(
     ...texts.examples.map((text) => {
