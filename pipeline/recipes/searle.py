@@ -170,9 +170,9 @@ def invert(own: Settings, encoder: dict[str, Any], found: Images, concepts: Conc
             features = found.features[[rows[name] for name in names]]
             yield Encoded(names, optimised(names, features, concepts, own).cpu().numpy())
 
-    with stage("train searle", found, [], file, "images") as report:
+    with stage("train searle", found, [], file, "words") as report:
         size = chosen["inversion_batch"]
-        encode_missing(file, found.names, encode, header, size, report, "image", grows=True)
+        encode_missing(file, found.names, encode, header, size, report, "word", grows=True)
     stored = FeatureFile(file)
     places = [stored.row[name] for name in found.names]
     return torch.from_numpy(stored.all()[places]).float()
