@@ -15,7 +15,7 @@ BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
     "train",
 )
-WRITTEN = ("search", "indexes", "levers", "fusions")
+WRITTEN = ("search", "indexes", "levers", "fusions", "train")
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 
 

@@ -34,7 +34,21 @@ def gathered(tensor: Tensor) -> Tensor:
     """
     if current().count == 1:
         return tensor
-    from torch.distributed.nn.functional import all_gather
+    rows: Tensor = _Gathered.apply(tensor)
+    return rows
 
-    parts: Any = all_gather(tensor, group=_group(tensor.device.type))  # type: ignore[no-untyped-call]
-    return torch.cat(list(parts))
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all processes; each process's gradient of its own rows is the sum of what all say."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(current().count)]
+        distributed.all_gather(parts, tensor.contiguous(), group=_group(tensor.device.type))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total, group=_group(total.device.type))
+        return total.chunk(current().count)[current().index]

@@ -22,6 +22,7 @@ from pipeline.models.training import loop
 from pipeline.models.training.files import read_lines
 from pipeline.models.training.loop import Order, Task, Trained, Validation, rate_at, train
 from pipeline.models.training.settings import Settings
+from pipeline.models.training.several import gathered
 from tests.conftest import PROJECT
 
 QUICK = Settings(steps=7, batch=4, rate=1e-2, every=3, epsilon=1e-4)
@@ -51,6 +52,14 @@ class Line(Task):
         x, y = batch
         found = self.module(x + self.noise * torch.randn_like(x))
         return {"squares": (found - y).square().mean(), "size": 0.1 * found.square().mean()}
+
+
+class Together(Line):
+    """Compares the items of a batch with each other, as a contrast does."""
+
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        found, wanted = gathered(self.module(batch[0])), gathered(batch[1])
+        return {"pairs": (found @ found.T - wanted @ wanted.T).square().mean()}
 
 
 def run(out: Path, settings: Settings = QUICK, noise: float = 0.0, **given: Any) -> Trained:
@@ -110,20 +119,25 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from pipeline.processes import current
-from tests.unit.models.training.test_loop import run, settings
+from pipeline.models.training.loop import train
+from tests.unit.models.training.test_loop import Together, run, settings
 current()
-run(Path(sys.argv[1]), settings(batch=4, steps=5))
+own = settings(batch=4, steps=5)
+run(Path(sys.argv[1]), own)
+train(Together(own), Path(sys.argv[2]), own)
 """
 
 
 def test_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    """And a contrast is over the items of all: its gradient is that of one large batch."""
     program, out = tmp_path / "program.py", tmp_path / "two.safetensors"
+    pairs = tmp_path / "pairs.safetensors"
     program.write_text(PROGRAM)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--main_process_port", "0"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
-        [sys.executable, *launch, str(program), str(out)],
+        [sys.executable, *launch, str(program), str(out), str(pairs)],
         cwd=PROJECT,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,
@@ -131,10 +145,13 @@ def test_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    run(tmp_path / "one.safetensors", settings(batch=8, steps=5))
-    one, two = load_file(tmp_path / "one.safetensors"), load_file(out)
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=2e-5, rtol=1e-4)
+    own = settings(batch=8, steps=5)
+    run(tmp_path / "one.safetensors", own)
+    train(Together(own), tmp_path / "one-pairs.safetensors", own)
+    for one, two in (("one", out), ("one-pairs", pairs)):
+        weights, others = load_file(tmp_path / f"{one}.safetensors"), load_file(two)
+        for name in weights:
+            torch.testing.assert_close(weights[name], others[name], atol=2e-5, rtol=1e-4)
     with pytest.raises(ConfigError, match="begun with processes 2, not 1"):
         run(out, settings(batch=4, steps=9))
 
