@@ -29,7 +29,7 @@ from pipeline.own.query import OneQuery
 from pipeline.own.result import Result, retrieved
 from pipeline.own.shown import Shown, bytes_of
 from pipeline.own.unwanted import NOTHING, Unwanted, away_from
-from pipeline.retrieval import methods
+from pipeline.retrieval import methods, turns
 from pipeline.retrieval.clues import Clues
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 from pipeline.retrieval.ranking import top_images
@@ -274,17 +274,19 @@ class Gallery:
         notes: Sequence[str] = (),
         pictures: Mapping[str, Callable[[], Image.Image]] | None = None,
         unwanted: Unwanted = NOTHING,
+        vector: Tensor | None = None,
     ) -> Result:
         """Rank the gallery by texts that are there; only CLIP is called, for texts that are new.
 
         ``references`` are hashes of images of the gallery or of an earlier query, ``pictures``
-        gives those that are at hand. Raises InputError where one is neither, or where edited
-        captions do not match captions.
+        gives those that are at hand; ``vector`` (d) stands for their feature. Raises InputError
+        where one is neither, or where edited captions do not match captions.
         """
         chosen = self.alone(bool(references), bool(relative_caption.strip()))
         if chosen is not self:
             return chosen.rank(
-                references, relative_caption, captions, edited_captions, notes, pictures, unwanted
+                *(references, relative_caption, captions, edited_captions, notes, pictures),
+                *(unwanted, vector),
             )
         count = len(captions)
         if len(edited_captions) % max(count, 1) or (edited_captions and not count):
@@ -321,9 +323,10 @@ class Gallery:
             limit = self.config.runtime.max_pixels
             return open_image(Path("the image"), self.content(reference), max_pixels=limit)
 
-        own = OneQuery(self._shared, images, self.config, references, picture, made, notes)
+        own = OneQuery(self._shared, images, self.config, references, picture, made, notes, vector)
         clues = Clues(own)
         score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
+        query = turns.fused(score)[0]
         score = self._away_from(unwanted, score)
         rows_of = [images.row.get(name, -1) for name in (*references, *unwanted.images)] or [-1]
         excluded = torch.tensor([rows_of if settings.excludes(OWN_IMAGES) else [-1]])
@@ -355,7 +358,12 @@ class Gallery:
             self,
             further=tuple(references[1:]),
             unwanted=unwanted,
+            vector=query,
         )
+
+    def edit(self, captions: Sequence[str], relative_caption: str) -> list[str | None]:
+        """Return the captions' edits, where the method ranks by them; None where the LLM failed."""
+        return self._shared.edit(captions, relative_caption) if "edits" in self.needs else []
 
     def _away_from(self, unwanted: Unwanted, score: Score) -> Score:
         """Return a score less the weighted similarity to what is not wanted."""

@@ -36,7 +36,9 @@ class OneQuery:
         picture: Callable[[str], Image],
         texts: Mapping[str, Sequence[str | None]],
         notes: list[str],
+        vector: Tensor | None = None,
     ) -> None:
+        self._vector = vector
         self._shared = shared
         self._images = images
         self._config = config
@@ -61,7 +63,10 @@ class OneQuery:
         return mean_of_each(self.reference_lists(), self._images.gallery.shape[1])
 
     def reference_lists(self) -> list[Tensor]:
-        """Return the reference images' raw features, one list (images, d)."""
+        """Return the reference images' raw features, one list (images, d), or what a turn before
+        left in their stead."""
+        if self._vector is not None:
+            return [self._vector[None]]
         row = self._images.row
         return [
             torch.stack(

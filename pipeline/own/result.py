@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SearchConfig
+from pipeline.errors import InputError
 from pipeline.own.unwanted import NOTHING, Unwanted
+from pipeline.retrieval import turns
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from pipeline.own.gallery import Gallery
     from pipeline.own.loaded import Images
@@ -66,6 +69,8 @@ class Result:
     further: tuple[str, ...] = ()
     """SHA-256 of the reference images behind the first."""
     unwanted: Unwanted = NOTHING
+    vector: "Tensor | None" = field(default=None, repr=False, compare=False)
+    """The query (d) that the gallery was ranked by, before any increment."""
 
     def __repr__(self) -> str:
         best = f", the best {self.paths[0]!r}" if self.images else ""
@@ -127,6 +132,29 @@ class Result:
             unwanted=self.unwanted,
         )
         return replace(ranked, contents=self.contents)
+
+    def turn(self, relative_caption: str, state: turns.State = "image", place: int = 0) -> "Result":
+        """Return the next turn of a dialogue: what should differ from where this one ended.
+
+        ``state`` says what is carried on: the image retrieved at ``place`` (0 is the best), the
+        query's vector, or the edited captions. Raises ConfigError for a state that the method
+        cannot begin with, InputError for a place where there is no image.
+
+        >>> gallery.query("dog.jpg", "on a beach").turn("with a ball", "caption")
+        <Result 'with a ball': 50 images, the best '...'>
+        """
+        gallery = self.gallery.with_search(self.settings)
+        turns.check(self.settings.method, state)
+        if state in ("given", "image"):
+            if not 0 <= place < len(self.images):
+                raise InputError(f"There is no image at place {place} of {len(self.images)}.")
+            found = self.images[place]
+            return gallery.search([gallery.content(found.hash)], relative_caption, [found.path])
+        assert self.vector is not None
+        left = turns.carried(self.paths, self.vector, self.edited_captions, None)
+        captions = list(left.captions)
+        edits = gallery.edit(captions, relative_caption)
+        return gallery.rank(self.references, relative_caption, captions, edits, vector=left.vector)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the gallery as JSON-able data."""

@@ -98,7 +98,8 @@ def table(found: dict[str, Sequence[compare.Row]], took: dict[str, str]) -> str:
             if cell["method"] != rows[0].name:
                 text += f" ({compare.difference(cell)})"
             line[f"{name}, {dataset.headline}"] = text
-            line["trained"] = took.get(head, "" if "composer" not in head else "as above")
+    for shown, line in lines.items():
+        line["trained"] = took.get(shown.strip("`"), "as above" if "composer" in shown else "")
     return tabulate(list(lines.values()), "keys", "github", disable_numparse=True)
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import config
 from pipeline.demo import layouts
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
+from pipeline.own.gallery import Gallery
 from pipeline.retrieval.scoring import normalise
 from pipeline.run import Run
 from pipeline.stages import embed, search
@@ -94,3 +96,28 @@ def test_seize_turns_compares_the_states(sessions: Path, tmp_path: Path):
     refused = seize(*words, "--state", "caption")
     assert refused.exit_code != 0
     assert "None of image+text can begin a turn with caption" in refused.output
+
+
+def test_a_result_is_gone_on_from_in_a_folder_of_ones_own(small_world: Path, tmp_path: Path):
+    folder = small_world / "FashionIQ" / "images"
+    preset = config.load("demo", {"runtime.workers": 0, "captioner.samples": 2})
+    gallery = Gallery(folder, preset.with_search(method="mean-ensemble"), tmp_path)
+    gallery.index()
+    first = gallery.query(sorted(folder.iterdir())[0], "is on a dark background")
+    by_image = first.turn("has a red star", place=1)
+    assert by_image.reference == first.images[1].hash
+    assert first.paths[1] not in by_image.paths
+    by_caption = first.turn("has a red star", "caption")
+    assert by_caption.captions == tuple(dict.fromkeys(e for e in first.edited_captions if e))
+    assert any("red star" in (text or "") for text in by_caption.edited_captions)
+    with pytest.raises(ConfigError, match="reads captions"):
+        first.turn("has a red star", "query")
+    with pytest.raises(InputError, match="no image at place 999"):
+        first.turn("has a red star", place=999)
+    plain = first.rerank(method="image+text")
+    following = plain.turn("has a red star", "query")
+    assert plain.vector is not None
+    text = gallery.query(first.contents[0], "has a red star").rerank(method="text").vector
+    assert text is not None
+    assert following.vector is not None
+    torch.testing.assert_close(following.vector, normalise(plain.vector + text))
