@@ -58,7 +58,7 @@ class Completion:
     """Log-probabilities of the first text's first token, where they were asked for and given."""
     tokens: int = 0
     """Tokens of prompt and texts, as the server counts them; 0 where it does not tell."""
-    content: Any = None
+    content: Any = field(default=None, repr=False)  # asyncio.Runner shows what it returns, often
     """What the endpoint answers that is no text, such as a vector."""
 
 
