@@ -263,7 +263,8 @@ class Gallery:
         ranked = self.rank(
             list(pictures), relative_caption, captions, edits, notes, pictures, unwanted
         )
-        return replace(ranked, contents=tuple(contents))
+        by_hash = {hash_of(content): content for content in contents}
+        return replace(ranked, contents=tuple(by_hash.values()))
 
     def rank(
         self,

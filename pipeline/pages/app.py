@@ -110,10 +110,17 @@ class Question(Choices):
 
     relative_caption: Text = ""
     reference: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    further: Annotated[str, StringConstraints(pattern=HASHES, max_length=1_000)] = ""
+    """Further reference images of the gallery, with commas between them."""
     unlike: Text = ""
     """A text of what is not wanted."""
     unlike_images: Annotated[str, StringConstraints(pattern=HASHES, max_length=1_000)] = ""
     """Images of the gallery that are not wanted, with commas between them."""
+
+    @property
+    def more(self) -> list[str]:
+        """The further reference images."""
+        return [one for one in self.further.split(",") if one]
 
     @property
     def unwanted(self) -> Unwanted:
@@ -321,16 +328,18 @@ class App:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         def work() -> Result:
-            contents, names = [], ["the image"]
+            contents: list[bytes] = []
+            names: list[str] = []
             pixels: int | None = None  # an image of the gallery may have what the index takes
             by = "runtime.max_pixels"
             if upload is not None:
                 contents, names = [upload.content], [upload.name]
                 pixels, by = self.limits.pixels, "--max-pixels"
             elif question.reference is not None:
-                contents = [self.gallery.content(question.reference)]
+                contents, names = [self.gallery.content(question.reference)], ["the image"]
+            contents += map(self.gallery.content, question.more)
+            names += ["a further image"] * len(question.more)
             text, unwanted = question.relative_caption, question.unwanted
-            names = names[: len(contents)]
             return gallery.search(contents, text, names, tell, pixels, by, unwanted)
 
         job = self.models.submit(work)
@@ -369,7 +378,7 @@ class App:
         workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
         ranked = await workers.submit(
             lambda: gallery.rank(
-                [asked.reference] if asked.reference else [],
+                [*([asked.reference] if asked.reference else ()), *asked.more],
                 asked.relative_caption,
                 asked.captions,
                 asked.edited_captions,

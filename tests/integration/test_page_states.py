@@ -207,3 +207,36 @@ def test_a_new_folder_is_indexed_beside_the_page(
         page.get_by_role("button", name="Search").click()
         expect(page.get_by_role("status").first).to_have_text(re.compile("^Best 24 of 30"))
         process.terminate()
+
+
+def test_an_image_of_the_results_is_searched_with_too(served: Served, page: Page) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    page.locator("#candidates button").first.click()
+    first = page.locator("#reference-name").text_content() or ""
+    page.get_by_label("What should differ").fill("is red")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("status").first).to_contain_text("Best", timeout=MODELS)
+    card = page.locator("#images li").first
+    second = card.locator(".file").text_content() or ""
+    card.get_by_role("button", name=f"Like {second}, too").click()
+    expect(page.locator("#further li")).to_have_count(1)
+    page.get_by_role("button", name="Search").click()
+    files = [served.root / first, served.root / second]
+    expected = served.gallery.with_search(top_k=24).query(files, "is red")
+    expect(page.locator("#images .file").first).to_have_text(expected.paths[0], timeout=MODELS)
+    assert page.locator("#images .file").all_text_contents() == expected.paths
+    assert f"further={expected.further[0]}" in page.url
+    page.reload()
+    expect(page.locator("#images .file").first).to_have_text(expected.paths[0], timeout=MODELS)
+    expect(page.locator("#further li")).to_have_count(1)
+    page.locator("#further button").click()
+    expect(page.locator("#further li")).to_have_count(0)
+    status, lines = served.query(
+        reference=expected.reference, further=expected.further[0], relative_caption="is red"
+    )
+    assert status == 200
+    assert lines[-1]["result"]["further"] == list(expected.further)
+    assert [image["path"] for image in lines[-1]["result"]["images"]] == expected.paths
+    assert seen.errors == []

@@ -6,6 +6,7 @@ const at = (id) => document.getElementById(id);
 const state = {
   settings: null, // what /settings says
   reference: null, // {file, url, name} or {hash, path}
+  further: [], // images {hash, path} that the query is about beside the reference
   unlike: [], // images {hash, path} that are not wanted
   turns: [], // {reference, text, draft, asked, shown, method, weights, count}
   current: -1,
@@ -181,10 +182,11 @@ async function* lines(response) {
 
 const hashesOf = (images) => images.map(({ hash }) => hash).join(",");
 
-async function ask({ reference, text, unlike, unlikeImages, method, weights }, signal) {
+async function ask({ reference, further, text, unlike, unlikeImages, method, weights }, signal) {
   const form = new FormData();
   if (reference?.file) form.append("image", reference.file);
   else if (reference) form.append("reference", reference.hash);
+  if (further.length) form.append("further", hashesOf(further));
   form.append("relative_caption", text);
   if (unlike) form.append("unlike", unlike);
   if (unlikeImages.length) form.append("unlike_images", hashesOf(unlikeImages));
@@ -249,6 +251,7 @@ at("form").addEventListener("submit", (event) => {
   }
   search({
     reference: state.reference,
+    further: [...state.further],
     text,
     unlike: at("unlike").value.trim(),
     unlikeImages: [...state.unlike],
@@ -270,11 +273,12 @@ at("text").addEventListener("input", () => {
 // --- the address: every turn has one, to go back to, reload or share -----------------------------
 
 function address() {
-  const { reference, asked, text, unlike, unlikeImages, method, weights } = turn();
+  const { reference, further, asked, text, unlike, unlikeImages, method, weights } = turn();
   const fields = { text, method, ...weights };
   if (unlike) fields.unlike = unlike;
   if (unlikeImages.length) fields.unlike_images = hashesOf(unlikeImages);
   if (reference) fields.reference = asked.reference;
+  if (further.length) fields.further = hashesOf(further);
   return `?${new URLSearchParams(fields)}`;
 }
 
@@ -282,6 +286,14 @@ function remember(anew) {
   const entry = { turn: state.current };
   if (anew) history.pushState(entry, "", address());
   else history.replaceState(entry, "", address());
+}
+
+async function imagesOf(hashes) {
+  const found = [];
+  for (const one of (hashes ?? "").split(",").filter(Boolean)) {
+    found.push(...(await listed({ hash: one })).images);
+  }
+  return found;
 }
 
 // Asks what the address says, where it says something.
@@ -307,11 +319,9 @@ async function follow() {
     [reference] = found.images;
   }
   const unlike = fields.get("unlike") ?? "";
-  const unlikeImages = [];
-  for (const one of (fields.get("unlike_images") ?? "").split(",").filter(Boolean)) {
-    unlikeImages.push(...(await listed({ hash: one })).images);
-  }
-  await search({ reference, text, unlike, unlikeImages, method, weights }, true);
+  const further = await imagesOf(fields.get("further"));
+  const unlikeImages = await imagesOf(fields.get("unlike_images"));
+  await search({ reference, further, text, unlike, unlikeImages, method, weights }, true);
 }
 
 window.addEventListener("popstate", ({ state: entry }) => {
@@ -351,6 +361,7 @@ async function rank(said = texts.again) {
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({
           reference: now.reference ? now.asked.reference : null,
+          further: hashesOf(now.further),
           relative_caption: now.text,
           unlike: now.unlike,
           unlike_images: hashesOf(now.unlikeImages),
@@ -440,7 +451,7 @@ at("restore").addEventListener("click", () => {
 // --- showing ---------------------------------------------------------------------------------------
 
 function show() {
-  const { method, weights, reference, text, draft, unlike, unlikeImages } = turn();
+  const { method, weights, reference, further, text, draft, unlike, unlikeImages } = turn();
   at("start").hidden = true;
   at("tools").hidden = false;
   at("controls").disabled = false;
@@ -449,7 +460,9 @@ function show() {
   setReference(reference);
   at("text").value = draft ?? text;
   at("unlike").value = unlike;
+  state.further = [...further];
   state.unlike = [...unlikeImages];
+  showFurther();
   showUnlike();
   showTurns();
   showImages();
@@ -511,7 +524,8 @@ function card(image, place) {
   });
   const file = element("p", { className: "file", textContent: image.path, title: image.path });
   const less = action("−", texts.unlikeNamed(image.path), () => lessLike(image));
-  const acts = element("div", { className: "acts" }, chosen, less, use);
+  const also = action("+", texts.alsoNamed(image.path), () => alsoLike(image));
+  const acts = element("div", { className: "acts" }, chosen, less, also, use);
   return element("li", {}, view, badge, numbers, acts, file);
 }
 
@@ -522,18 +536,27 @@ function showImages() {
   at("more").hidden = images.length < turn().count || turn().count >= state.settings.most_images;
 }
 
-function showUnlike() {
-  at("unlike-images").replaceChildren(
-    ...state.unlike.map((image) => {
-      const label = texts.likeAgain(image.path);
-      const button = action("", label, () => {
-        state.unlike = state.unlike.filter(({ hash }) => hash !== image.hash);
-        showUnlike();
+// Shows images as buttons that take them out of a list of the state again.
+function showKept(list, place, label) {
+  at(place).replaceChildren(
+    ...state[list].map((image) => {
+      const button = action("", label(image.path), () => {
+        state[list] = state[list].filter(({ hash }) => hash !== image.hash);
+        showKept(list, place, label);
       });
       button.append(element("img", { src: imageUrl(image.hash), alt: "" }));
       return element("li", {}, button);
     }),
   );
+}
+
+const showUnlike = () => showKept("unlike", "unlike-images", texts.likeAgain);
+const showFurther = () => showKept("further", "further", texts.alsoNoMore);
+
+function alsoLike({ hash, path }) {
+  if (!state.further.some((image) => image.hash === hash)) state.further.push({ hash, path });
+  showFurther();
+  say(texts.also(path));
 }
 
 function lessLike({ hash, path }) {
@@ -543,6 +566,8 @@ function lessLike({ hash, path }) {
 }
 
 function useAsReference({ hash, path }) {
+  state.further = [];
+  showFurther();
   at("text").value = "";
   takeFromGallery({ hash, path }, texts.newReference(path));
 }
