@@ -19,8 +19,8 @@ BEST = "pdv"
 POOL = f"pool:seize,{BEST},joint@emb"
 """Two encoders and two ways to ask one of them."""
 SHOWN = (
-    *("seize", BEST, "sum", "composer", "sum@emb", "joint@emb", POOL),
-    *("seize+verify", f"{BEST}+verify", f"{POOL}+verify"),
+    *("seize", BEST, "lincir", "seize+lincir", "sum", "composer", "sum@emb", "joint@emb", POOL),
+    *("seize+verify", f"{BEST}+verify", "lincir+verify", f"{POOL}+verify"),
 )
 TIMED = 32
 """Queries by which the joint embedder is timed, whatever the cache holds."""

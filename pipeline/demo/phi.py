@@ -1,8 +1,8 @@
 """Trains the demo's φ for LinCIR from descriptions of scenes alone.
 
-It shows that the path works, not that it helps: φ sees features of texts and is given those of
-images, and most relative captions of the world (`is red instead of blue`) name what they change and
-describe no picture, which a prompt with a pseudo-word needs. See ``data/models/README.md``.
+It shows that the path works, not that it helps: the demo's CLIP has read descriptions of scenes
+alone, and most relative captions of the world (`is red instead of blue`) describe none. See
+``data/models/README.md``.
 """
 
 import random
@@ -31,7 +31,15 @@ def train_phi(out: Path, steps: int, seed: int, rate: float, start: Path | None)
     rng = random.Random(seed)
     texts = [said(world.training_scene(rng), rng) for _ in range(TEXTS)]
     settings = lincir.Settings(
-        steps=steps, batch=256, rate=rate, dropout=0.1, seed=seed, masking="words", every=100
+        steps=steps,
+        batch=128,
+        rate=rate,
+        warmup=50,
+        schedule="cosine",
+        dropout=0.1,
+        seed=seed,
+        masking="words",
+        every=50,
     )
     demo = config.load("demo")
     clip, file = towers.load(demo.clip, demo.runtime), out / NAME

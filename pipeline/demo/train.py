@@ -277,7 +277,7 @@ TRAINERS = {
     "verifier": (train_verifier, 1e-3),
     "synthesizer": (train_synthesizer, 1e-3),
     "embedder": (train_embedder, 1e-3),
-    "phi": (train_phi, 3e-4),
+    "phi": (train_phi, 2e-3),
     "composer": (train_composer, 1e-3),
 }
 """How to train each model, and at which learning rate."""

@@ -13,9 +13,9 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
-    "train",
+    *("train", "inversion"),
 )
-WRITTEN = ("search", "indexes", "levers", "fusions", "train")
+WRITTEN = ("search", "indexes", "levers", "fusions", "train", "inversion")
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 
 

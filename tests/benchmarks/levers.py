@@ -25,7 +25,13 @@ LAYOUTS = ("circo", "cirr", "fashioniq")
 EMB = [f"{name}@emb" for name in ("joint", "seize+joint", "sum", "seize", "pdv", "image", "text")]
 """The joint embedder, and what others make of its space."""
 POOLS = ["pool:seize,pdv", "pool:pdv,joint@emb", "pool:seize,pdv,joint@emb"]
-STACKED = ["seize+verify", "mean-ensemble+verify", "pdv+verify", "seize+pdv+verify"]
+STACKED = [
+    "seize+verify",
+    "lincir+verify",
+    "mean-ensemble+verify",
+    "pdv+verify",
+    "seize+pdv+verify",
+]
 FUSIONS: dict[str, dict[str, Any]] = {
     "confidence, 0.5 and 0.01": {"fusion": "confidence", "accept": 0.5, "reject": 0.01},
     **{
