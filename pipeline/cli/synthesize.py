@@ -34,7 +34,7 @@ from pipeline.printable import echo
 @click.option("--eval", "evaluation", is_flag=True, help="write a val split, to measure methods on")
 @click.option(
     "--prompt",
-    help="difference, edit, another of prompts/synthesize or a YAML file [synthesize.prompt]",
+    help="difference, edit (with --eval), another of prompts/synthesize or a YAML file",
 )
 @click.option("--limit", type=click.IntRange(1, 1_000_000_000), help="reference images, drawn")
 @click.option("--retry-failed", is_flag=True, help="try again what failed before")
@@ -62,7 +62,7 @@ def synthesize(
     The images are those of FOLDER, whose subfolders are categories, or of a benchmark's gallery.
     With the prompt difference near neighbours are described and compared, forward and reverse;
     with edit the LLM changes a description, and the image nearest to that is the target. What the
-    filters took is counted. --eval makes a validation set, which compare and tune open.
+    filters took is counted. --eval makes a validation set, by edit, which compare and tune open.
 
     Example: seize synthesize photos --eval --limit 300 --config laptop --out catalogue; then:
     seize run --dataset triplets --data-root catalogue --config laptop
@@ -72,11 +72,13 @@ def synthesize(
     from pipeline import config
     from pipeline.run import dump
 
-    if prompt is not None:
-        overrides["synthesize.prompt"] = prompt
     if "llm.model" in overrides:
         overrides.setdefault("synthesize.model", overrides["llm.model"])
     settings = config.load(preset, overrides)
+    if prompt is None and evaluation:
+        prompt = settings.synthesize.eval_prompt
+    if prompt is not None:
+        settings.synthesize.prompt = prompt
     from pipeline.stages import synthesize as stage
 
     stage.check(settings)

@@ -249,6 +249,9 @@ class SynthesizeConfig(_Section):
     prompt: str = Field(
         default="difference", description="name in prompts/synthesize or a YAML file"
     )
+    eval_prompt: str = Field(
+        default="edit", description="the same for --eval, where pairs would favour image methods"
+    )
     neighbours: int = Field(
         default=1, ge=1, le=1000, description="nearest images that each image is paired with"
     )

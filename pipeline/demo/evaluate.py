@@ -10,7 +10,7 @@ import torch
 
 from pipeline import config
 from pipeline.config import CaptionerConfig, ClipConfig, LlmConfig, RuntimeConfig
-from pipeline.demo import verifier, world
+from pipeline.demo import differences, synthesizer, verifier, world
 from pipeline.demo.roles import roles
 from pipeline.demo.training import MODELS
 from pipeline.demo.world import Scene
@@ -21,6 +21,7 @@ from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import verify as questions_of
 from pipeline.models.verifiers import Question
 from pipeline.printable import echo
+from pipeline.stages import writing
 from pipeline.store.files import write_json
 
 RUNTIME = RuntimeConfig(caption_batch=32, edit_batch=256, embed_batch=256)
@@ -138,10 +139,44 @@ def measure_verifier(model: Path, count: int = 1000) -> dict[str, Any]:
     return {"held_out_questions": count, **found}
 
 
+def measure_synthesizer(model: Path, count: int = 500) -> dict[str, Any]:
+    """Return how many differences of held-out scenes' descriptions are exactly right, either way,
+    how many long texts are made short exactly, and how many edits of captions are JSON.
+    """
+    settings = config.load("demo", {"synthesize.model": f"transformers:{model}", "llm.attempts": 1})
+    rng = random.Random(5)
+    pairs = [synthesizer.pair(rng, held_out=True) for _ in range(count)]
+    asked: dict[str, list[dict[str, str | None]]] = {
+        "demo-difference": [{"source": a.text(), "target": b.text()} for a, b in pairs],
+        "demo-short": [{"text": differences.at_length(a, b)} for a, b in pairs],
+        "demo-edit": [{"source": a.text()} for a, _ in pairs],
+    }
+    found: dict[str, list[dict[str, str]]] = {}
+    for name, texts in asked.items():
+        questions = [writing.Question.of(one) for one in texts]
+        writer = writing.Writer.of(settings.model_copy(update={"runtime": RUNTIME}), name)
+        answers = {made.question: made.answer or {} for made in writing.answers(writer, questions)}
+        found[name] = [answers[question] for question in questions]
+    forward = [differences.difference(a, b) for a, b in pairs]
+    backward = [differences.difference(b, a) for a, b in pairs]
+
+    def share(name: str, field: str, wanted: list[str]) -> float:
+        right = sum(a.get(field, "") == b for a, b in zip(found[name], wanted, strict=True))
+        return round(100 * right / count, 2)
+
+    return {
+        "held_out_pairs": count,
+        "difference_exact_percent": share("demo-difference", "text", forward),
+        "reverse_exact_percent": share("demo-difference", "text_reverse", backward),
+        "short_exact_percent": share("demo-short", "text", forward),
+        "edits_in_json_percent": round(100 * sum(map(bool, found["demo-edit"])) / count, 2),
+    }
+
+
 @click.command()
 @click.option("--models", type=click.Path(path_type=Path), default=MODELS, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="default: MODELS/evaluation.json")
-@click.option("--only", type=click.Choice(["captioner", "llm", "clip", "verifier"]))
+@click.option("--only", type=click.Choice(["captioner", "llm", "clip", "verifier", "synthesizer"]))
 def main(models: Path, out: Path | None, only: str | None) -> None:
     """Measure the demo's models on held-out scenes and record the result."""
     measures = {
@@ -149,6 +184,7 @@ def main(models: Path, out: Path | None, only: str | None) -> None:
         "llm": measure_llm,
         "clip": measure_clip,
         "verifier": measure_verifier,
+        "synthesizer": measure_synthesizer,
     }
     results = {}
     for name, measure in measures.items():

@@ -92,17 +92,23 @@ def example(name: str, rng: random.Random) -> tuple[dict[str, str], dict[str, st
     return {"source": before.text(), "target": after.text()}, made
 
 
-def pair(rng: random.Random) -> tuple[Scene, Scene]:
+def pair(rng: random.Random, held_out: bool = False) -> tuple[Scene, Scene]:
     """Return the descriptions of two scenes that are some edits apart, or of any two."""
-    first = second = world.training_scene(rng)
-    while second == first or world.held_out(second):
+    first = second = _scene(rng, held_out)
+    while second == first or world.held_out(second) != held_out:
         if rng.random() < 0.15:
-            second = world.training_scene(rng)
+            second = _scene(rng, held_out)
             continue
         second = first
         for _ in range(rng.choice((1, 1, 2, 3))):
             second = world.random_edit(second, rng).apply(second).canonical()
     return world.mention(first, rng), world.mention(second, rng)
+
+
+def _scene(rng: random.Random, held_out: bool) -> Scene:
+    while world.held_out(scene := world.random_scene(rng)) != held_out:
+        pass
+    return scene
 
 
 def spaced(answer: dict[str, str]) -> str:

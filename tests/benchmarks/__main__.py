@@ -15,7 +15,16 @@ BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
     *("train", "inversion"),
 )
-WRITTEN = ("search", "indexes", "levers", "fusions", "train", "inversion")
+WRITTEN = (
+    "search",
+    "indexes",
+    "levers",
+    "fusions",
+    "train",
+    "inversion",
+    "synthetic",
+    "long-texts",
+)
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 
 

@@ -26,7 +26,7 @@ METHODS = (
     *("seize", "seize-rank", "ldre", "sdr", "pdv"),
 )
 TUNED = ("seize", "pdv", "sdr")
-PROMPTS = ("demo-difference", "demo-edit")
+PROMPTS = ("demo-edit", "demo-difference")
 
 
 def opened(name: str, root: Path, folder: Path, settings: Config) -> Run:

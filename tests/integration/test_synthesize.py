@@ -18,11 +18,16 @@ from pipeline import datasets
 from pipeline.cli import main
 from pipeline.datasets import triplets
 from pipeline.datasets.triplets import Triplet
+from pipeline.demo import differences, world
 from pipeline.run import Run
 from pipeline.stages import embed, embeddings
 from tests.stub import Fault, Running, Stub
 
-FEW = ("--config", "demo", "--captions", "1", "--set", "runtime.workers=0")
+FEW = (
+    *("--config", "demo", "--captions", "1", "--set", "runtime.workers=0"),
+    *("--set", "synthesize.prompt=difference", "--set", "synthesize.eval_prompt=edit"),
+)
+"""The demo's captioner and encoder, and the prompts that a large LLM is asked by."""
 
 
 def words(text: str) -> str:
@@ -81,7 +86,7 @@ def run(tmp_path: Path, *words: str) -> dict[str, Any]:
 def test_a_folder_becomes_triplets_and_a_dataset_that_every_command_opens(
     photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
 ) -> None:
-    options = llm(Stub(answer=words))
+    options = (*llm(Stub(answer=words)), "--prompt", "difference")
     made = run(tmp_path, str(photos), "--eval", *options)
     found = triplets.read(tmp_path / "out" / "triplets.val.jsonl")
     assert made["triplets"] == len(found) > 3
@@ -350,3 +355,42 @@ def test_how_long_texts_are_read_changes_no_image(make_run: Callable[..., Run]) 
     run, parted = make_run(), make_run(clip__long_texts="segments")
     assert embeddings.image_file(run) == embeddings.image_file(parted)
     assert embeddings.text_file(run) != embeddings.text_file(parted)
+
+
+def test_from_a_folder_to_the_best_method_and_weights_by_the_demos_own_llm(
+    small_world: Path, tmp_path: Path
+) -> None:
+    """The README's story: synthesize, run, search, compare, tune, query; no label anywhere."""
+    photos, out = tmp_path / "photos", tmp_path / "mine"
+    photos.mkdir()
+    for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:60]:
+        shutil.copy(picture, photos)
+    places = ("--cache", str(tmp_path / "cache"))
+    demo = ("--config", "demo", "--set", "runtime.workers=0", "--captions", "3")
+    on = ("--dataset", "triplets", "--data-root", str(out), *demo, *places)
+    on += ("--submissions", str(tmp_path / "submissions"))
+
+    def seize(*arguments: str) -> Any:
+        result = CliRunner().invoke(main, [*arguments, "--json"], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    made = seize("synthesize", str(photos), "--eval", "--out", str(out), *demo, *places)
+    found = triplets.read(out / "triplets.val.jsonl")
+    assert made["triplets"] == len(found) >= 10
+    known = {*world.vocabulary(), *differences.vocabulary()}
+    told = {word.strip(",.") for one in found for word in one.text.split()}
+    assert told <= known
+    assert {one.generator for one in found} == {"synthesizer"}
+    metrics = seize("run", *on)["metrics"]
+    assert 0 < metrics["mAP@10"] <= 100
+    seize("search", *on, "--method", "all")
+    table = seize("compare", *on, "--resamples", "100")["table"]
+    assert {"seize", "pdv", "image", "text"} <= {line["method"] for line in table}
+    tuned = seize("tune", *on, "--method", "pdv", "--out", str(tmp_path / "outputs"))
+    assert tuned["metric"] == "mAP@10"
+    best = [f"--set=search.pdv.{name}={value}" for name, value in tuned["best"].items()]
+    seize("index", str(photos), "--config", "demo", "--set", "runtime.workers=0", *places)
+    asked = (str(photos / found[0].reference), found[0].text, "--gallery", str(photos))
+    shown = seize("query", *asked, *best, "--method", "pdv", "--config", "demo", *places)
+    assert shown["images"]
