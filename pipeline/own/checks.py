@@ -74,4 +74,5 @@ def lacking(config: "Config") -> dict[str, str]:
     from pipeline.retrieval import methods
 
     why = "edits with roles, which are made for benchmarks only."
-    return dict.fromkeys(prompts.ROLES, why) | methods.lacking(config, OWN_IMAGES)
+    none = dict.fromkeys(prompts.ROLES, why) | methods.lacking(config, OWN_IMAGES)
+    return none | {"retrievals": "plans of queries, which are made for benchmarks only."}

@@ -25,6 +25,8 @@ class TextKind:
     """What made the texts; its fingerprint stands under ``name`` in a ranking's header."""
     most: Callable[[Run], int] | None = None
     """How many texts there will be at most, told before they are made."""
+    embedded: bool = True
+    """Whether the embed stage embeds them; else they say something else to whoever reads them."""
     lacking: Callable[[Run], str | None] | None = None
     """What would make them, where this run has none: the end of "The method x needs …"."""
 

@@ -11,7 +11,7 @@ from pipeline.config import encoder_of, without_encoder
 from pipeline.errors import InputError
 from pipeline.models import verifiers
 from pipeline.records import Query, Ranking
-from pipeline.retrieval import indexes, methods
+from pipeline.retrieval import indexes, methods, plans
 from pipeline.retrieval.pool import Pool, fuse
 from pipeline.retrieval.scoring import Score, top_k
 from pipeline.retrieval.sections import section
@@ -172,12 +172,17 @@ def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
         output = ranking_file(one)
         with stage("search", one, inputs.files, output.file, "queries") as report:
             name = one.config.search.method
-            score = methods.score(one.config, name, run.dataset.name, inputs.clues)
+            lists = methods.lists(one.config, name, run.dataset.name, inputs.clues)
             report.reads = [str(file) for file in inputs.files]
             report.failed |= inputs.failed
             searcher = inputs.searcher
             searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
-            made = rank(one, score, searcher)
+            if lists is None:
+                score = methods.score(one.config, name, run.dataset.name, inputs.clues)
+                searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
+                made = rank(one, score, searcher)
+            else:
+                made = plans.rank(one, lists, searcher)
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)
             if not searcher.scans:

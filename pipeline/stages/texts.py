@@ -138,7 +138,8 @@ def embedded(run: Run) -> list[str]:
     chosen = [
         kind
         for name, kind in kinds().items()
-        if name in wanted or (_makers().get(name) in needed and name not in none)
+        if kind.embedded
+        and (name in wanted or (_makers().get(name) in needed and name not in none))
     ]
     found: dict[str, None] = {}
     for kind in chosen:

@@ -114,14 +114,19 @@ class Writer:
 def check(config: Config, prompt: str) -> Writer:
     """Return who writes; raises ConfigError or ModelError for what cannot be used."""
     writer = Writer.of(config, prompt)
-    choice = llms.ROLE.chosen(writer.config)
+    check_llm(writer.config)
+    return writer
+
+
+def check_llm(config: Config) -> None:
+    """Raise ConfigError or ModelError for an LLM that cannot write."""
+    choice = llms.ROLE.chosen(config)
     if choice.kind.given:
         raise ConfigError(
             f"{choice.kind_name} texts are a benchmark's edits: name an LLM that writes, with "
             "--llm or synthesize.model."
         )
     checks.model_files(choice)
-    return writer
 
 
 def known(records: RecordFile) -> dict[Question, WrittenRecord]:

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, nearest
 from pipeline.models import encoders
 from pipeline.retrieval.clues import CLUES, Clue, Clues, closure
 from pipeline.retrieval.methods.base import METHODS, Method, Section
+from pipeline.retrieval.plans import Lists
 from pipeline.retrieval.pool import Pool
 from pipeline.retrieval.scoring import Score
 from pipeline.retrieval.sections import section
@@ -238,6 +239,14 @@ def with_increment(
 def score(config: Config, name: str, dataset: str, clues: Clues) -> Score:
     """Return what a method makes of the queries' clues, at the configuration's weights."""
     return scored(find(name), clues, settings(config, name, dataset))
+
+
+def lists(config: Config, name: str, dataset: str, clues: Clues) -> Lists | None:
+    """Return the candidate lists of a method that joins some; None for one that scores."""
+    chosen = find(name)
+    if chosen.lists is None:
+        return None
+    return chosen.lists(clues.restricted(chosen.needs), *settings(config, name, dataset))
 
 
 def scored(chosen: Method, clues: Clues, weights: tuple[Section, ...]) -> Score:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import ConfigError
 from pipeline.retrieval.clues import Clues
+from pipeline.retrieval.plans import Lists
 from pipeline.retrieval.scoring import Ends, Score
 from pipeline.retrieval.sections import Section, steps, weight
 
@@ -24,13 +26,15 @@ class Method:
     sections: tuple[type[Section], ...] = ()
     grid: Grid | None = None
     """The values that tuning tries where they are not the sections' own."""
+    lists: Callable[..., Lists] | None = None
+    """Of a method that joins several candidate lists a query: called as ``score``, in its place."""
     parts: tuple[str, ...] = ()
     """The methods whose rankings a pool fuses; it has no score of its own."""
 
     @property
     def summary(self) -> str:
         """What the method does, in a sentence."""
-        return " ".join((self.score.__doc__ or "").split())
+        return " ".join(((self.lists or self.score).__doc__ or "").split())
 
     @property
     def weights(self) -> dict[str, type[Section]]:
@@ -63,9 +67,24 @@ def method(
     return register
 
 
+def listed(
+    name: str, needs: tuple[str, ...], sections: tuple[type[Section], ...] = ()
+) -> Callable[[Callable[..., Lists]], Callable[..., Lists]]:
+    """Register a function from clues to candidate lists as a method; see ``Method.lists``."""
+
+    def none(*_: object) -> Score:
+        raise ConfigError(f"{name} joins lists; it has no score of its own.")
+
+    def register(lists: Callable[..., Lists]) -> Callable[..., Lists]:
+        METHODS[name] = Method(name, none, needs, sections, lists=lists)
+        return lists
+
+    return register
+
+
 def same(vectors: Any) -> Ends:
     """Return the score of one vector a query (queries, d), without an increment."""
     return Ends(vectors, vectors)
 
 
-__all__ = ["METHODS", "Clues", "Method", "Section", "method", "same", "steps", "weight"]
+__all__ = ["METHODS", "Clues", "Method", "Section", "listed", "method", "same", "steps", "weight"]
