@@ -12,6 +12,8 @@ from pipeline.models.embedding import encode_images, encode_missing, finite
 from pipeline.models.encoders.base import Streaming
 from pipeline.processes import current
 from pipeline.retrieval import methods
+from pipeline.retrieval.clues import Clue
+from pipeline.retrieval.methods import clues_of
 from pipeline.run import Run, StageReport, log, stage
 from pipeline.stages import checks, texts
 from pipeline.stages.base import Certainty, Line, Stage
@@ -115,7 +117,17 @@ def _plan_one(run: Run) -> list[Line]:
     width = encoders.width(run.config.encoder)
     stored, images = Stored(image_file(run)).places, run.dataset.images
     known = sum(name in stored for name in images)
-    return [*_features("image", len(images), known, width), *_texts(run, width)]
+    clues = {name: clue for one in texts.selection(run) for name, clue in clues_of(one).items()}
+    lines = [line for clue in clues.values() for line in _clue(run, clue)]
+    return [*_features("image", len(images), known, width), *_texts(run, width), *lines]
+
+
+def _clue(run: Run, clue: Clue) -> list[Line]:
+    """Count what a model has to make for a clue: all of it, or nothing where it is there."""
+    made = clue_file(run, clue).exists()
+    return [
+        Line("embed", what, count, count if made else 0) for what, count in clue.plan(run).items()
+    ]
 
 
 def _texts(run: Run, width: int | None) -> list[Line]:

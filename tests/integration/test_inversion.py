@@ -23,7 +23,7 @@ from pipeline.own import checks
 from pipeline.own.gallery import Gallery
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.stages import embed, inputs, search
+from pipeline.stages import embed, inputs, search, submit
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
@@ -178,6 +178,23 @@ def test_fti4cir_puts_in_subject_and_attributes(prompt: str, make_run: MakeRun, 
         assert all(word.isalpha() for word in query.relative_captions[0].split())
         made = expected_fine(run, place, FINE_PROMPTS[prompt], weights)
         np.testing.assert_allclose(stored.all()[place], made, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "files"), [("circo", "test", 1), ("cirr", "test1", 2)]
+)
+def test_both_servers_take_what_lincir_submits(
+    dataset: str, split: str, files: int, make_run: MakeRun
+) -> None:
+    run = make_run(dataset, split, search__method="lincir")
+    run_stages(run)
+    written = list(submit.files(run).values())
+    assert len(written) == files
+    few = len(run.dataset.images) < 51  # the small world's gallery cannot fill a list of 50
+    for file in written:
+        assert [e for e in run.dataset.check(file).errors if not (few and "50" in e)] == []
+        content = json.loads(file.read_text())
+        assert {query.id for query in run.queries} <= content.keys()
 
 
 def test_fti4cir_needs_an_image_tower_with_tokens_and_its_own_prompt(

@@ -57,6 +57,20 @@ def test_a_plan_is_what_the_run_then_does(make_run: MakeRun) -> None:
         assert expected.total < size < 1.5 * expected.total  # names come on top
 
 
+def test_a_plan_counts_pseudo_words_and_prompts_with_them(make_run: MakeRun) -> None:
+    run = make_run("fashioniq", search__method="lincir")
+    images = {query.reference for query in run.queries}
+    for done in (False, True):
+        lines = by_quantity(run)
+        words, prompts = (
+            lines[f"{what} pseudo-words of lincir"] for what in ("images as", "prompts with")
+        )
+        assert (words.total, prompts.total) == (len(images), 2 * len(run.queries)), "either order"
+        assert (words.todo, prompts.todo) == ((0, 0) if done else (words.total, prompts.total))
+        run_stages(run)
+    assert not any("pseudo-words" in name for name in by_quantity(make_run("fashioniq")))
+
+
 def test_tokens_are_estimated_from_the_rendered_prompt(make_run: MakeRun) -> None:
     short, long = (by_quantity(make_run(llm__prompt=name)) for name in ("demo", "seize"))
     assert short["distinct prompts"] == long["distinct prompts"]

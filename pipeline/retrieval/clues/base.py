@@ -91,6 +91,11 @@ def nothing(run: Run) -> dict[str, Any]:
     return {}
 
 
+def unplanned(run: Run) -> dict[str, int]:
+    """Return nothing to plan."""
+    return {}
+
+
 def anything(config: Config, dataset: str) -> None:
     """Refuse nothing."""
 
@@ -120,6 +125,8 @@ class Clue:
     """Whether it is made of some queries at a time, so that a stopped run resumes."""
     joint: bool = False
     """Whether it asks the encoder for images with texts: that is tried before anything is made."""
+    plan: Callable[[Run], dict[str, int]] = unplanned
+    """Returns how much making it is, by quantity, for ``seize plan``."""
 
 
 CLUES: dict[str, Clue] = {}
@@ -136,13 +143,13 @@ def clue(
     training: Training = "training-free",
     by_part: bool = False,
     joint: bool = False,
+    plan: Callable[[Run], dict[str, int]] = unplanned,
 ) -> Callable[[Callable[[Clues], Any]], Callable[[Clues], Any]]:
     """Register what makes a clue under its name; see ``Clue``."""
 
     def register(make: Callable[[Clues], Any]) -> Callable[[Clues], Any]:
-        CLUES[name] = Clue(
-            name, make, needs, reads, header, by_model, settings, check, training, by_part, joint
-        )
+        own = (by_model, settings, check, training, by_part, joint, plan)
+        CLUES[name] = Clue(name, make, needs, reads, header, *own)
         return make
 
     return register

@@ -143,6 +143,18 @@ def header(kind: type[Inversion], run: Run) -> dict[str, Any]:
     return {"phi": model_identity(str(own.file)), "prompt": form.model_dump()}
 
 
+def plan(kind: type[Inversion], run: Run) -> dict[str, int]:
+    """Return how many images become pseudo-words, and how many prompts with them are embedded."""
+    own = section(run.config, kind, run.dataset.name)
+    form = prompts.load(own.prompt).form(run.dataset.name)
+    asked = sum(len(form.texts(query.relative_captions)) for query in run.queries)
+    images = {name for query in run.queries for name in query.references}
+    return {
+        f"images as pseudo-words of {own.name}": len(images),
+        f"prompts with pseudo-words of {own.name}": asked,
+    }
+
+
 def vectors(kind: type[Inversion], clues: Clues) -> Tensor:
     """Return the normalised features (queries, d) of the prompts with pseudo-words.
 
@@ -260,6 +272,7 @@ def _register(kind: type[Inversion]) -> None:
         header=functools.partial(header, kind),
         check=functools.partial(check, kind),
         training="trained",
+        plan=functools.partial(plan, kind),
     )(functools.partial(vectors, kind))
 
 
