@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 import click
 from click.core import ParameterSource
 
@@ -199,15 +198,12 @@ def _type(kind: Any, field: FieldInfo) -> Any:
     if kind not in (int, float):
         return kind
     bounds: dict[str, Any] = {}
-    for bound in field.metadata:
-        if isinstance(bound, annotated_types.Ge):
-            bounds["min"] = bound.ge
-        elif isinstance(bound, annotated_types.Gt):
-            bounds |= {"min": bound.gt, "min_open": True}
-        elif isinstance(bound, annotated_types.Le):
-            bounds["max"] = bound.le
-        elif isinstance(bound, annotated_types.Lt):
-            bounds |= {"max": bound.lt, "max_open": True}
+    for bound in field.metadata:  # of annotated_types, which pydantic uses
+        for name, side, is_open in (
+            ("ge", "min", False), ("gt", "min", True), ("le", "max", False), ("lt", "max", True)
+        ):  # fmt: skip
+            if (value := getattr(bound, name, None)) is not None:
+                bounds |= {side: value} | ({f"{side}_open": True} if is_open else {})
     return click.IntRange(**bounds) if kind is int else FiniteRange(**bounds)
 
 

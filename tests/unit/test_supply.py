@@ -24,7 +24,7 @@ FILES = sorted(PROJECT.glob("requirements*.txt"))
 RUNTIME, DEVELOPMENT = PROJECT / "requirements.txt", PROJECT / "requirements-dev.txt"
 BESIDE = {"milvus-lite"}
 """Packages that another one loads: pymilvus, where it is given a file."""
-MOST = 30
+MOST = 31
 """Direct dependencies; a further one has to be worth it."""
 
 
