@@ -15,10 +15,12 @@ from pipeline.retrieval.ranking import UnitGallery, top_images
 from pipeline.retrieval.scoring import Ends, normalise
 
 WIDTH = 4
-OURS = [name for name, clue in CLUES.items() if not clue.by_model]
-"""Clues that are made from features alone, without a model."""
+OURS = [name for name, clue in CLUES.items() if not (clue.by_model or clue.settings)]
+"""Clues that are made from features alone, without a model, a trained head or an LLM's plan."""
 METHODS_OF_OURS = [
-    name for name in METHODS if not any(c.by_model for c in methods.clues_of(name).values())
+    name
+    for name, chosen in METHODS.items()
+    if chosen.lists is None and methods.clues_of(name).keys() <= set(OURS)
 ]
 
 
