@@ -23,6 +23,14 @@ from pipeline.retrieval.scoring import Ends, RankEnds, Score
 
 Array = NDArray[np.float64]
 
+OF_FEATURES = [
+    name
+    for name in methods.names()
+    if methods.find(name).lists is None
+    and not any(clue.by_model or clue.settings for clue in methods.clues_of(name).values())
+]
+"""Methods that score by features alone: no model, trained head or LLM's plan takes part."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -263,7 +271,7 @@ def total_weight(name: str, parameters: Parameters) -> float:
     return 1
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if not methods.by_model(n)])
+@pytest.mark.parametrize("name", OF_FEATURES)
 @given(case=cases(), k=st.integers(1, 50), block=st.integers(1, 50))
 @settings(deadline=None, max_examples=150)
 def test_ranking_is_the_references(name: str, case: Case, k: int, block: int) -> None:
