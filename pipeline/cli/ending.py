@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from pipeline import __version__
+from pipeline.cli import logs
 from pipeline.errors import (
     BUG,
     CLOSED,
@@ -51,10 +52,12 @@ class Commands(click.Group):
             return super().invoke(context)
         except KeyboardInterrupt:
             echo(KEPT, err=True)
+            logs.ended(KEPT)
             context.exit(STOPPED)
         except click.ClickException as error:
             # It repeats what was given, file names too. (The attribute is not meant to be final.)
             error.message = printable(masked(error.message))  # type: ignore[misc]
+            logs.ended(error.message)
             raise
         except (click.Abort, click.exceptions.Exit):
             raise
@@ -66,9 +69,12 @@ class Commands(click.Group):
                 echo(masked(traceback.format_exc()), err=True)
             told = _own(error)
             if told is None:
-                echo(f"Error: {_bug(error, debug)}", err=True)
+                bug = _bug(error, debug)
+                echo(f"Error: {bug}", err=True)
+                logs.ended(bug)
                 context.exit(BUG)
             echo(f"Error: {masked(str(told))}", err=True)
+            logs.ended(str(told))
             context.exit(told.exit_code)
 
 

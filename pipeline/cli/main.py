@@ -1,7 +1,6 @@
 """The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
 
-import logging
-import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ from pipeline import stages as known
 from pipeline.cli import (
     audit,
     files,
+    logs,
     own,
     setup,
     stages,
@@ -21,9 +21,7 @@ from pipeline.cli import (
     turns,
 )
 from pipeline.cli.ending import Commands, exit_codes
-from pipeline.cli.options import log
 from pipeline.errors import ConfigError
-from pipeline.printable import Formatter
 
 
 class Program(Commands):
@@ -58,7 +56,12 @@ class Program(Commands):
 @click.version_option(__version__, prog_name="seize")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
 @click.option("--quiet", is_flag=True, help="only warnings and errors on standard error")
-def main(debug: bool, quiet: bool) -> None:
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="write messages and errors to the end of this file, too, with times",
+)
+def main(debug: bool, quiet: bool, log_file: Path | None) -> None:
     """Training-free composed image retrieval: a reference image and a sentence saying what should
     differ, in; the target images of a gallery, out.
 
@@ -68,14 +71,9 @@ def main(debug: bool, quiet: bool) -> None:
     `seize run` does them all. Try everything on a small rendered world: seize demo
     Where something does not work: seize doctor
     """
-    place = processes.current()
-    prefix = "" if place.main else f"[process {place.index}] "
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(f"{prefix}%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.WARNING if quiet or not place.main else logging.INFO)
+    logs.set_up(quiet, log_file)
     command = click.get_current_context().invoked_subcommand
-    if place.count > 1:
+    if processes.current().count > 1:
         _check_shared(command)
 
 

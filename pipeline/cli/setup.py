@@ -143,6 +143,8 @@ def demo(folder: Path, overrides: dict[str, Any], as_json: bool) -> None:
     echo(f"Contact sheet:\n  {result['contact_sheet']}")
     echo(f"Cost against quality:\n  {result['cost']}")
     echo(f"Next, for instance, a weaker increment:\n  {_program()} {result['next']}")
+    echo(f"Search the pictures yourself, on a page:\n  {_program()} {result['page']}")
+    echo(f"See what was retrieved, SEIZE beside its best lever:\n  {_program()} {result['report']}")
 
 
 def _program() -> str:

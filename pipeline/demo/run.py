@@ -1,11 +1,13 @@
 """The demo: every stage on the rendered world. Only the names of models and data are its own."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 from pipeline import datasets
 from pipeline.config import Config
+from pipeline.datasets import circo
 from pipeline.demo import levers
 from pipeline.demo.build import build
 from pipeline.images.pictures import contact_sheet
@@ -24,6 +26,8 @@ SPLITS = (
     ("cirr", "test1"),
     ("fashioniq", "val"),
 )
+PICTURES = f"CIRCO/{circo.IMAGES}"
+"""The gallery that the page is opened on."""
 
 
 def run_demo(folder: Path, config: Config) -> dict[str, Any]:
@@ -53,11 +57,25 @@ def run_demo(folder: Path, config: Config) -> dict[str, Any]:
             measured.append(run)
     costs = folder / "outputs" / "demo-cost.png"
     compared = levers.table(measured, levers.shown(), picture=costs)
+    cache = [] if folder == Path(".") else ["--cache", str(folder / "cache")]
+    report = [
+        "report",
+        "--config",
+        "demo",
+        "--dataset",
+        "circo",
+        "--split",
+        "val",
+        "--compare",
+        "pdv",
+    ]
     return {
         "metrics": metrics,
         "levers": compared.to_dict(orient="records"),
         "submissions": submissions,
         "contact_sheet": str(sheet),
         "cost": str(costs),
+        "page": shlex.join(["app", str(root / PICTURES), "--config", "demo", *cache, "--open"]),
+        "report": shlex.join([*report, "--data-root", str(root), *cache, "--open"]),
         "next": f"run --config demo --dataset circo --split val --data-root {root} --alpha-neg 0.5",
     }

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -175,6 +176,43 @@ def test_demo_ends_with_metrics_submissions_and_a_picture(
         assert text in result.stdout
     assert len(list((tmp_path / "submissions").glob("c*-test*-seize-*[!g].json"))) >= 3
     assert (tmp_path / "outputs" / "demo-circo-val.png").stat().st_size > 10_000
+    page, report = (shlex.split(line) for line in result.stdout.splitlines() if "--open" in line)
+    assert page[1] == "app"
+    assert len(list(Path(page[2]).glob("*.jpg"))) == 150  # the pictures of its CIRCO
+    main.get_command(click.Context(main), "app").make_context("app", page[2:])  # its options exist
+    assert report[1] == "report"
+    file = tmp_path / "report.html"
+    shown = seize(*report[1:-1], "--out", str(file))
+    assert shown.exit_code == 0, shown.stderr
+    assert "pdv" in file.read_text(encoding="utf-8")
+
+
+def test_a_log_file_has_messages_and_errors_with_times_and_without_secrets(
+    small_world: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "logs" / "seize.log"
+    given = options(small_world, tmp_path, "--limit", "1")
+    program = [sys.executable, "-m", "pipeline", "--log-file", str(file)]
+    asked = ["--llm", "m", "--llm-url", "http://me:hunter2@127.0.0.1:9/v1"]
+    subprocess.run([*program, "caption", *given], capture_output=True, check=True)
+    failed = subprocess.run([*program, "edit", *given, *asked], capture_output=True, text=True)
+    assert failed.returncode == 5
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ", line) for line in lines)
+    assert any("INFO [caption circo-val] writes" in line for line in lines)
+    assert "ERROR" in lines[-1]
+    assert failed.stderr.splitlines()[-1].removeprefix("Error: ") in lines[-1]
+    assert "hunter2" not in "".join(lines) + failed.stderr
+    wrong = subprocess.run([*program, "edit", "--nothing"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "No such option" in file.read_text(encoding="utf-8").splitlines()[-1]
+
+
+def test_a_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = seize("--log-file", str(tmp_path / "file" / "seize.log"), "config", "list")
+    assert result.exit_code == 6
+    assert "Cannot write --log-file" in result.stderr
 
 
 def empty_folder(path: Path) -> Path:

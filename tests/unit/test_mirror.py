@@ -21,6 +21,7 @@ ELSEWHERE = {
     "cli/batches": "integration/test_alone.py",
     "cli/ending": "integration/test_errors.py",
     "cli/files": "integration/test_cli.py",
+    "cli/logs": "integration/test_cli.py",
     "cli/main": "integration/test_cli.py",
     "cli/options": "integration/test_cli.py",
     "cli/own": "integration/test_folder.py",
