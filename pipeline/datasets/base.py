@@ -153,6 +153,15 @@ class Dataset(ABC):
         """
         return query.gallery
 
+    def unit(self, query: Query) -> str:
+        """Return what resampling draws whole: the query alone, unless others depend on it."""
+        return query.id
+
+    @property
+    def units(self) -> list[str]:
+        """Every query's unit, see ``unit``."""
+        return [self.unit(query) for query in self.queries]
+
     def strata(self) -> list[list[int]]:
         """Return the numbers of each stratum's queries, the strata in the order of galleries."""
         order = {name: place for place, name in enumerate(self.galleries)}

@@ -60,18 +60,21 @@ def behind_ties(ranking: Ranking, relevant: Collection[str]) -> tuple[str, ...]:
 
 
 def resample(
-    strata: Sequence[Sequence[int]], queries: int, resamples: int, seed: int = 0
+    strata: Sequence[Sequence[int]], units: Sequence[str], resamples: int, seed: int = 0
 ) -> NDArray[np.float64]:
     """Return how often each query is drawn, (resamples, queries): the bootstrap's weights.
 
-    Queries are drawn with replacement within each of ``strata`` (lists of query numbers), so that
-    every category keeps its size. The same weights for two rankings make the comparison paired.
+    ``units`` names what each query is drawn with: itself, or a session whose turns depend on one
+    another. Units are drawn with replacement within each of ``strata`` (lists of query numbers), so
+    that every category keeps its size. The same weights for two rankings make the comparison
+    paired.
     """
     rng = np.random.default_rng(seed)
-    weights = np.zeros((resamples, queries))
+    weights = np.zeros((resamples, len(units)))
     for stratum in strata:
-        even = np.full(len(stratum), 1 / len(stratum))
-        weights[:, list(stratum)] = rng.multinomial(len(stratum), even, size=resamples)
+        place = {unit: n for n, unit in enumerate(dict.fromkeys(units[q] for q in stratum))}
+        drawn = rng.multinomial(len(place), np.full(len(place), 1 / len(place)), size=resamples)
+        weights[:, list(stratum)] = drawn[:, [place[units[q]] for q in stratum]]
     return weights
 
 

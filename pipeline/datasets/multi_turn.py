@@ -34,6 +34,10 @@ class MultiTurn(Dataset):
         found = {query.session: query for query in sorted(self.queries, key=lambda q: q.turn)}
         return list(found.values())
 
+    def unit(self, query: Query) -> str:
+        """Return the session: its turns follow from one another, so they are drawn together."""
+        return query.session
+
     def limit(self, count: int) -> None:
         """Keep the first ``count`` sessions, with all of their turns."""
         kept = set(list(dict.fromkeys(query.session for query in self.queries))[:count])

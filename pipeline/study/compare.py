@@ -170,14 +170,14 @@ def compare(
     """Return every metric of every row with 95 % intervals, one line a row and metric.
 
     Columns: method, metric, value, low, high (percent); difference, difference_low,
-    difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries are
-    resampled within their stratum, the same ones for both; p, that of Fisher's randomisation test
-    of the difference, and p_holm, corrected for as many rows as are compared in this metric.
-    Raises ConfigError for an unknown row.
+    difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries
+    (sessions, where they are turns) are resampled within their stratum, the same ones for both; p,
+    that of Fisher's randomisation test of the difference, and p_holm, corrected for as many rows as
+    are compared in this metric. Raises ConfigError for an unknown row.
     """
     names = [row.name for row in rows]
     baseline = baseline_of(dataset, rows, baseline)
-    weights = resample(dataset.strata(), len(dataset.queries), resamples, seed)
+    weights = resample(dataset.strata(), dataset.units, resamples, seed)
     once = np.ones((1, len(dataset.queries)))
     exact = {row.name: dataset.means(row.values, once) for row in rows}
     sampled = {row.name: dataset.means(row.values, weights) for row in rows}

@@ -1,12 +1,17 @@
 """Composers from end to end: triplets, `seize train composer`, search, a folder of one's own."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import config
 from pipeline.datasets import triplets
@@ -19,6 +24,7 @@ from pipeline.own.gallery import Gallery
 from pipeline.retrieval.scoring import normalise
 from pipeline.run import Run
 from pipeline.stages import embed, inputs, search
+from tests.conftest import PROJECT
 from tests.integration import test_cli
 
 MakeRun = Callable[..., Run]
@@ -175,3 +181,29 @@ def test_several_vectors_an_image_are_an_encoder_of_their_own(
     )
     with pytest.raises(ModelError, match="makes one query vector"):
         embed.STAGE.run(single)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(lessons: Path, tmp_path: Path):
+    killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
+
+    def words(out: Path) -> list[str]:
+        given = "--config demo --head two-hop --reverse 0.5 --steps 40 --batch 24 --hidden 32"
+        files = {"--triplets": lessons / "triplets.train.jsonl", "--cache": lessons / "cache"}
+        found = ["train", "composer", *given.split(), "--every", "3", "--workers", "0"]
+        return [*found, *(str(one) for pair in files.items() for one in pair), "--out", str(out)]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *words(killed)], cwd=PROJECT, stderr=subprocess.DEVNULL
+    )
+    while not (tmp_path / "killed.training" / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not killed.exists()
+    went_on, at_once = seize(*words(killed), "--json"), seize(*words(whole), "--json")
+    assert went_on.exit_code == 0, went_on.output
+    assert 0 < json.loads(went_on.stdout)["computed"] < 40
+    assert json.loads(at_once.stdout)["computed"] == 40
+    one, other = load_file(killed), load_file(whole)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -123,7 +123,7 @@ def shortcuts(
         else "unresolved"
         for query in dataset.queries
     }
-    weights = resample(dataset.strata(), len(dataset.queries), resamples)
+    weights = resample(dataset.strata(), dataset.units, resamples)
 
     def share(names: set[str]) -> Value:
         inside = np.array([query.id in names for query in dataset.queries], dtype=float)
@@ -164,7 +164,7 @@ def _measured(
     inside = np.array([query.id in names for query in dataset.queries])
     strata = [[i for i in numbers if inside[i]] for numbers in dataset.strata()]
     strata = [numbers for numbers in strata if numbers]
-    weights = resample(strata, len(inside), resamples)
+    weights = resample(strata, dataset.units, resamples)
     once = inside[None].astype(float)
     found = {}
     for row in rows:

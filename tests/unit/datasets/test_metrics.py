@@ -42,17 +42,26 @@ def test_recall_counts_the_target_within_the_first_k(ranking: list[str], k: int)
 
 @given(st.integers(0, 2**32 - 1))
 def test_resampling_keeps_every_category_its_size(seed: int) -> None:
-    weights = resample([[0, 1, 2, 3], [4, 5, 6]], 7, 50, seed)
+    weights = resample([[0, 1, 2, 3], [4, 5, 6]], list("abcdefg"), 50, seed)
     assert weights.shape == (50, 7)
     assert (weights[:, :4].sum(axis=1) == 4).all()
     assert (weights[:, 4:].sum(axis=1) == 3).all()
     assert (weights >= 0).all()
 
 
+@given(st.lists(st.sampled_from("abcd"), min_size=1), st.integers(0, 2**32 - 1))
+def test_queries_of_one_unit_are_drawn_together(units: list[str], seed: int) -> None:
+    weights = resample([range(len(units))], units, 50, seed)
+    firsts = [units.index(unit) for unit in dict.fromkeys(units)]
+    assert (weights[:, firsts].sum(axis=1) == len(firsts)).all()
+    for query, unit in enumerate(units):
+        assert (weights[:, query] == weights[:, units.index(unit)]).all()
+
+
 def test_the_interval_of_a_recall_is_as_wide_as_the_binomial_says() -> None:
     rng = np.random.default_rng(0)
     hits = (rng.random(2000) < 0.3).astype(float)
-    weights = resample([range(2000)], 2000, 3000)
+    weights = resample([range(2000)], [str(n) for n in range(2000)], 3000)
     low, high = interval(weights @ hits / 2000)
     expected = 1.96 * np.sqrt(0.3 * 0.7 / 2000)
     assert low < hits.mean() < high

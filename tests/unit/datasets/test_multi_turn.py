@@ -4,14 +4,17 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import datasets
 from pipeline.datasets.base import Dataset
+from pipeline.datasets.metrics import interval, resample
 from pipeline.datasets.multi_turn import MultiTurn, overlap
 from pipeline.demo import layouts, world
 from pipeline.demo.layouts import mtfashioniq
 from pipeline.errors import InputError
+from pipeline.study.compare import Row, compare
 
 NAMES = ("iclevr", "codraw", "mtfashioniq")
 
@@ -68,6 +71,21 @@ def test_a_trial_keeps_whole_sessions(root: Path):
     assert {query.session for query in found.queries} == {"0", "1"}
     assert {query.session for query in found.last} == {"0", "1"}
     assert not found.complete
+
+
+def test_intervals_are_of_sessions_drawn_whole(root: Path):
+    found = load(root, "mtfashioniq")
+    values = {q.id: float(int(q.session) % 2) for q in found.queries}
+    metrics = {found.headline: {q.id: values[q.id] for q in found.last}, "every": values}
+    weights = resample(found.strata(), found.units, 200)
+    means = found.means(metrics, weights)
+    # 0 to 5 of five sessions: were turns drawn, the number of last ones would differ, too.
+    assert set(np.round(means[found.headline], 6)) <= {0.0, 20.0, 40.0, 60.0, 80.0, 100.0}
+    assert len(set(np.round(means[found.headline], 6))) > 2
+    low, high = interval(means[found.headline])
+    table = compare(found, [Row("one", metrics, None)], "one", resamples=200)
+    line = table[table["metric"] == found.headline].iloc[0]
+    assert (line["low"], line["high"]) == (low, high)
 
 
 def test_objects_are_those_of_the_scene(root: Path):
