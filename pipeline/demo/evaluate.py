@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pipeline import config
 from pipeline.config import CaptionerConfig, ClipConfig, LlmConfig, RuntimeConfig
 from pipeline.demo import differences, synthesizer, verifier, world
+from pipeline.demo.embedder import PROMPT
 from pipeline.demo.roles import roles
 from pipeline.demo.training import MODELS
 from pipeline.demo.world import Scene
@@ -18,6 +20,7 @@ from pipeline.models import encoders, llms, verifiers
 from pipeline.models.captioners._blip2 import Blip2
 from pipeline.models.decode import stacked
 from pipeline.models.prompts import edit as prompts
+from pipeline.models.prompts import embed as embed_prompts
 from pipeline.models.prompts import verify as questions_of
 from pipeline.models.verifiers import Question
 from pipeline.printable import echo
@@ -115,6 +118,43 @@ def measure_clip(model: Path, count: int = 1000) -> dict[str, Any]:
     return {"held_out_gallery": count, "text_to_image_recall@1_percent": round(recall, 2)}
 
 
+def measure_embedder(model: Path, count: int = 200, gallery: int = 1000) -> dict[str, Any]:
+    """Return recall of targets by a reference image with a change, among ``gallery`` held-out
+    scenes, one image each; the reference is masked.
+    """
+    given = {"clip.model": f"sentence-transformers:{model}"}
+    embedder = encoders.load_joint(config.load("demo", given).clip, RUNTIME)
+    rng = random.Random(6)
+    asked: dict[Scene, tuple[Scene, str]] = {}
+    for scene in held_out_scenes(10 * count, seed=6):
+        edit = world.random_edit(scene, rng)
+        target = edit.apply(scene).canonical()
+        if len(asked) < count and target != scene and world.held_out(target):
+            asked.setdefault(target, (scene, edit.text))
+    references, texts = zip(*asked.values(), strict=True)
+    shown = list(dict.fromkeys([*asked, *references, *held_out_scenes(gallery, seed=7)]))[:gallery]
+    pixels = stacked([embedder.prepare(world.render(s, i)) for i, s in enumerate(shown)])
+    place = {scene: i for i, scene in enumerate(shown)}
+    own = [place[scene] for scene in references]
+    instruction = embed_prompts.load(PROMPT).instruction
+    images, pairs = (
+        torch.nn.functional.normalize(torch.from_numpy(made), dim=1)
+        for made in (
+            embedder.images(pixels),
+            embedder.pairs([pixels[i] for i in own], texts, instruction),
+        )
+    )
+    scores = pairs @ images.T
+    scores[torch.arange(count), torch.tensor(own)] = -torch.inf
+    best = scores.topk(5, dim=1).indices == torch.tensor([place[t] for t in asked])[:, None]
+    return {
+        "held_out_queries": count,
+        "held_out_gallery": len(shown),
+        "image_and_text_to_image_recall@1_percent": round(100 * float(best[:, 0].sum()) / count, 2),
+        "image_and_text_to_image_recall@5_percent": round(100 * float(best.sum()) / count, 2),
+    }
+
+
 def measure_verifier(model: Path, count: int = 1000) -> dict[str, Any]:
     """Return how many verdicts on held-out scenes are right, of both questions."""
     settings = config.load("demo").verifier.model_copy(update={"model": f"transformers:{model}"})
@@ -173,21 +213,25 @@ def measure_synthesizer(model: Path, count: int = 500) -> dict[str, Any]:
     }
 
 
+MEASURES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "captioner": measure_captioner,
+    "llm": measure_llm,
+    "clip": measure_clip,
+    "embedder": measure_embedder,
+    "verifier": measure_verifier,
+    "synthesizer": measure_synthesizer,
+}
+"""What measures each of the demo's models, by its folder."""
+
+
 @click.command()
 @click.option("--models", type=click.Path(path_type=Path), default=MODELS, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="default: MODELS/evaluation.json")
-@click.option("--only", type=click.Choice(["captioner", "llm", "clip", "verifier", "synthesizer"]))
+@click.option("--only", type=click.Choice(list(MEASURES)))
 def main(models: Path, out: Path | None, only: str | None) -> None:
     """Measure the demo's models on held-out scenes and record the result."""
-    measures = {
-        "captioner": measure_captioner,
-        "llm": measure_llm,
-        "clip": measure_clip,
-        "verifier": measure_verifier,
-        "synthesizer": measure_synthesizer,
-    }
     results = {}
-    for name, measure in measures.items():
+    for name, measure in MEASURES.items():
         if only in (None, name):
             results[name] = measure(models / name)
             echo(f"{name}: {results[name]}")
