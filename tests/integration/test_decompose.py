@@ -1,6 +1,10 @@
 """Planned queries through the whole program: the LLM is a stub that holds to the JSON schema."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +15,9 @@ from pipeline.retrieval.plans import Planned, joined
 from pipeline.run import Run
 from pipeline.stages import decompose, embed, evaluate, search
 from pipeline.stages.caption import caption
+from pipeline.stages.caption import read as captions_of
 from pipeline.stages.everything import run_stages
+from tests.conftest import PROJECT
 from tests.integration.test_cli import seize
 from tests.stub import Fault, Running, Stub
 
@@ -108,6 +114,35 @@ def test_faults_are_counted_fall_back_and_are_tried_again(make_run: MakeRun, ser
     embed.STAGE.run(run)
     search.search(run)
     assert evaluate.evaluate(run)
+
+
+def test_kill_9_loses_at_most_the_plan_in_flight(make_run: MakeRun, serve: Any) -> None:
+    slow, quick = serve(delay=0.2), serve()
+    run = make_run(**at(slow, runtime__concurrency=1))
+    caption(run)
+    records = decompose.record_file(run)
+    command = [
+        *(sys.executable, "-m", "pipeline", "decompose", *run.command.split()),
+        *("--cache", str(run.cache), "--submissions", str(run.submissions), "--method", "planned"),
+        *("--llm", "echo", "--llm-url", slow.url, "--captions", "3", "--concurrency", "1"),
+        *("--set", "search.decompose.prompt=atomic"),
+    ]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    while process.poll() is None and len(records.read()) < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    kept = len(records.read())
+    assert kept >= 3
+    with pytest.raises(MissingStageError, match="of 12 queries have no plan"):
+        decompose.read(run)
+    (report,) = decompose.decompose(make_run(**at(quick)))
+    questions = set(decompose.questions(run, captions_of(run)).values())
+    assert (report.cached, report.computed) == (kept, len(questions) - kept)
+    assert len(quick.stub.seen) == report.computed > 0, "what was kept is not asked again"
+    plans = decompose.read(run)
+    assert plans.keys() == {query.id for query in run.queries}
+    assert all(len(plan.retrievals) == 3 for plan in plans.values())
 
 
 def test_what_is_missing_is_named(make_run: MakeRun, serve: Any) -> None:
