@@ -32,8 +32,12 @@ SHARED = "base"
 TYPO = 0.8
 """How alike a known kind must be to what stands before a colon, for that to be a typing error."""
 
-_LOADED: dict[str, tuple[tuple[str, str], Any]] = {}
-"""The model of each role that this process holds, with what it was loaded by."""
+HERE, SERVED = "here", "served"
+"""Where a model runs."""
+
+_LOADED: dict[tuple[str, str, str], Any] = {}
+"""The models that this process holds, by their role and what they were loaded by: of each role one
+that takes memory here, and every one behind a server."""
 
 
 @dataclass(frozen=True)
@@ -201,23 +205,29 @@ class Role(Generic[Computed, Model]):
     def load(self, settings: Computed, runtime: RuntimeConfig) -> Model:
         """Load what the section names, once a process; raises ModelError.
 
-        Another one that was loaded before is let go.
+        Another one that was loaded here before is let go. Those behind servers are kept: they take
+        no memory, and what is asked of a server at first is not asked again.
         """
         choice = self.choose(settings)
-        bare = choice.settings if choice.kind.served else in_precision(choice.settings, runtime)
-        key = (choice.kind_name + bare.model_dump_json(), runtime.model_dump_json())
+        served = choice.kind.served
+        bare = choice.settings if served else in_precision(choice.settings, runtime)
+        told = choice.kind_name + bare.model_dump_json() + runtime.model_dump_json()
+        key = (self.name, SERVED if served else HERE, told)
         with LOADING:
-            held = _LOADED.get(self.name)
-            if held is None or held[0] != key:
-                held = None  # else it would stay in memory until the other one is there
-                _LOADED.pop(self.name, None)
-                held = _LOADED[self.name] = (key, choice.kind.load(bare, runtime))
-            model: Model = held[1]
+            if key not in _LOADED:
+                # Else the other one would stay in memory until this one is there.
+                self._let_go(HERE)
+                _LOADED[key] = choice.kind.load(bare, runtime)
+            model: Model = _LOADED[key]
             return model
+
+    def _let_go(self, *places: str) -> None:
+        for key in [key for key in _LOADED if key[0] == self.name and key[1] in places]:
+            del _LOADED[key]
 
     def unload(self) -> None:
         """Forget the model that is loaded, so that its memory is freed."""
-        _LOADED.pop(self.name, None)
+        self._let_go(HERE, SERVED)
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():

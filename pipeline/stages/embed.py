@@ -180,6 +180,16 @@ def _clues(run: Run) -> None:
                     clue.check(one.config, one.dataset.name)
 
 
+def _servers(run: Run) -> None:
+    """Try the encoders behind servers that are needed, so that none is refused after hours."""
+    for one in texts.by_encoder(run):
+        if not encoders.ROLE.chosen(one.config).kind.served:
+            continue
+        if any(line.todo for line in _plan_one(one)):
+            encoders.load(one.config.encoder, one.config.runtime)
+        _try_pairs(one)
+
+
 STAGE = Stage(
     "embed",
     """Compute CLIP features of the gallery's images, and of all texts once they exist.
@@ -193,6 +203,6 @@ STAGE = Stage(
     sources={"image features": image_file},
     plan=_plan,
     checks=(checks.cache_folder, _clip_files),
-    slow_checks=(checks.device, _clip_names, _clues),
+    slow_checks=(checks.device, _clip_names, _clues, _servers),
     shared=True,
 )

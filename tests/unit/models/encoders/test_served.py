@@ -22,8 +22,9 @@ from pipeline.models import encoders
 from pipeline.models.encoders import _selfcheck
 from pipeline.models.encoders.served import ServedEncoder, conversation
 from pipeline.run import Run
-from pipeline.stages import embed, search
+from pipeline.stages import checks, embed, search
 from pipeline.stages.embeddings import image_file
+from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 from tests.embedder import Embedder, Vector, in_process, name_of
@@ -45,6 +46,7 @@ def start() -> Iterator[Start]:
         return started[-1].url
 
     yield begin
+    encoders.ROLE.unload()  # another server may get the same address
     for server in started:
         server.stop()
 
@@ -159,6 +161,46 @@ def test_one_that_sees_half_of_a_pair_is_refused_before_the_gallery_is_sent(
     assert len(stub.images) <= 2  # those of the check
     embed.embed(run.with_method("sum"))
     assert len(stub.images) > 100
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(constant, "same vector"), (deaf, "as the image alone"), (None, "127.0.0.1:9")],
+)
+def test_a_run_is_refused_before_anything_is_captioned(
+    wrong: Any, said: str, named: bool, make_run: MakeRun, start: Start
+) -> None:
+    url = start(Embedder(wrong=wrong)) if wrong else "http://127.0.0.1:9/v1"  # none is there
+    if named:
+        far = {"encoders__far__model": "served:echo", "encoders__far__url": url}
+        run = make_run(search__method="pool:seize,joint@far", runtime__retries=0, **far)
+    else:
+        run = joint_run(make_run, url, "seize+joint")
+    with pytest.raises(ModelError, match=said):
+        run_stages(run)
+    assert not list(run.cache.rglob("*.*"))
+
+
+def test_the_self_check_is_sent_once_and_not_where_all_is_there(
+    make_run: MakeRun, start: Start
+) -> None:
+    stubs = [Embedder(), Embedder()]
+    named = {f"encoders__{name}__model": "served:echo" for name in ("one", "two")}
+    named |= {"encoders__two__text_instruction": "Read."}
+    urls = [start(stub) for stub in stubs]
+    named |= {f"encoders__{n}__url": url for n, url in zip(("one", "two"), urls, strict=True)}
+    run = make_run(search__method="sum@one,joint@two", **named)
+    for _ in range(2):
+        checks.check(run, [embed.STAGE])
+    embed.STAGE.run(run)
+    shown = [name_of(conversation("", s, "")) for s in _sent(_selfcheck.pictures())]
+    assert [[stub.images[name] for name in shown] for stub in stubs] == [[1, 1], [2, 1]]
+    encoders.ROLE.unload()
+    asked = [stub.asked for stub in stubs]
+    checks.check(run, [embed.STAGE])
+    embed.STAGE.run(run)
+    assert [stub.asked for stub in stubs] == asked
 
 
 def test_gallery_images_are_sent_once_whatever_the_number_of_methods(
