@@ -9,6 +9,7 @@ from pipeline import __version__, processes
 from pipeline import stages as known
 from pipeline.cli import (
     audit,
+    cache,
     files,
     logs,
     own,
@@ -93,7 +94,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     STAGES: (stages,),
     "Look, compare and tune": (study, audit, turns),
     "Train and write triplets": (train, synthesize, triplets),
-    "Files and set-up": (files, setup),
+    "Files and set-up": (files, cache, setup),
 }
 """The families of commands as the help shows them."""
 

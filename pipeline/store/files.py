@@ -83,13 +83,18 @@ def remove_unfinished(folder: Path) -> None:
     Those of living ones are locked.
     """
     for file in folder.glob(f".*{UNFINISHED}"):
-        with contextlib.suppress(OSError):
-            handle = os.open(file, os.O_RDWR)
-            try:
-                if filelock.lock_descriptor(handle, blocking=False):
-                    file.unlink()
-            finally:
-                os.close(handle)
+        remove_left(file)
+
+
+def remove_left(file: Path) -> None:
+    """Delete a temporary file, unless the process that writes it lives."""
+    with contextlib.suppress(OSError):
+        handle = os.open(file, os.O_RDWR)
+        try:
+            if filelock.lock_descriptor(handle, blocking=False):
+                file.unlink()
+        finally:
+            os.close(handle)
 
 
 def write_text(file: Path, text: str) -> None:
