@@ -53,8 +53,8 @@ def _question(run: Run, query: Query, captions: Mapping[str, list[str]]) -> Ques
     return Question.of({"captions": few, "relative_caption": run.relative_captions(query)[0]})
 
 
-def read(run: Run) -> dict[str, Plan]:
-    """Return every query's plan; where the LLM failed, the relative caption with the image.
+def answered(run: Run) -> dict[str, Plan | None]:
+    """Return the plan that the LLM made of each query, None where it failed.
 
     Raises MissingStageError if some queries were not taken apart.
     """
@@ -64,13 +64,22 @@ def read(run: Run) -> dict[str, Plan]:
     if missing:
         what = f"{missing} of {len(asked)} queries have no plan yet"
         raise run.missing("decompose", records.file, what)
-    found = {}
-    for query in run.queries:
-        answer = known[asked[query.id]]["answer"]
-        text = run.relative_captions(query)[0][: prompts.LONGEST]
-        fallback = Plan(retrievals=(Atom(by="both", text=text),))
-        found[query.id] = Plan.model_validate_json(answer["plan"]) if answer else fallback
-    return found
+    answers = {query: known[question]["answer"] for query, question in asked.items()}
+    return {q: Plan.model_validate_json(a["plan"]) if a else None for q, a in answers.items()}
+
+
+def read(run: Run) -> dict[str, Plan]:
+    """Return every query's plan; where the LLM failed, the relative caption with the image.
+
+    Raises MissingStageError if some queries were not taken apart.
+    """
+    found = answered(run)
+    return {query.id: found[query.id] or _fallback(run, query) for query in run.queries}
+
+
+def _fallback(run: Run, query: Query) -> Plan:
+    text = run.relative_captions(query)[0][: prompts.LONGEST]
+    return Plan(retrievals=(Atom(by="both", text=text),))
 
 
 def decompose(run: Run, retry_failed: bool = False) -> list[StageReport]:

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from pipeline.pages.report import charts
 from pipeline.printable import STEERING, printable
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, export, released, search
+from pipeline.stages import caption, decompose, edit, embed, export, released, search
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.store.jsonl import write_records
 from pipeline.study import tune
 from tests.browser import Seen, watch
 from tests.integration.test_cli import seize
+from tests.integration.test_decompose import at, plan_of
+from tests.stub import Fault, Running, Stub
 
 MakeRun = Callable[..., Run]
 SPLITS = [("circo", "val"), ("circo", "test"), ("cirr", "val"), ("fashioniq", "val")]
@@ -392,6 +396,87 @@ def test_hostile_texts_are_shown_and_do_nothing(
     with pytest.raises(Exception, match="TrustedScript"):
         page.evaluate(refused)
     assert "TrustedScript" in seen.errors.pop()
+
+
+def plan_cells(found: Locator) -> list[list[str]]:
+    """The rows of the plan that a query's card shows, opened."""
+    found.locator("details:has(.plan) summary").click()
+    rows = found.locator(".plan tbody tr").all()
+    return [row.locator("td").all_text_contents() for row in rows]
+
+
+@pytest.mark.parametrize("method", ["planned", "pool:text,planned@other"])
+def test_how_a_query_was_taken_apart_is_shown(
+    show: Callable[..., tuple[Page, Seen]], make_run: MakeRun, method: str
+) -> None:
+    def answer(asked: str) -> str:
+        told = json.loads(plan_of(asked))
+        told["retrievals"][2]["text"] = HOSTILE[1]
+        told["retrievals"].append({"by": "text", "text": "kept", "wanted": True})
+        return json.dumps(told | {"join": "intersection"})
+
+    failing: list[str] = []
+
+    def fail(text: str, tries: int) -> Fault | None:
+        failing.extend([text] if not failing else [])
+        return Fault(400) if text in failing else None
+
+    server = Running(Stub(answer=answer, plan=fail))
+    other = {"encoders__other__model": "local-dir:data/models/clip"}
+    run = make_run(**at(server, search__method=method, **other))
+    with ThreadPoolExecutor(1) as apart:  # from the browser's event loop
+        apart.submit(run_stages, run).result()
+    server.stop()
+    page, _ = show(run)
+    failed = {query for query, plan in decompose.answered(run).items() if plan is None}
+    assert 0 < len(failed) < len(run.queries)
+    for query in run.queries:
+        found = card(page, query.id)
+        cells, change = plan_cells(found), query.relative_captions[0]
+        title = found.locator("details:has(.plan) summary").inner_text()
+        whole = ["reference image with text", change, "wanted"]
+        if query.id in failed:
+            assert title == "plan of planned: 1 retrieval"
+            assert "the LLM made none" in found.locator(".failed").inner_text()
+            assert cells == [whole]
+            continue
+        assert title == "plan of planned: intersection of 3 retrievals, less 1 unwanted"
+        assert found.locator(".failed").count() == 0
+        assert cells == [
+            whole,
+            ["reference image", "", "wanted"],
+            ["text", printable(HOSTILE[1]), "taken away"],
+            ["text", "kept", "wanted"],
+        ]
+    assert page.evaluate("window.broken") is None
+    page.get_by_label("Filter").fill("kept")
+    assert len(ids(page)) == len(run.queries) - len(failed)
+    decompose.record_file(run).file.unlink()
+    page, _ = show(run)
+    assert "plans" in page.locator(".note").inner_text()
+    assert page.locator(".plan").count() == 0
+
+
+def test_roles_that_are_a_plan_are_shown_as_one(
+    show: Callable[..., tuple[Page, Seen]], make_run: MakeRun
+) -> None:
+    """Beside another ranking, which has no plan."""
+    settings = {"llm__prompt": "demo-roles", "captioner__samples": 3}
+    run = make_run(search__method="planned-roles", **settings)
+    run_stages(run)
+    search.search(run.with_method("image"))
+    page, _ = show(run.with_method("image"), other="planned-roles")
+    said = edit.read_roles(run)
+    for query in run.queries[:4]:
+        own = said[query.id]
+        ends = [Counter(own[role]).most_common(2) for role in ("desired", "preserve", "forbidden")]
+        with_image, kept, never = ([text for text, _ in end] for end in ends)
+        expected = [["reference image with text", text, "wanted"] for text in with_image]
+        expected += [["text", text, "wanted"] for text in kept]
+        expected += [["text", text, "taken away"] for text in never]
+        assert plan_cells(card(page, query.id)) == expected
+    page, _ = show(run.with_method("image"))
+    assert page.locator(".plan").count() == 0
 
 
 def test_what_is_gone_from_the_cache_is_said_and_the_rest_is_shown(

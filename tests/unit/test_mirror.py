@@ -72,6 +72,7 @@ ELSEWHERE = {
     "pages/openapi": "integration/test_api.py",
     "pages/report/__init__": "integration/test_report.py",
     "pages/report/charts": "integration/test_report.py",
+    "pages/report/plans": "integration/test_report.py",
     "pages/report/queries": "integration/test_report.py",
     "pages/result": "integration/test_folder.py",
     "pages/tokens": "integration/test_page_attacks.py",

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import resolve_device
 from pipeline.errors import InputError, MissingStageError
+from pipeline.pages.report.plans import plans
 from pipeline.records import Query, Ranking
 from pipeline.retrieval import methods
 from pipeline.retrieval.parts import parts
@@ -33,6 +34,8 @@ class Side:
     """By query id, of every query of the run."""
     header: dict[str, Any]
     file: Path
+    method: str = ""
+    """The method of this run that made it; empty for a file that was given."""
 
     def values(self, run: Run) -> dict[str, dict[str, float]]:
         """Return each metric's value in [0, 1] by query id; InputError without ground truth."""
@@ -44,7 +47,8 @@ def side_of_run(run: Run) -> Side:
     """Return the run's own ranking; raises MissingStageError where there is none."""
     rankings = search.read(run)
     file = search.ranking_file(run).file
-    return _side(run, run.config.search.method, rankings, read_header(file), file)
+    name = run.config.search.method
+    return _side(run, name, rankings, read_header(file), file, name)
 
 
 def side_of(run: Run, other: str) -> Side:
@@ -67,12 +71,17 @@ def side_of(run: Run, other: str) -> Side:
 
 
 def _side(
-    run: Run, name: str, rankings: Sequence[Ranking], header: dict[str, Any], file: Path
+    run: Run,
+    name: str,
+    rankings: Sequence[Ranking],
+    header: dict[str, Any],
+    file: Path,
+    method: str = "",
 ) -> Side:
     for kind, lists in run.dataset.predictions(rankings).items():
         run.dataset.check_predictions(kind, lists)
     by_id = {ranking.query: ranking for ranking in rankings}
-    return Side(name, {query.id: by_id[query.id] for query in run.queries}, header, file)
+    return Side(name, {query.id: by_id[query.id] for query in run.queries}, header, file, method)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,8 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
     lacking: list[str] = []
     captions = _attempt(run, "captions", lambda: caption.read(run), lacking) or {}
     edits = _attempt(run, "edited captions", lambda: edit.read(run), lacking) or {}
+    ranked_by = [side.method for side in sides if side.method]
+    planned = _attempt(run, "plans", lambda: plans(run, ranked_by), lacking) or {}
     measured = [side for side in sides if _shares_features(side, sides[0])]
     asked = {query.id: _images(query, measured, top) for query in shown}
     measurable = _attempt(run, "features", lambda: similarities(run, Inputs(run), asked), lacking)
@@ -164,6 +175,7 @@ def contents(run: Run, sides: Sequence[Side], shown: Sequence[Query], top: int) 
             "parts": list(query.aspects or ((query.gallery,) if run.dataset.parts else ())),
             "truth": numbers(query.relevant),
             "captions": _texts(captions.get(query.id, []), edits.get(query.id)),
+            "plans": planned.get(query.id, []),
             "sides": [],
         }
         for number, (side, own) in enumerate(zip(sides, values, strict=True)):

@@ -138,6 +138,30 @@ function texts(query) {
   return details;
 }
 
+const SEARCHED_BY = { text: "text", image: "reference image", both: "reference image with text" };
+
+/** Show how a query was taken apart: what is searched, and what becomes of the images found. */
+function plan({ method, join, retrievals, failed }) {
+  const unwanted = retrievals.filter(({ wanted }) => !wanted).length;
+  const wanted = retrievals.length - unwanted;
+  const joined = wanted > 1 ? `${join} of ${wanted} retrievals` : "1 retrieval";
+  const title = `plan of ${method}: ${joined}${unwanted ? `, less ${unwanted} unwanted` : ""}`;
+  const details = make(
+    "details", { className: "captions", open: byId("open-captions").checked },
+    make("summary", {}, title),
+    failed ? make("p", { className: "failed" }, "the LLM made none, so this one was searched by") : null,
+  );
+  const head = ["searched by", "text", "images found are"].map((name) => make("th", { scope: "col" }, name));
+  const table = make("table", { className: "plan" });
+  table.append(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}));
+  for (const { by, text, wanted } of retrievals) {
+    const cells = [SEARCHED_BY[by], text, wanted ? "wanted" : "taken away"];
+    table.tBodies[0].append(make("tr", {}, ...cells.map((cell) => make("td", {}, cell))));
+  }
+  details.append(table);
+  return details;
+}
+
 const cards = report.queries.map((query, order) => {
   const heading = make("h3", {}, make("a", { href: `#query-${encodeURIComponent(query.id)}` }, `query ${query.id}`));
   const top = make("div", { className: "heading" }, heading);
@@ -165,7 +189,7 @@ function build(card) {
   ));
   const sides = make("div", { className: "sides" }, ...query.sides.map((_, number) => sideOf(query, number)));
   article.prepend(...references);
-  article.append(...[texts(query), sides].filter(Boolean));
+  article.append(...[texts(query), ...query.plans.map(plan), sides].filter(Boolean));
 }
 
 // --- which queries, in which order ------------------------------------------------------------
@@ -229,8 +253,9 @@ function sort() {
 }
 
 function haystack(card) {
-  const { id, relative, captions, concept } = card.query;
-  card.text ??= [`query ${id}`, concept ?? "", ...relative, ...captions.flat()].join("\n").toLowerCase();
+  const { id, relative, captions, concept, plans } = card.query;
+  const planned = plans.flatMap(({ retrievals }) => retrievals.map(({ text }) => text));
+  card.text ??= [`query ${id}`, concept ?? "", ...relative, ...captions.flat(), ...planned].join("\n").toLowerCase();
   return card.text;
 }
 
