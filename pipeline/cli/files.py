@@ -14,13 +14,13 @@ from pipeline.cli.options import (
     json_option,
     run_options,
 )
-from pipeline.cli.registered import dataset_option
+from pipeline.cli.registered import complete_dataset, dataset_option
 from pipeline.printable import echo
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, help="circo or cirr")
+@click.option("--dataset", required=True, help="circo or cirr", shell_complete=complete_dataset)
 @click.option("--split", required=True, help="the split the file is for")
 @data_root_option
 @json_option

@@ -49,10 +49,17 @@ class Program(Commands):
         return super().get_command(context, name) or stages.find(name)
 
 
+COMPLETION = """\b
+Completion of commands, options and values: a line for the shell's start-up file
+  bash  eval "$(_SEIZE_COMPLETE=bash_source seize)"
+  zsh   eval "$(_SEIZE_COMPLETE=zsh_source seize)"
+  fish  _SEIZE_COMPLETE=fish_source seize | source"""
+
+
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=exit_codes(),
+    epilog=f"{exit_codes()}\n\n{COMPLETION}",
 )
 @click.version_option(__version__, prog_name="seize")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")

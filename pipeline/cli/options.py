@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pipeline import config, yamls
-from pipeline.cli.registered import dataset_option
+from pipeline.cli.registered import COMPLETED, complete_preset, dataset_option
 
 log = logging.getLogger("seize")
 
@@ -105,7 +105,10 @@ def override_options(
         elif kind is list:
             wrapper = click.option(option, multiple=True, help=f"{text} [{field}]")(wrapper)
         else:
-            wrapper = click.option(option, type=kind, help=f"{text} [{field}]")(wrapper)
+            complete = COMPLETED.get(option)
+            wrapper = click.option(
+                option, type=kind, help=f"{text} [{field}]", shell_complete=complete
+            )(wrapper)
     return click.option(
         "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
     )(wrapper)
@@ -160,6 +163,7 @@ preset_option = click.option(
     "--config",
     "preset",
     metavar="PRESET|FILE",
+    shell_complete=complete_preset,
     default=config.DEFAULT,
     show_default=True,
     help="preset (see `seize config list`) or YAML file",
@@ -175,6 +179,7 @@ own_config_option = click.option(
     "--config",
     "preset",
     metavar="PRESET|FILE",
+    shell_complete=complete_preset,
     help="preset (see `seize config list`) or YAML file; by default SEIZE_CONFIG, seize.yaml in "
     "or beside the folder, what the folder was indexed with, your own seize.yaml, or laptop",
 )

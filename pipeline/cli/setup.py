@@ -21,7 +21,7 @@ from pipeline.cli.options import (
     vllm_options,
 )
 from pipeline.cli.printing import print_metrics
-from pipeline.cli.registered import dataset_option
+from pipeline.cli.registered import complete_preset, complete_prompt, dataset_option
 from pipeline.models.prompts import edit as prompts
 from pipeline.printable import echo
 
@@ -172,7 +172,7 @@ def config_list(as_json: bool) -> None:
 
 
 @config_group.command("show")
-@click.argument("preset", default=config.DEFAULT)
+@click.argument("preset", default=config.DEFAULT, shell_complete=complete_preset)
 @override_options
 @json_option
 def config_show(preset: str, overrides: dict[str, Any], as_json: bool) -> None:
@@ -215,7 +215,7 @@ def prompts_list(as_json: bool) -> None:
 
 
 @prompts_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_prompt)
 @click.option("--caption", default="a brown dog lying on a sofa", show_default=True)
 @click.option("--relative-caption", default="is running on a beach", show_default=True)
 @json_option

@@ -26,7 +26,6 @@ ELSEWHERE = {
     "cli/options": "integration/test_cli.py",
     "cli/own": "integration/test_folder.py",
     "cli/printing": "integration/test_cli.py",
-    "cli/registered": "integration/test_cli.py",
     "cli/setup": "integration/test_cli.py",
     "cli/pairs": "unit/study/test_published.py",
     "cli/stages": "integration/test_cli.py",
