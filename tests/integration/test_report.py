@@ -451,8 +451,12 @@ def test_how_a_query_was_taken_apart_is_shown(
     assert page.evaluate("window.broken") is None
     page.get_by_label("Filter").fill("kept")
     assert len(ids(page)) == len(run.queries) - len(failed)
+    page.get_by_label("Filter").fill("")
+    page.get_by_label("open all captions and plans").check()
+    assert page.locator(".plan").first.is_visible()
     decompose.record_file(run).file.unlink()
     page, _ = show(run)
+    assert page.get_by_label("and plans").count() == 0
     assert "plans" in page.locator(".note").inner_text()
     assert page.locator(".plan").count() == 0
 
