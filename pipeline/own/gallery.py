@@ -281,9 +281,11 @@ class Gallery:
 
         ``references`` are hashes of images of the gallery or of an earlier query, ``pictures``
         gives those that are at hand; ``vector`` (d) stands for their feature. Raises InputError
-        where one is neither, or where edited captions do not match captions.
+        where one is neither, where edited captions do not match captions, or for a vector of
+        another width.
         """
-        chosen = self.alone(bool(references), bool(relative_caption.strip()))
+        has_image = bool(references) or vector is not None
+        chosen = self.alone(has_image, bool(relative_caption.strip()))
         if chosen is not self:
             return chosen.rank(
                 *(references, relative_caption, captions, edited_captions, notes, pictures),
@@ -307,6 +309,8 @@ class Gallery:
                 "again to have it described."
             )
         images, settings = self._images, self.config.search
+        if vector is not None and vector.shape != images.gallery.shape[1:]:
+            raise InputError("The turn before was by another encoder: ask it again.")
         for reference in references:
             if reference not in images.row:
                 self._shared.image(reference)  # raises where it is not known

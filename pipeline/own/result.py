@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SearchConfig
 from pipeline.errors import InputError
+from pipeline.own import dialogue
 from pipeline.own.unwanted import NOTHING, Unwanted
 from pipeline.retrieval import turns
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
@@ -152,9 +153,7 @@ class Result:
             return gallery.search([gallery.content(found.hash)], relative_caption, [found.path])
         assert self.vector is not None
         left = turns.carried(self.paths, self.vector, self.edited_captions, None)
-        captions = list(left.captions)
-        edits = gallery.edit(captions, relative_caption)
-        return gallery.rank(self.references, relative_caption, captions, edits, vector=left.vector)
+        return dialogue.go_on(gallery, self.references, relative_caption, left, state)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the gallery as JSON-able data."""

@@ -18,23 +18,30 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
+from pipeline.own import dialogue
 from pipeline.own.checks import lacking
 from pipeline.own.folder import State
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
 from pipeline.own.result import Result
-from pipeline.own.unwanted import Unwanted
 from pipeline.pages import bodies, openapi, tokens
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.pages.indexing import Indexing
+from pipeline.pages.questions import (
+    MOST_IMAGES,
+    Choices,
+    Question,
+    Texts,
+    states,
+    vector_in,
+)
 from pipeline.pages.result import THUMBNAIL, WEB
 from pipeline.pages.visitors import (
     BusyError,
@@ -64,17 +71,13 @@ SIZES = {"small": THUMBNAIL, "large": 1280}
 """Pixels of the longest side of an image as it is served."""
 LISTED = 48
 """Gallery images that one request lists."""
-MOST_IMAGES = 240
-"""Images that one ranking shows."""
 IMAGES_HELD = 64 << 20
 """Bytes of small images held in memory."""
 
 CONNECTIONS = web.AppKey("connections", Connections)
 """The connections that an application has."""
 
-HASHES = r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$"
 T = TypeVar("T")
-Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
 
 
 @dataclass(frozen=True)
@@ -89,51 +92,6 @@ class Limits:
     """Queries worked on at a time."""
     waiting: int = 100
     """Queries that may wait; further ones are told to come back."""
-
-
-class Choices(BaseModel):
-    """The settings of a search that the page offers."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    method: Annotated[str, StringConstraints(max_length=64)] | None = None
-    alpha_pos: FiniteFloat | None = None
-    alpha_neg: FiniteFloat | None = None
-    top_k: int = Field(default=24, ge=1, le=MOST_IMAGES)
-
-
-class Question(Choices):
-    """A query; its image is a file beside it, or ``reference``, an image of the gallery.
-
-    Without an image the text alone is searched by, without a text the image alone.
-    """
-
-    relative_caption: Text = ""
-    reference: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    further: Annotated[str, StringConstraints(pattern=HASHES, max_length=1_000)] = ""
-    """Further reference images of the gallery, with commas between them."""
-    unlike: Text = ""
-    """A text of what is not wanted."""
-    unlike_images: Annotated[str, StringConstraints(pattern=HASHES, max_length=1_000)] = ""
-    """Images of the gallery that are not wanted, with commas between them."""
-
-    @property
-    def more(self) -> list[str]:
-        """The further reference images."""
-        return [one for one in self.further.split(",") if one]
-
-    @property
-    def unwanted(self) -> Unwanted:
-        """What is not wanted."""
-        texts = (self.unlike.strip(),) if self.unlike.strip() else ()
-        return Unwanted(texts, tuple(filter(None, self.unlike_images.split(","))))
-
-
-class Texts(Question):
-    """A ranking by texts that were made before, or edited by hand."""
-
-    captions: list[Text] = Field(max_length=bodies.MOST_ITEMS)
-    edited_captions: list[Text | None] = Field(max_length=bodies.MOST_ITEMS)
 
 
 class Workers:
@@ -222,6 +180,7 @@ class App:
             name: {
                 "about": methods.find(name).summary,
                 "weights": _weights(self.gallery, name),
+                "states": states(name),
             }
             for name in methods.selection("all", lacking(config))
         }
@@ -327,7 +286,14 @@ class App:
         def tell(step: str) -> None:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
+        left = question.left(gallery.config.search.method)
+
         def work() -> Result:
+            if left is not None:
+                return dialogue.go_on(
+                    *(gallery, question.references, question.relative_caption, left),
+                    *(question.state, question.unwanted, tell),
+                )
             contents: list[bytes] = []
             names: list[str] = []
             pixels: int | None = None  # an image of the gallery may have what the index takes
@@ -375,14 +341,16 @@ class App:
             asked = _asked(await self.light.submit(lambda: bodies.parse_json(Texts, body)))
         gallery = _chosen(self.gallery, asked)
         texts = [asked.relative_caption, asked.unlike, *asked.captions, *asked.edited_captions]
+        left = asked.left(gallery.config.search.method)
         workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
         ranked = await workers.submit(
             lambda: gallery.rank(
-                [*([asked.reference] if asked.reference else ()), *asked.more],
+                asked.references,
                 asked.relative_caption,
                 asked.captions,
                 asked.edited_captions,
                 unwanted=asked.unwanted,
+                vector=None if left is None else left.vector,
             )
         )
         return answer(_result(ranked))
@@ -441,7 +409,7 @@ def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
 
 
 def _result(result: Result) -> dict[str, Any]:
-    content = result.as_json()
+    content = result.as_json() | vector_in(result)
     del content["gallery"]  # a path of this machine
     if (paths := result.gallery.paths.get(result.reference)) is not None:
         content["path"] = paths[0]
@@ -470,6 +438,8 @@ def _asked(question: Asked, has_image: bool = False) -> Asked:
     """Return the question; raises InputError where it asks nothing."""
     if not has_image and question.reference is None and not question.relative_caption.strip():
         raise InputError("There is nothing to search by: give an image, a text, or both.")
+    if has_image and question.state != "image":
+        raise InputError("A turn that goes on from a query begins with no image: send none.")
     return question
 
 

@@ -20,6 +20,7 @@ RESULT = {
         "captions": {"type": "array", "items": {"type": "string"}},
         "edited_captions": {"type": "array", "items": {"type": ["string", "null"]}},
         "notes": {"type": "array", "items": {"type": "string"}},
+        "vector": {"type": "string", "description": "the query, for a turn that goes on from it"},
         "images": {
             "type": "array",
             "items": {

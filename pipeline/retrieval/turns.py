@@ -70,6 +70,11 @@ def check(method: str, state: str) -> None:
             f"The method {method} reads captions, which a query's vector has none of: carry "
             "--state image or caption."
         )
+    if state == "query" and any(clue.joint for clue in methods.clues_of(method).values()):
+        raise ConfigError(
+            f"The method {method} looks at the image itself, which a query's vector cannot stand "
+            "for: carry --state image."
+        )
     if state == "caption" and not reads:
         raise ConfigError(f"The method {method} reads no captions: carry --state image or query.")
 

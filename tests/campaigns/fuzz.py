@@ -42,8 +42,8 @@ from pipeline.models.pixels import TargetPad
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import verify as questions
 from pipeline.own import folder
-from pipeline.pages.app import Texts
 from pipeline.pages.bodies import parse_json
+from pipeline.pages.questions import Texts
 from pipeline.pages.report import charts
 from pipeline.pages.report.queries import side_of
 from pipeline.retrieval.files import Features, read_excluded

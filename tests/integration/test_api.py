@@ -1,14 +1,16 @@
 """The page's HTTP API is what its description says, and the description is served with it."""
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from pipeline.pages.app import Question, Texts
+from pipeline.pages.questions import Question, Texts
 from tests.app_server import Served
 from tests.browser import watch
 
@@ -55,6 +57,32 @@ def test_an_answer_has_what_is_described(served: Served) -> None:
     assert set(line["result"]["properties"]) <= result.keys()
     image = line["result"]["properties"]["images"]["items"]["properties"]
     assert set(image) == set(result["images"][0])
+
+
+def test_a_turn_goes_on_from_a_result(served: Served) -> None:
+    hashed = next(iter(served.gallery.paths))
+    asked = {"reference": hashed, "method": "image+text"}
+    first = served.query(**asked, relative_caption="is red")[1][-1]["result"]
+    asked |= {"state": "query", "vector": first["vector"], "relative_caption": "has a star"}
+    second = served.query(**asked)[1][-1]["result"]
+    gallery = served.gallery.with_search(method="image+text", top_k=24)
+    expected = gallery.query(served.root / first["path"], "is red").turn("has a star", "query")
+    assert [image["path"] for image in second["images"]] == expected.paths
+    body = json.dumps(asked | {"captions": [], "edited_captions": []}).encode()
+    headers = {"Content-Type": "application/json"}
+    again = json.loads(served.request("/rank", "POST", body, headers)[2])
+    assert again["images"] == second["images"]
+    narrow = base64.b64encode(np.ones(3, "<f4").tobytes()).decode()
+    assert "another encoder" in served.query(**asked | {"vector": narrow})[1][-1]["error"]
+    for wrong, said in (
+        ({"method": "seize"}, "choose image or caption"),
+        ({"vector": ""}, "ask the turn before again"),
+        ({"state": "given"}, "state"),
+        ({"image": b"x"}, "send none"),
+    ):
+        status, lines = served.query(**asked | wrong)
+        assert status == 400
+        assert said in lines[-1]["error"]
 
 
 def test_the_page_of_it_loads_nothing_from_elsewhere(served: Served, page: Page) -> None:

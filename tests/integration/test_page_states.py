@@ -240,3 +240,38 @@ def test_an_image_of_the_results_is_searched_with_too(served: Served, page: Page
     assert lines[-1]["result"]["further"] == list(expected.further)
     assert [image["path"] for image in lines[-1]["result"]["images"]] == expected.paths
     assert seen.errors == []
+
+
+def test_the_next_turn_begins_with_what_is_chosen(served: Served, page: Page) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    name = page.locator("#reference-name").text_content() or ""
+    ask(page, CHANGE)
+    begins = page.get_by_label("The next turn begins with")
+    assert begins.locator("option").all_text_contents() == [
+        "the reference image",
+        "this turn's edited captions",
+    ]
+    begins.select_option("caption")
+    ask(page, "has a red star")
+    first = served.gallery.with_search(top_k=24).query(served.root / name, CHANGE)
+    second = first.turn("has a red star", "caption")
+    assert shown(page) == second.paths
+    assert shown(page) != first.gallery.query(served.root / name, "has a red star").paths
+    assert page.locator("#edited_captions-0").input_value() == second.edited_captions[0]
+    page.reload()  # the address asks all of its turns again
+    expect(page.locator("#turns li")).to_have_count(2, timeout=MODELS)
+    expect(page.locator("#images .view img").first).to_have_attribute("alt", second.paths[0])
+    assert shown(page) == second.paths
+    # By another method the turn goes on as that method can, and an image is one's own choice again.
+    page.locator("#turns button").first.click()
+    page.get_by_label("Method").select_option("image+text")
+    expect(page.get_by_role("status").first).to_have_text("Ranked by image+text.")
+    begins.select_option("query")
+    ask(page, "has a red star")
+    plain = first.rerank(method="image+text").turn("has a red star", "query")
+    assert shown(page) == plain.paths
+    page.locator("#images li").first.get_by_role("button", name="as the new reference").click()
+    assert begins.input_value() == "image"
+    assert seen.errors == []

@@ -114,6 +114,13 @@ def test_a_result_is_gone_on_from_in_a_folder_of_ones_own(small_world: Path, tmp
         first.turn("has a red star", "query")
     with pytest.raises(InputError, match="no image at place 999"):
         first.turn("has a red star", place=999)
+    alone = gallery.with_search(method="image+text").query(None, "is on a dark background")
+    assert alone.vector is not None
+    by_image_and_text = gallery.with_search(method="image+text")
+    carried = by_image_and_text.rank([], "has a red star", [], [], vector=alone.vector)
+    assert carried.settings.method == "image+text"  # the vector counts as an image does
+    with pytest.raises(InputError, match="another encoder"):
+        gallery.rank([], "is red", [], [], vector=torch.ones(3))
     plain = first.rerank(method="image+text")
     following = plain.turn("has a red star", "query")
     assert plain.vector is not None

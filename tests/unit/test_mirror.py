@@ -61,6 +61,7 @@ ELSEWHERE = {
     "models/vetting": "integration/test_hostile_weights.py",
     "own/catalogue": "integration/test_synthesize.py",
     "own/checks": "integration/test_folder.py",
+    "own/dialogue": "integration/test_turns.py",
     "own/folder": "integration/test_folder.py",
     "own/gallery": "integration/test_folder.py",
     "own/listing": "integration/test_folder.py",

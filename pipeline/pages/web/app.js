@@ -8,7 +8,7 @@ const state = {
   reference: null, // {file, url, name} or {hash, path}
   further: [], // images {hash, path} that the query is about beside the reference
   unlike: [], // images {hash, path} that are not wanted
-  turns: [], // {reference, text, draft, asked, shown, method, weights, count}
+  turns: [], // {reference, text, draft, left, asked, shown, method, weights, count}
   current: -1,
   busy: null, // what aborts the query that is under way
   selected: new Map(), // hash to image
@@ -63,6 +63,7 @@ function setReference(reference) {
 
 function takeFile(file) {
   if (!file) return;
+  at("state").value = "image";
   const limit = state.settings?.max_upload ?? Infinity;
   if (!file.type.startsWith("image/") && !state.settings?.endings.some((one) => file.name.toLowerCase().endsWith(one))) {
     say(texts.noImage(file.name), true);
@@ -76,6 +77,7 @@ function takeFile(file) {
 }
 
 function takeFromGallery({ hash, path }, said = texts.reference(path)) {
+  at("state").value = "image";
   setReference({ hash, path });
   say(said);
   at("text").focus();
@@ -86,6 +88,7 @@ at("file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 at("forget").addEventListener("click", () => {
+  at("state").value = "image";
   setReference(null);
   at("text").focus();
 });
@@ -182,9 +185,14 @@ async function* lines(response) {
 
 const hashesOf = (images) => images.map(({ hash }) => hash).join(",");
 
-async function ask({ reference, further, text, unlike, unlikeImages, method, weights }, signal) {
+async function ask({ reference, further, text, left, unlike, unlikeImages, method, weights }, signal) {
   const form = new FormData();
-  if (reference?.file) form.append("image", reference.file);
+  if (left) {
+    form.append("state", left.state);
+    form.append("vector", left.vector);
+    form.append("carried_captions", left.captions.join("\n"));
+  }
+  if (reference?.file && !left) form.append("image", reference.file);
   else if (reference) form.append("reference", reference.hash);
   if (further.length) form.append("further", hashesOf(further));
   form.append("relative_caption", text);
@@ -222,6 +230,7 @@ async function search(question, linked = false) {
       edited_captions: [...result.edited_captions],
       images: result.images,
       notes: result.notes,
+      vector: result.vector,
     };
     state.turns.push({ ...question, reference, asked: result, shown, count: PAGE });
     state.current = state.turns.length - 1;
@@ -230,14 +239,26 @@ async function search(question, linked = false) {
     say(texts.best(number(result.images.length), number(state.settings.images)));
     at("results").focus({ preventScroll: !linked });
     window.scrollTo({ top: 0 });
+    return true;
   } catch (error) {
     if (error.name === "AbortError") say(texts.cancelled);
     else say(lost(error), true);
+    return false;
   } finally {
     state.busy = null;
     at("search").hidden = false;
     at("cancel").hidden = true;
   }
+}
+
+// What the turn that is shown leaves to the next, as /query takes it; null for its image.
+function leaves(how) {
+  if (how === "image" || !turn()) return null;
+  const { edited_captions: edited, vector } = turn().shown;
+  const captions = edited.filter(Boolean).map((text) => text.replace(/\s+/g, " "));
+  const { text, method, weights } = turn();
+  const before = [...(turn().left?.before ?? []), { text, method, weights, state: turn().left?.state }];
+  return { state: how, vector, captions, before };
 }
 
 at("form").addEventListener("submit", (event) => {
@@ -249,10 +270,12 @@ at("form").addEventListener("submit", (event) => {
     at("text").focus();
     return;
   }
+  const carried = leaves(at("state").value);
   search({
-    reference: state.reference,
-    further: [...state.further],
+    reference: carried ? turn().reference : state.reference,
+    further: carried ? turn().further : [...state.further],
     text,
+    left: carried,
     unlike: at("unlike").value.trim(),
     unlikeImages: [...state.unlike],
     method: at("method").value,
@@ -273,8 +296,9 @@ at("text").addEventListener("input", () => {
 // --- the address: every turn has one, to go back to, reload or share -----------------------------
 
 function address() {
-  const { reference, further, asked, text, unlike, unlikeImages, method, weights } = turn();
+  const { reference, further, asked, text, left, unlike, unlikeImages, method, weights } = turn();
   const fields = { text, method, ...weights };
+  if (left) Object.assign(fields, { state: left.state, before: JSON.stringify(left.before) });
   if (unlike) fields.unlike = unlike;
   if (unlikeImages.length) fields.unlike_images = hashesOf(unlikeImages);
   if (reference) fields.reference = asked.reference;
@@ -321,7 +345,25 @@ async function follow() {
   const unlike = fields.get("unlike") ?? "";
   const further = await imagesOf(fields.get("further"));
   const unlikeImages = await imagesOf(fields.get("unlike_images"));
-  await search({ reference, further, text, unlike, unlikeImages, method, weights }, true);
+  const question = { reference, further, unlike, unlikeImages };
+  // What a turn before left is not in the address, so the turns before are asked again.
+  let carried = null;
+  for (const one of before(fields)) {
+    if (!(await search({ ...question, ...one, left: carried && leaves(one.state) }, true))) return;
+    carried = true;
+  }
+  const how = carried ? fields.get("state") : "image";
+  await search({ ...question, text, method, weights, left: leaves(how) }, true);
+}
+
+// The turns that the one of an address goes on from; none where the address says none that can be.
+function before(fields) {
+  try {
+    const found = JSON.parse(fields.get("before") ?? "[]");
+    return found.every(({ text, method }) => typeof text === "string" && method in state.settings.methods) ? found : [];
+  } catch {
+    return [];
+  }
 }
 
 window.addEventListener("popstate", ({ state: entry }) => {
@@ -367,13 +409,14 @@ async function rank(said = texts.again) {
           unlike_images: hashesOf(now.unlikeImages),
           captions: now.shown.captions,
           edited_captions: now.shown.edited_captions,
+          ...(now.left && { state: now.left.state, vector: now.left.vector }),
           method: now.method,
           top_k: now.count,
           ...now.weights,
         }),
       });
-      const { images, notes } = await answer(response);
-      Object.assign(now.shown, { images, notes });
+      const { images, notes, vector } = await answer(response);
+      Object.assign(now.shown, { images, notes, vector });
       if (now === turn()) {
         showImages();
         remember(false);
@@ -422,6 +465,7 @@ at("method").addEventListener("change", () => {
   if (!turn()) return;
   turn().method = at("method").value;
   turn().weights = weightsShown();
+  showStates();
   rank(texts.by(turn().method));
 });
 for (const name of ["alpha-pos", "alpha-neg"]) {
@@ -465,6 +509,7 @@ function show() {
   showFurther();
   showUnlike();
   showTurns();
+  showStates();
   showImages();
   showTexts();
   if (turn().stale) rank();
@@ -488,6 +533,16 @@ function showTurns() {
       return element("li", {}, button);
     }),
   );
+}
+
+// Offers what the next turn can begin with by the method; what was chosen stays where it can.
+function showStates() {
+  const offered = state.settings.methods[at("method").value]?.states ?? ["image"];
+  const chosen = at("state").value;
+  at("state").replaceChildren(
+    ...offered.map((one) => element("option", { value: one, textContent: texts.states[one] })),
+  );
+  at("state").value = offered.includes(chosen) ? chosen : "image";
 }
 
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);

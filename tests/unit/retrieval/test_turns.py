@@ -27,6 +27,9 @@ def test_states_go_with_what_methods_read():
     assert turns.possible("image+text") == ["given", "image", "query"]
     assert turns.possible("composer") == ["given", "image", "query"]
     assert turns.possible("seize") == ["given", "image", "caption"]
+    assert turns.possible("joint") == ["given", "image"]
+    with pytest.raises(ConfigError, match="looks at the image itself"):
+        turns.check("joint", "query")
     with pytest.raises(ConfigError, match="reads captions, which a query's vector has none of"):
         turns.check("seize", "query")
     with pytest.raises(ConfigError, match="There is no state 'imge'"):
