@@ -260,6 +260,9 @@ def test_the_next_turn_begins_with_what_is_chosen(served: Served, page: Page) ->
     assert shown(page) == second.paths
     assert shown(page) != first.gallery.query(served.root / name, "has a red star").paths
     assert page.locator("#edited_captions-0").input_value() == second.edited_captions[0]
+    methods = page.get_by_label("Method")
+    expect(methods.get_by_role("option", name="image+text", exact=True)).to_be_disabled()
+    expect(methods.get_by_role("option", name="pdv", exact=True)).to_be_enabled()
     page.reload()  # the address asks all of its turns again
     expect(page.locator("#turns li")).to_have_count(2, timeout=MODELS)
     expect(page.locator("#images .view img").first).to_have_attribute("alt", second.paths[0])

@@ -378,6 +378,7 @@ window.addEventListener("popstate", ({ state: entry }) => {
     at("start").hidden = false;
     for (const id of ["more", "tools", "texts-box"]) at(id).hidden = true;
     at("notes").textContent = "";
+    showStates();
     say("");
   } else {
     follow();
@@ -543,6 +544,11 @@ function showStates() {
     ...offered.map((one) => element("option", { value: one, textContent: texts.states[one] })),
   );
   at("state").value = offered.includes(chosen) ? chosen : "image";
+  // A turn that went on from a query or captions is ranked by methods that can begin with these.
+  const began = turn()?.left?.state;
+  for (const one of at("method").options) {
+    one.disabled = Boolean(began) && !state.settings.methods[one.value].states.includes(began);
+  }
 }
 
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);
