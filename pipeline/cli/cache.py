@@ -81,7 +81,9 @@ def cache_list(
 @own_option
 @stage_option
 @older_option
-@click.option("--all", "everything", is_flag=True, help="what is current, too")
+@click.option(
+    "--all", "everything", is_flag=True, help="what is current and what was imported, too"
+)
 @click.option("--yes", is_flag=True, help="remove it; without this it is only shown")
 @json_option
 def cache_clean(
@@ -98,7 +100,8 @@ def cache_clean(
     Not current are outputs that a newer one of the same method, models and prompt has taken the
     place of, if nothing current was made from them; what stopped processes left half written; and
     indexes of folders of images that are gone (connect their disks first). What another process
-    holds is left, and so is what no stage wrote. What is missing is computed again.
+    holds is left, and so is what no stage wrote. What is missing is computed again; what was
+    imported, which --all takes too, has to be imported again.
 
     Example: seize cache clean --older-than 30, and then again with --yes
     """

@@ -25,6 +25,8 @@ OUTPUT = re.compile(
 INDEXES = (".faiss", ".db")
 """How indexes end, which have no header."""
 FINGERPRINT = re.compile("[0-9a-f]{12}")
+MAKERS = ("method", "model", "imported")
+"""Fields of a header that say what made an output; within a field, its model and name."""
 LISTING = "files.jsonl"
 """The file in a cache that says of which folder of one's own images it is."""
 DIGEST = re.compile("@[0-9a-f]{12}")
@@ -57,8 +59,8 @@ class Entry:
 
     @property
     def made_by(self) -> str:
-        """The method, models and prompts of the header, in words."""
-        values = [value for key, value in self.header.items() if key in ("method", "model")]
+        """The method, models and prompts of the header in words, or the import's name."""
+        values = [value for key, value in self.header.items() if key in MAKERS]
         for value in self.header.values():
             if isinstance(value, dict):
                 values += [value[key] for key in ("model", "name") if key in value]

@@ -43,6 +43,7 @@ def test_an_entry_says_where_it_is_and_what_made_it(tmp_path: Path) -> None:
     header = {"method": "seize", "clip": {"model": "B@0123456789ab"}, "prompt": {"name": "short"}}
     file = output(tmp_path, "circo-val/search/seize-0123456789ab.jsonl", **header)
     texts = output(tmp_path, "texts/B-0123456789ab.safetensors", model="B", stage="embed texts")
+    imported = output(tmp_path, "circo-val/caption/i-0123456789ab.jsonl", imported="theirs")
     (tmp_path / "README.md").write_text("a page")
     found = one(tmp_path, file)
     assert (found.folder, found.stage, found.bytes) == ("circo-val", "search", file.stat().st_size)
@@ -50,6 +51,7 @@ def test_an_entry_says_where_it_is_and_what_made_it(tmp_path: Path) -> None:
     assert found.is_output
     assert (one(tmp_path, texts).folder, one(tmp_path, texts).stage) == ("", "texts")
     assert one(tmp_path, texts).made_by == "B"
+    assert one(tmp_path, imported).made_by == "theirs"
     assert not one(tmp_path, tmp_path / "README.md").is_output
 
 
