@@ -19,6 +19,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.pages.tokens import VARIABLE
 from tests.conftest import PROJECT
+from tests.variables import without
 
 DEPLOY = PROJECT / "deploy"
 INSTRUCTIONS = {
@@ -138,6 +139,33 @@ def test_the_services_agree_on_the_llm_and_its_version() -> None:
     assert vllm["image"].endswith(f":v{pinned[1]}")
 
 
+def copied(root: Path) -> None:
+    """Do what the Dockerfile's COPY lines do."""
+    for *sources, target in COPIES:
+        for source in sources:
+            if (PROJECT / source).is_dir():  # its content, as Docker does
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(PROJECT / source, root / target, ignore=ignored)
+            else:
+                assert target.endswith("/")
+                (root / target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / source, root / target)
+
+
+def test_what_is_copied_is_enough_to_install_the_project(tmp_path: Path) -> None:
+    copied(tmp_path / "root")
+    words = next(rest for name, rest in STEPS if name == "RUN" and "--editable" in rest).split()
+    assert words[:4] == [".venv/bin/python", "-m", "pip", "install"]
+    options = [word for word in words[4:] if word not in ("--editable", ".")]
+    made = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", tmp_path, "."],
+        cwd=tmp_path / "root", capture_output=True, text=True,
+        env=without("PYTHONPATH", "PYTHONWARNINGS"),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert len(list(tmp_path.glob("seize-*.whl"))) == 1
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -149,14 +177,7 @@ def test_what_is_copied_runs_the_images_command_and_is_healthy(
     small_world: Path, tmp_path: Path
 ) -> None:
     root, photos, work = tmp_path / "root", tmp_path / "photos", tmp_path / "work"
-    for source in SOURCES:
-        place = root / source
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if (PROJECT / source).is_dir():
-            skipped = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(PROJECT / source, place, ignore=skipped)
-        else:
-            shutil.copy(PROJECT / source, place)
+    copied(root)
     photos.mkdir()
     work.mkdir()
     for image in sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]:
