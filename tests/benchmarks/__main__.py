@@ -13,7 +13,7 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
-    *("train", "inversion"),
+    *("train", "inversion", "own"),
 )
 WRITTEN = (
     "search",
@@ -22,6 +22,7 @@ WRITTEN = (
     "fusions",
     "train",
     "inversion",
+    "own",
     "synthetic",
     "long-texts",
 )
