@@ -28,7 +28,7 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 def test_the_readme_is_short() -> None:
     lines = (documents.PROJECT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 230
+    assert len(lines) <= 240
 
 
 @pytest.mark.parametrize("name", sorted(WRITTEN))
