@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pipeline.errors import ConfigError
 from pipeline.printable import one_line
@@ -16,6 +16,8 @@ LABELS = {
     "calls": "calls to a language model a query",
     "seconds": "seconds a query (each source's own machine)",
 }
+SIDES = [((6, 4), "left"), ((6, -12), "left"), ((-6, 4), "right"), ((-6, -12), "right")]
+"""Where a point's label may stand: its offset in points, and the side that is fixed."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def draw(found: Sequence[Point], axis: Axis, metric: str, title: str, file: Path
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -65,17 +68,31 @@ def draw(found: Sequence[Point], axis: Axis, metric: str, title: str, file: Path
             axes.scatter(costs, qualities, marker=marker, color=color, label=label, zorder=3)
     best = frontier([point for point in found if point.is_own or axis == "calls"])
     axes.step([p.cost for p in best], [p.quality for p in best], where="post", color="0.7")
-    for point in found:
-        words = one_line(point.label).replace("$", r"\$")  # else matplotlib reads mathematics
-        place = (point.cost, point.quality)
-        axes.annotate(words, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
     if axis == "seconds" and min(point.cost for point in found) > 0:
         axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set(xlabel=LABELS[axis], ylabel=f"{metric} (%)", title=title)
     figure.legend(loc="outside lower right", ncols=2)
+    figure.draw_without_rendering()  # where points lie is known now
+    places = axes.transData.transform([(point.cost, point.quality) for point in found])
+    taken: list[Any] = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in places]
+    for point in found:
+        taken.append(_labelled(axes, point, taken))
     with atomic(file) as temporary, storage_errors(file):
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _labelled(axes: Any, point: Point, taken: Sequence[Any]) -> Any:
+    """Write a point's label beside it, on the first side that is free; return where it is."""
+    words = one_line(point.label).replace("$", r"\$")  # else matplotlib reads mathematics
+    place = (point.cost, point.quality)
+    text = axes.annotate(words, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    for offset, side in SIDES:
+        text.set(position=offset, horizontalalignment=side)
+        box = text.get_window_extent()
+        if not any(box.overlaps(other) for other in taken):
+            break
+    return box
 
 
 def frontier(found: Sequence[Point]) -> list[Point]:
