@@ -23,6 +23,6 @@ setup(
             "pages/web/*",
         ],
         "seize": ["py.typed"],
-        **{package: ["*", "*/*"] for package in SHIPPED},
+        **{package: ["**/*"] for package in SHIPPED},
     },
 )
