@@ -173,16 +173,17 @@ def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
         with stage("search", one, inputs.files, output.file, "queries") as report:
             name = one.config.search.method
             lists = methods.lists(one.config, name, run.dataset.name, inputs.clues)
-            report.reads = [str(file) for file in inputs.files]
-            report.failed |= inputs.failed
             searcher = inputs.searcher
             searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
             if lists is None:
                 score = methods.score(one.config, name, run.dataset.name, inputs.clues)
-                searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
+                searcher.visited = searcher.scanned = 0
                 made = rank(one, score, searcher)
             else:
                 made = plans.rank(one, lists, searcher)
+            # Not before: texts are read, and missing ones noted, when a clue asks for them.
+            report.reads = [str(file) for file in inputs.files]
+            report.failed |= inputs.failed
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)
             if not searcher.scans:

@@ -17,7 +17,7 @@ from pipeline.errors import InputError, MissingStageError
 from pipeline.retrieval import ranking
 from pipeline.retrieval.methods.increment import Increment
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, inputs, search, submit
+from pipeline.stages import caption, edit, embed, embeddings, inputs, search, submit
 from pipeline.stages.evaluate import evaluate, evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
@@ -37,6 +37,8 @@ def test_all_stages_end_in_metrics_and_submissions_and_a_rerun_computes_nothing(
     assert metrics is not None
     assert all(0 <= value <= 100 for value in metrics.values())
     assert all(report.computed > 0 and not report.failed for report in reports)
+    (searched,) = (report for report in reports if report.stage == "search")
+    assert str(embeddings.text_file(run)) in searched.reads
     outputs = submit.files(run)
     assert set(outputs) == set(run.dataset.kinds)
     # The written files, read as anybody's predictions, give the same metrics as the ranking.
