@@ -34,6 +34,11 @@ class Section(BaseModel):
                 return f"{self.label(field)}: --set search.{self.name}.{field}={shown}"
         return None
 
+    def require(self) -> None:
+        """Raise ConfigError that says what has to be set before anything can be made with it."""
+        if self.lacking:
+            raise ConfigError(f"The method {self.name} needs {self.lacking}")
+
     @classmethod
     def label(cls, field: str) -> str:
         """Return what a weight is called in a picture."""

@@ -28,6 +28,7 @@ import click
 import numpy as np
 import safetensors.numpy
 import torch
+import yaml
 from PIL import Image
 
 from pipeline import config, datasets
@@ -46,6 +47,7 @@ from pipeline.pages.bodies import parse_json
 from pipeline.pages.questions import Texts
 from pipeline.pages.report import charts
 from pipeline.pages.report.queries import side_of
+from pipeline.retrieval import methods
 from pipeline.retrieval.files import Features, read_excluded
 from pipeline.run import Run
 from pipeline.stages import caption, edit, embed, export, released, search, verify
@@ -430,7 +432,7 @@ def _texts(root: Path, dataset: datasets.Dataset) -> Iterator[Reader]:
     yield Reader("prompt", root / "p.yaml", shipped, mutate.of_text(snippets), edit_prompt)
     asked = [file.read_bytes() for file in sorted(questions.FOLDER.glob("*.yaml"))]
     yield Reader("verify prompt", root / "v.yaml", asked, mutate.of_text(snippets), verify_prompt)
-    presets = [file.read_bytes() for file in sorted(config.PRESETS.glob("*.yaml"))]
+    presets = [_with_weights(file) for file in sorted(config.PRESETS.glob("*.yaml"))]
     whole = config.load("demo").model_dump_json().encode()
     for name, seeds, mutation in (
         ("configuration", presets, mutate.of_text(mutate.YAML)),
@@ -446,6 +448,18 @@ def _texts(root: Path, dataset: datasets.Dataset) -> Iterator[Reader]:
     yield Reader("request to the page", root / "request.json", body, mutate.of_json, request)
 
 
+def _with_weights(preset: Path) -> bytes:
+    """Return a preset; one whose method needs weights of the user's has the demo's instead."""
+    settings = config.load(preset.stem)
+    unmade = methods.lacking(settings, "circo")
+    if not methods.clues_of(settings.search.method).keys() & unmade.keys():
+        return preset.read_bytes()
+    content = yaml.safe_load(preset.read_bytes())
+    weights = {settings.search.method: {"phi": "data/models/phi/lincir.safetensors"}}
+    content["search"] = content.get("search", {}) | weights
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
 def _tables(root: Path, run: Run) -> Iterator[Reader]:
     (table,) = (root / "tuned").glob("*.csv")
     yield Reader(
@@ -455,7 +469,7 @@ def _tables(root: Path, run: Run) -> Iterator[Reader]:
     mine = [b'{"mAP@5": 12.5, "mAP@10": 13, "mAP@25": null}']
     yield Reader(
         "own row of a published table", root / "mine.json", mine, mutate.of_json,
-        lambda file: published._read(file, ["mAP@5", "mAP@10", "mAP@25"]),
+        lambda file: published._own("mine", file, ["mAP@5", "mAP@10", "mAP@25"]),
     )  # fmt: skip
     yield Reader("any JSON", root / "any.json", mine, mutate.of_json, read_json)
 

@@ -254,6 +254,8 @@ def test_another_backbone_is_refused_with_both_shapes_before_anything_is_embedde
         run_stages(run)
     with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
         checks.query(tmp_path, run.config)
+    with pytest.raises(ConfigError, match=r"--set search\.searle\.phi=FILE"):
+        search.ranking_file(run)  # not a name by the files of the folder one works in
     with pytest.raises(ConfigError, match="no inversion prompt 'linzir'"):
         run_stages(make_run(search__method="lincir", search__lincir__prompt="linzir"))
     with pytest.raises(ConfigError, match=r"search\.lincir has no 'phy'"):

@@ -32,7 +32,11 @@ class Composer(Section):
 
     @property
     def file(self) -> Path:
-        """The checkpoint; one that comes with the project is found from any folder."""
+        """The checkpoint; one that comes with the project is found from any folder.
+
+        Raises ConfigError where none was chosen: a path of no name is the folder one works in.
+        """
+        self.require()
         return Path(shipped(self.checkpoint or ""))
 
 
@@ -41,8 +45,7 @@ def check(config: Config, dataset: str) -> None:
     from pipeline.models.composers import checkpoints
 
     own = section(config, Composer, dataset)
-    if own.lacking:
-        raise ConfigError(f"The method composer needs {own.lacking}")
+    own.require()
     told = checkpoints.configuration(own.file)
     identity = encoders.ROLE.chosen(config).identity
     checkpoints.check(own.file, told, identity, encoders.width(config.encoder))

@@ -41,7 +41,11 @@ class Inversion(Section):
 
     @property
     def file(self) -> Path:
-        """The file of weights; those that come with the project are found from any folder."""
+        """The file of weights; those that come with the project are found from any folder.
+
+        Raises ConfigError where none was chosen: a path of no name is the folder one works in.
+        """
+        self.require()
         return Path(shipped(self.phi or ""))
 
 
@@ -93,8 +97,7 @@ def check(kind: type[Inversion], config: Config, dataset: str) -> None:
     from pipeline.models.inversion import towers
 
     own = section(config, kind, dataset)
-    if own.lacking:
-        raise ConfigError(f"The method {own.name} needs {own.lacking}")
+    own.require()
     form = prompts.load(own.prompt).form(dataset)
     fine = kind.network == "FineGrained"
     if not fine and {*prompts.places(form.template)} != {"words"}:
