@@ -172,6 +172,9 @@ class Gallery:
         shown = [] if image is None else image if isinstance(image, list | tuple) else [image]
         given = cast("Sequence[Shown]", shown)
         names = [str(one) if isinstance(one, str | Path) else "the image" for one in given]
+        if not isinstance(relative_caption, str | None):
+            kind = type(relative_caption).__name__
+            raise InputError(f"The relative caption is a {kind}: give a text, or none.")
         return self.search(
             [bytes_of(one) for one in given],
             relative_caption or "",
