@@ -493,9 +493,10 @@ def test_watch_tries_again_without_a_change(photos: Path, monkeypatch: pytest.Mo
         if len(made) in (1, 2):
             made.append(None)
             raise StorageError("The disk is full.") if len(made) == 2 else OSError(errno.ENOSPC, "")
-        if not made:
-            threading.Timer(1, (photos / "00.jpg").unlink).start()
-        return index(source)
+        report = index(source)
+        if not made:  # the change comes once the folder is watched, however slow the machine
+            threading.Timer(2, (photos / "00.jpg").unlink).start()
+        return report
 
     def updated(report: StageReport) -> None:
         made.append(report)
