@@ -6,19 +6,19 @@ configuration folder, the preset ``laptop``. A file that comes with the pictures
 else's, so it may not send them to another machine.
 """
 
-import contextlib
-import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.errors import SeizeError
+from pipeline.errors import InputError, SeizeError
 from pipeline.run import log, slug
-from pipeline.store.files import write_text
+from pipeline.store.files import write_json
 from pipeline.store.identity import fingerprint
 
 FILE = "seize.yaml"
@@ -80,22 +80,45 @@ def find(folder: Path, given: str | None, cache: Path) -> Source:
     for place in (root, root.parent):
         if (file := place / FILE).is_file():
             return Source(str(file), str(file), foreign=True)
-    if (remembered := _remembered(root, cache)) is not None:
+    if (remembered := read(cache / cache_name(root) / REMEMBERED)) is not None:
         return remembered
     if (file := user_file()).is_file():
         return Source(str(file), str(file))
     return Source(DEFAULT)
 
 
-def _remembered(root: Path, cache: Path) -> Source | None:
-    file = cache / cache_name(root) / REMEMBERED
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(file.read_bytes())
-        if isinstance(content, dict) and isinstance(content.get("config"), str):
-            overrides = content.get("set", {})
-            if isinstance(overrides, dict):
-                return Source(content["config"], "what the folder was indexed with", overrides)
-    return None
+def read(file: Path) -> Source | None:
+    """Return what ``remember`` kept, None where it kept nothing.
+
+    Raises InputError for what cannot be read or is damaged: other settings would index all anew.
+    Files of earlier versions have no checksum, and are read as they are.
+    """
+    try:
+        content = _Remembered.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise _unreadable(file, why) from None
+    if content.checksum not in (None, fingerprint([content.config, content.set])):
+        raise _unreadable(file, "it is damaged")
+    return Source(content.config, "what the folder was indexed with", content.set)
+
+
+class _Remembered(BaseModel):
+    """What the file says; the checksum is of the other fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    config: str
+    set: dict[str, Any] = {}
+    checksum: str | None = None
+
+
+def _unreadable(file: Path, why: str | None) -> InputError:
+    return InputError(
+        f"What the folder was indexed with cannot be read from {file}: {why}. Name the settings "
+        "with --config; `seize index` with them writes the file anew."
+    )
 
 
 def load(folder: Path, given: str | None, cache: Path, overrides: dict[str, Any]) -> Config:
@@ -133,8 +156,8 @@ def remember(folder: Path, given: str | None, cache: Path, overrides: dict[str, 
     root = folder.resolve()
     is_file = Path(source.name).suffix in configuration.ENDINGS
     name = os.path.abspath(source.name) if is_file else source.name
-    content = json.dumps({"config": name, "set": kept}, ensure_ascii=False)
-    write_text(cache / cache_name(root) / REMEMBERED, content)
+    content = {"config": name, "set": kept, "checksum": fingerprint([name, kept])}
+    write_json(cache / cache_name(root) / REMEMBERED, content)
 
 
 def _absolute(value: Any) -> Any:

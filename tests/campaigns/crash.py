@@ -30,6 +30,7 @@ import numpy as np
 from pipeline import cli
 from pipeline.demo.build import build
 from pipeline.errors import InputError, StorageError
+from pipeline.own import settings
 from pipeline.store.features import FeatureFile
 from pipeline.store.jsonl import RecordFile
 from tests.benchmarks.report import table
@@ -518,7 +519,7 @@ def _computed(printed: str) -> int:
 def flips(world: World, work: Path, count: int, rng: random.Random) -> Iterator[Tally]:
     """Flip a random bit in a copy of each feature and record file: it is found by reading.
 
-    Then the stage that made the file names it, and ends with what it was before.
+    Then the stage that made the file ends with what it was before; it names what it had to read.
     """
     for stage in world.stages:
         if stage.name not in {"caption", "edit", "embed", "verify", "index"}:
@@ -554,6 +555,8 @@ def _relative(folder: Path) -> list[tuple[str, int]]:
 
 def _read(file: Path) -> Any:
     """Return what the pipeline reads from a file of the cache."""
+    if file.name == settings.REMEMBERED:
+        return settings.read(file)
     if file.suffix == ".safetensors":
         features = FeatureFile(file)
         return features.names, features.all(), features.header

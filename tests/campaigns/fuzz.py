@@ -42,7 +42,7 @@ from pipeline.models.llms import Answer
 from pipeline.models.pixels import TargetPad
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import verify as questions
-from pipeline.own import folder
+from pipeline.own import folder, settings
 from pipeline.pages.bodies import parse_json
 from pipeline.pages.questions import Texts
 from pipeline.pages.report import charts
@@ -327,6 +327,13 @@ def _caches(root: Path, run: Run) -> Iterator[Reader]:
         "listing of a folder": (gallery.listing.file, lambda _: folder.index(gallery)),
     }  # fmt: skip
     del compared
+    settings.remember(photos, "demo", run.cache, {"clip.model": "local-dir:data/models/clip"})
+    kept = run.cache / settings.cache_name(photos.resolve()) / settings.REMEMBERED
+    unsealed = {k: v for k, v in json.loads(kept.read_text()).items() if k != "checksum"}
+    yield Reader(
+        "settings of a folder", kept, [kept.read_bytes(), json.dumps(unsealed).encode()],
+        mutate.of_json, lambda _: settings.load(photos, None, run.cache, {}),
+    )  # fmt: skip
     for name, (file, reading) in read.items():
         yield Reader(f"cache: {name}", file, _seed(file), mutate.of_lines, reading)
     yield Reader(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 from pipeline.own import settings
 
 PRESET = "preset: demo\n"
@@ -91,7 +91,25 @@ def test_a_remembered_file_that_is_gone_says_where_it_was_named(
         settings.load(folder, None, tmp_path / "cache", {})
     damaged = tmp_path / "cache" / settings.cache_name(folder.resolve()) / settings.REMEMBERED
     damaged.write_text(json.dumps(["no settings"]))
-    assert found(folder) == "laptop"
+    with pytest.raises(InputError, match=r"settings\.json: it is damaged.*--config"):
+        found(folder)
+
+
+def test_remembered_settings_that_were_changed_are_refused_until_they_are_named_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    settings.remember(folder, "demo", cache, {})
+    kept = cache / settings.cache_name(folder.resolve()) / settings.REMEMBERED
+    content = json.loads(kept.read_text())
+    kept.write_text(json.dumps(content | {"set": {"clip.pretrained": "openai"}}))
+    with pytest.raises(InputError, match="--config"):
+        settings.load(folder, None, cache, {})
+    settings.remember(folder, "demo", cache, {})
+    assert found(folder) == "demo"
+    del content["checksum"]
+    kept.write_text(json.dumps(content))
+    assert found(folder) == "demo", "earlier versions kept no checksum"
 
 
 def test_the_cache_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
