@@ -19,28 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import Field
 
-from pipeline.datasets.reading import Entry, parse_entry, read_json, read_json_lines
+from pipeline.datasets.reading import Entry, FashionPair, parse_entry, read_json, read_json_lines
 from pipeline.datasets.triplets import Triplet
 from pipeline.errors import ConfigError, InputError, nearest
 
 JOINED = " and "
 """Between the captions of an entry with several."""
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
-
-
-class _FashionIq(Entry):
-    candidate: str = Field(validation_alias=AliasChoices("candidate", "reference"))
-    target: str
-    captions: list[str] = Field(
-        min_length=1, validation_alias=AliasChoices("captions", "modification")
-    )
-
-    @field_validator("captions", mode="before")
-    @classmethod
-    def _one_text(cls, captions: Any) -> Any:
-        return [captions] if isinstance(captions, str) else captions
 
 
 class _Cirr(Entry):
@@ -51,7 +38,7 @@ class _Cirr(Entry):
     img_set: dict[str, Any] | None = None
 
 
-class _MtstFashionIq(_FashionIq):
+class _MtstFashionIq(FashionPair):
     modifier_generated: str
 
 
@@ -83,7 +70,7 @@ class _TransAgg(Entry):
     tgt_cap: str | None = None
 
 
-def _fashioniq(entry: _FashionIq) -> dict[str, Any]:
+def _fashioniq(entry: FashionPair) -> dict[str, Any]:
     several = {"captions": entry.captions} if len(entry.captions) > 1 else {}
     text = JOINED.join(entry.captions)
     return {
@@ -152,10 +139,10 @@ SHAPES: tuple[Shape, ...] = (
     ),
     ("transagg", frozenset({"relative_cap"}), _TransAgg, _transagg),
     ("cirr", frozenset({"target_hard"}), _Cirr, _cirr),
-    ("fashioniq", frozenset({"captions"}), _FashionIq, _fashioniq),
-    ("fashioniq", frozenset({"modification"}), _FashionIq, _fashioniq),
-    ("facap", frozenset({"captions"}), _FashionIq, _fashioniq),
-    ("facap", frozenset({"modification"}), _FashionIq, _fashioniq),
+    ("fashioniq", frozenset({"captions"}), FashionPair, _fashioniq),
+    ("fashioniq", frozenset({"modification"}), FashionPair, _fashioniq),
+    ("facap", frozenset({"captions"}), FashionPair, _fashioniq),
+    ("facap", frozenset({"modification"}), FashionPair, _fashioniq),
 )
 """The most telling first."""
 FORMATS = tuple(sorted({name for name, *_ in SHAPES}))

@@ -16,27 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import AliasChoices, Field, field_validator
-
 from pipeline.datasets.fashioniq import CUTOFFS, ENDINGS, FashionIq, averages
-from pipeline.datasets.reading import Entry, parse_entry
+from pipeline.datasets.reading import FashionPair, parse_entry
 from pipeline.errors import InputError
 from pipeline.records import Query
 
 FACAP = ("dress", "jacket", "outfit", "pants", "skirt", "top")
-
-
-class _Annotation(Entry):
-    candidate: str = Field(validation_alias=AliasChoices("candidate", "reference"))
-    target: str
-    captions: list[str] = Field(
-        min_length=1, validation_alias=AliasChoices("captions", "modification")
-    )
-
-    @field_validator("captions", mode="before")
-    @classmethod
-    def _one_text(cls, captions: Any) -> Any:
-        return [captions] if isinstance(captions, str) else captions
 
 
 def _without_ending(name: str) -> str:
@@ -75,7 +60,7 @@ class FaCap(FashionIq):
 
     def parse(self, entry: Any, where: str) -> Query:
         """Return an annotation's query, without an id; raises InputError."""
-        found = parse_entry(_Annotation, entry, where)
+        found = parse_entry(FashionPair, entry, where)
         return Query("", found.candidate, tuple(found.captions), target=found.target)
 
 
@@ -109,7 +94,7 @@ class EnhFashionIq(FashionIq):
 
     def parse(self, entry: Any, where: str) -> Query:
         """Return an annotation's query, without an id; raises InputError."""
-        found = parse_entry(_Annotation, entry, where)
+        found = parse_entry(FashionPair, entry, where)
         reference, target = map(_without_ending, (found.candidate, found.target))
         return Query("", reference, tuple(found.captions), target=target)
 

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from pipeline.errors import InputError
 
@@ -21,6 +28,21 @@ class Entry(BaseModel):
     """One annotation of a benchmark's file; fields this project does not use are ignored."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+
+class FashionPair(Entry):
+    """Two images and what differs, in FashionIQ's shape or with FACap's README's keys."""
+
+    candidate: str = Field(validation_alias=AliasChoices("candidate", "reference"))
+    target: str
+    captions: list[str] = Field(
+        min_length=1, validation_alias=AliasChoices("captions", "modification")
+    )
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _one_text(cls, captions: Any) -> Any:
+        return [captions] if isinstance(captions, str) else captions
 
 
 Annotation = TypeVar("Annotation", bound=Entry)

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from pipeline.demo import differences, world
 from pipeline.demo.differences import difference
-from pipeline.demo.training import CHAT, MODELS, history, llama, load_llama, tokenizer, train
+from pipeline.demo.training import (
+    CHAT,
+    MODELS,
+    answer_loss,
+    history,
+    llama,
+    load_llama,
+    tokenizer,
+    train,
+)
 from pipeline.demo.world import Scene
 from pipeline.models.prompts import synthesize as prompts
 from pipeline.store.files import write_json
@@ -51,24 +60,7 @@ def train_synthesizer(out: Path, steps: int, seed: int, rate: float, start: Path
             add_generation_prompt=True,
             tokenize=False,
         )
-        starts = [len(ids) for ids in words(asked, add_special_tokens=False)["input_ids"]]
-        texts = [
-            f"{a} {spaced(answer)} </s>" for a, (_, answer) in zip(asked, examples, strict=True)
-        ]
-        batch = words(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-        )
-        place = torch.arange(batch["input_ids"].shape[1])
-        hidden = (batch["attention_mask"] == 0) | (place[None] < torch.tensor(starts)[:, None])
-        labels = batch["input_ids"].masked_fill(hidden, -100)
-        loss: Tensor = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
-        ).loss
-        return loss
+        return answer_loss(model, words, asked, [spaced(answer) for _, answer in examples])
 
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)

@@ -31,6 +31,7 @@ from pipeline.demo.training import (
     MODELS,
     PROMPT,
     STD,
+    answer_loss,
     attributes,
     history,
     llama,
@@ -235,26 +236,11 @@ def train_llm(out: Path, steps: int, seed: int, rate: float, start: Path | None)
             add_generation_prompt=True,
             tokenize=False,
         )
-        starts = [len(ids) for ids in words(asked, add_special_tokens=False)["input_ids"]]
         answers = [
             after.text() if name == "demo" else roles_answer(before, after)
             for before, _, after in examples
         ]
-        texts = [f"{a} {answer} </s>" for a, answer in zip(asked, answers, strict=True)]
-        batch = words(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-        )
-        place = torch.arange(batch["input_ids"].shape[1])
-        hidden = (batch["attention_mask"] == 0) | (place[None] < torch.tensor(starts)[:, None])
-        labels = batch["input_ids"].masked_fill(hidden, -100)
-        loss: Tensor = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
-        ).loss
-        return loss
+        return answer_loss(model, words, asked, answers)
 
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)

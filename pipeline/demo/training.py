@@ -222,3 +222,23 @@ def load_llama(model: Any, words: PreTrainedTokenizerFast, folder: Path, prefix:
             carry_over(earlier, tensor.float(), words, place)
         else:
             place.copy_(tensor)
+
+
+def answer_loss(
+    model: Any, words: PreTrainedTokenizerFast, asked: Sequence[str], answers: Sequence[str]
+) -> Tensor:
+    """Return a causal LLM's mean cross-entropy over the tokens of the answers alone, a scalar.
+
+    ``asked`` are rendered chats, up to where the assistant begins.
+    """
+    starts = [len(ids) for ids in words(list(asked), add_special_tokens=False)["input_ids"]]
+    texts = [f"{a} {answer} </s>" for a, answer in zip(asked, answers, strict=True)]
+    batch = words(
+        texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+    )
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    place = torch.arange(ids.shape[1])
+    hidden = (mask == 0) | (place[None] < torch.tensor(starts)[:, None])
+    labels = ids.masked_fill(hidden, -100)
+    loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    return loss

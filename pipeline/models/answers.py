@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LONGEST = 200_000
 """Characters of an answer that are looked at."""
@@ -128,6 +128,24 @@ def without_thoughts(answer: str) -> str | None:
         _, found, after = text.rpartition("assistantfinal")
         return after.strip() if found else None
     return _outside(text)
+
+
+def json_object(text: str) -> Any:
+    """Return the JSON between an answer's first and last brace, whatever stands around it.
+
+    Raises ValueError or RecursionError where there is none.
+    """
+    return json.loads(text[text.index("{") : text.rindex("}") + 1])
+
+
+def object_schema(**fields: Any) -> dict[str, Any]:
+    """Return the JSON schema of an object that has exactly these fields, each with its schema."""
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": False,
+    }
 
 
 def _outside(text: str) -> str | None:

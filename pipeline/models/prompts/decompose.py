@@ -1,6 +1,5 @@
 """Prompts that have a query taken apart into atomic retrievals, and the plan that comes of it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.models import answers
 from pipeline.models.prompts import files
-from pipeline.models.prompts.edit import check_template, render, variables_of
+from pipeline.models.prompts.edit import check_template, variables_of
 from pipeline.models.prompts.files import PROMPTS
+from pipeline.models.prompts.structured import StructuredPrompt
 
 FOLDER = PROMPTS / "decompose"
 VARIABLES = {"captions", "relative_caption"}
@@ -74,16 +74,9 @@ def _most_common(texts: Sequence[str]) -> list[str]:
     return [text for text, _ in Counter(filter(None, cut)).most_common(OF_A_ROLE)]
 
 
-class DecomposePrompt(BaseModel):
+class DecomposePrompt(StructuredPrompt):
     """A prompt whose answer is a plan as JSON."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    description: str
-    source: str = ""
-    system: str = ""
-    user: str
     max_tokens: int = Field(default=384, gt=0)
     temperature: float = Field(default=0.0, ge=0, le=2)
 
@@ -101,11 +94,6 @@ class DecomposePrompt(BaseModel):
         return template
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What enters the fingerprint of plans."""
-        return self.model_dump(exclude={"description", "source"})
-
-    @property
     def answer_schema(self) -> dict[str, Any]:
         """The JSON schema that the answer must follow."""
         atom = {
@@ -113,10 +101,10 @@ class DecomposePrompt(BaseModel):
             "text": {"type": "string"},
             "wanted": {"type": "boolean"},
         }
-        return _object(
+        return answers.object_schema(
             retrievals={
                 "type": "array",
-                "items": _object(**atom),
+                "items": answers.object_schema(**atom),
                 "minItems": 1,
                 "maxItems": MOST,
             },
@@ -125,10 +113,7 @@ class DecomposePrompt(BaseModel):
 
     def messages(self, texts: Mapping[str, str]) -> list[dict[str, str]]:
         """Return chat messages (role, content); ``captions`` are lines of one text."""
-        given = {name: texts.get(name, "") for name in VARIABLES}
-        system, user = (render(part, **given).strip() for part in (self.system, self.user))
-        turns = [{"role": "system", "content": system}] if system else []
-        return [*turns, {"role": "user", "content": user}]
+        return self.turns({name: texts.get(name, "") for name in VARIABLES})
 
     def read(self, answer: str) -> tuple[dict[str, str], str | None]:
         """Return ``{"plan": JSON}`` of an answer, or {} and why there is none."""
@@ -136,21 +121,12 @@ class DecomposePrompt(BaseModel):
         if said is None:
             return {}, answers.CUT_OFF
         try:
-            found = json.loads(said[said.index("{") : said.rindex("}") + 1])
+            found = answers.json_object(said)
             return {"plan": Plan.model_validate(found).model_dump_json()}, None
         except ValidationError as error:
             return {}, f"the plan cannot be used: {error.errors()[0]['msg']}"
         except (ValueError, RecursionError):
             return {}, "the answer was no JSON"
-
-
-def _object(**fields: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": fields,
-        "required": list(fields),
-        "additionalProperties": False,
-    }
 
 
 def names() -> list[str]:

@@ -1,7 +1,6 @@
 """Prompts are YAML files: how the LLM is asked for an edit and how its answer is cleaned."""
 
 import functools
-import json
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
@@ -70,13 +69,7 @@ class Prompt(BaseModel):
         if self.answer == "text":
             return None
         texts = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_TEXTS}
-        fields = {"target": {"type": "string"}, **dict.fromkeys(ROLES, texts)}
-        return {
-            "type": "object",
-            "properties": fields,
-            "required": list(fields),
-            "additionalProperties": False,
-        }
+        return answers.object_schema(target={"type": "string"}, **dict.fromkeys(ROLES, texts))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -159,7 +152,7 @@ class Prompt(BaseModel):
         """
         text = answers.without_thoughts(answer) or ""
         try:
-            found = json.loads(text[text.index("{") : text.rindex("}") + 1])
+            found = answers.json_object(text)
             # Small tokenizers put spaces around quotes.
             named = {name.strip(): value for name, value in found.items()}
             texts = {"target": [named["target"]]} | {role: named[role] for role in ROLES}

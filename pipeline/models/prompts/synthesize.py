@@ -1,17 +1,17 @@
 """Prompts of the synthesize stage, YAML files too: what is asked for, and which texts it gets."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.models import answers
 from pipeline.models.prompts import files
-from pipeline.models.prompts.edit import check_template, render, variables_of
+from pipeline.models.prompts.edit import check_template, variables_of
 from pipeline.models.prompts.files import PROMPTS
+from pipeline.models.prompts.structured import StructuredPrompt
 
 FOLDER = PROMPTS / "synthesize"
 
@@ -47,17 +47,10 @@ NOTHING = "nothing differs"
 """Why an answer holds no text though it is as it should be."""
 
 
-class SynthesizePrompt(BaseModel):
+class SynthesizePrompt(StructuredPrompt):
     """A prompt whose answer is JSON with fields of a triplet."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    description: str
-    source: str = ""
     way: Way
-    system: str = ""
-    user: str
     max_tokens: int = Field(default=256, gt=0)
     temperature: float = Field(default=0.0, ge=0, le=2)
     """At least; at 0 a model makes the same kind of edit of every caption."""
@@ -88,27 +81,13 @@ class SynthesizePrompt(BaseModel):
         return variables_of(self.user) | variables_of(self.system)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What enters the fingerprint of the texts."""
-        return self.model_dump(exclude={"description", "source"})
-
-    @property
     def answer_schema(self) -> dict[str, Any]:
         """The JSON schema that the answer must follow."""
-        fields = {name: {"type": "string"} for name in self.task.fields}
-        return {
-            "type": "object",
-            "properties": fields,
-            "required": list(fields),
-            "additionalProperties": False,
-        }
+        return answers.object_schema(**{name: {"type": "string"} for name in self.task.fields})
 
     def messages(self, texts: Mapping[str, str]) -> list[dict[str, str]]:
         """Return chat messages (role, content) with the task's variables put in."""
-        given = {name: texts.get(name, "") for name in self.task.variables}
-        system, user = (render(part, **given).strip() for part in (self.system, self.user))
-        turns = [{"role": "system", "content": system}] if system else []
-        return [*turns, {"role": "user", "content": user}]
+        return self.turns({name: texts.get(name, "") for name in self.task.variables})
 
     def read(self, answer: str) -> tuple[dict[str, str], str | None]:
         """Return the fields of an answer, or {} and why there are none."""
@@ -117,7 +96,7 @@ class SynthesizePrompt(BaseModel):
             return {}, answers.CUT_OFF
         named = self.task.fields
         try:
-            found = json.loads(said[said.index("{") : said.rindex("}") + 1])
+            found = answers.json_object(said)
             # Small tokenizers put spaces around quotes, and before punctuation.
             by_name = {name.strip(): value for name, value in found.items()}
             fields = {name: _cleaned(by_name[name]) for name in named}
