@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
+from pipeline.cli.numbers import FiniteRange
 from pipeline.cli.options import (
-    FiniteRange,
     Stage,
     cache_option,
     data_root_option,
     format_option,
     json_option,
-    override_options,
     run_options,
 )
+from pipeline.cli.overrides import override_options
 from pipeline.cli.pairs import Pair
 from pipeline.errors import MissingStageError
 from pipeline.printable import echo

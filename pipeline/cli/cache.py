@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import FiniteRange, cache_option, json_option
+from pipeline.cli.numbers import FiniteRange
+from pipeline.cli.options import cache_option, json_option
 from pipeline.errors import ConfigError, nearest
 from pipeline.printable import echo, one_line
 

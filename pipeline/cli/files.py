@@ -6,14 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import (
-    Finite,
-    Stage,
-    cache_option,
-    data_root_option,
-    json_option,
-    run_options,
-)
+from pipeline.cli.numbers import Finite
+from pipeline.cli.options import Stage, cache_option, data_root_option, json_option, run_options
 from pipeline.cli.registered import complete_dataset, dataset_option
 from pipeline.printable import echo
 

@@ -1,147 +1,20 @@
-"""What the commands share: their options, and how reports and metrics are printed."""
+"""The options that commands share."""
 
 import functools
 import logging
-import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline import config, yamls
-from pipeline.cli.registered import COMPLETED, complete_preset, dataset_option
+from pipeline import config
+from pipeline.cli.numbers import Finite, FiniteRange
+from pipeline.cli.overrides import override_options
+from pipeline.cli.registered import complete_preset, dataset_option
 
 log = logging.getLogger("seize")
-
-OVERRIDES: dict[str, tuple[str, Any, str]] = {
-    "--captioner": ("captioner.model", str, "BLIP-2 checkpoint, or served:NAME at a server"),
-    "--captions": ("captioner.samples", int, "captions a reference image"),
-    "--seed": ("captioner.seed", int, "seed of the captions"),
-    "--llm": ("llm.model", str, "served model's name, or transformers:NAME_OR_PATH in process"),
-    "--llm-url": ("llm.url", list, "server, e.g. http://localhost:8000/v1; repeat it for several"),
-    "--edits-per-caption": ("llm.edits", int, "edits of each caption; needs --temperature above 0"),
-    "--temperature": ("llm.temperature", float, "the LLM's sampling temperature"),
-    "--shared-concept": ("dataset.shared_concept", bool, "tell the LLM CIRCO's shared concept"),
-    "--captioner-url": ("captioner.url", list, "server of a served:NAME captioner; repeatable"),
-    "--prompt": ("llm.prompt", str, "prompt's name (see `seize prompts list`) or YAML file"),
-    "--clip": ("clip.model", str, "open_clip model, local-dir:FOLDER or hf-hub:NAME; KIND:NAME"),
-    "--clip-url": ("clip.url", list, "server of a served:NAME encoder; repeatable"),
-    "--pretrained": ("clip.pretrained", str, "open_clip pretrained tag or weights file"),
-    "--verifier": ("verifier.model", str, "served vision model, or transformers:NAME_OR_PATH"),
-    "--verifier-url": ("verifier.url", list, "its server; several share the work"),
-    "--question": ("verifier.prompt", str, "verify prompt's name or YAML file"),
-    "--candidates": ("verifier.candidates", int, "best images a query that are verified"),
-    "--no-early-stop": ("verifier.early_stop", bool, "verify all of them, as tuning needs"),
-    "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
-    "--top-k": ("search.top_k", int, "images retrieved a query"),
-    "--index": ("search.index.kind", str, "scan, flat, faiss-hnsw, faiss-ivf or milvus"),
-    "--milvus-url": (
-        "runtime.milvus_url",
-        str,
-        "a Milvus server; by default a file in the cache, open to all users of this machine",
-    ),
-    "--gallery": ("dataset.gallery", str, "FashionIQ's galleries: split or union"),
-    "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
-    "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
-    "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
-    "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
-    "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
-    "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),
-    "--allow-pickle": ("runtime.allow_pickle", bool, "load CLIP weights that can run code"),
-}
-"""Options that override one field of the preset: option to field, type and help; a list repeats."""
-SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
-"""Flags that set their field to false."""
-
-
-SHOWN = 10
-"""Images that commands on one's own images show by default."""
-
-CLIP = ("--clip", "--pretrained", "--device", "--allow-pickle")
-CAPTIONER = ("--captioner", "--captioner-url", "--captions", "--seed")
-LLM = ("--llm", "--llm-url", "--temperature", "--concurrency")
-INDEX = (*CLIP, "--workers", "--strict")
-"""Overrides that matter to the index of one's own images; the others are not offered there."""
-QUERY = (
-    *(*CAPTIONER, *LLM, "--edits-per-caption", "--prompt"),
-    *(*CLIP, "--method", "--top-k", "--keep-reference"),
-)
-"""Those that matter to a query of one's own images."""
-TRY = (*CAPTIONER, *LLM, "--device")
-"""Those that matter where a prompt is tried."""
-
-
-def override_options(
-    function: Callable[..., Any], chosen_options: Sequence[str] = tuple(OVERRIDES)
-) -> Callable[..., Any]:
-    """Add the options that change a configuration, and hand them on as one ``overrides`` dict.
-
-    ``chosen_options`` are those of ``OVERRIDES`` that the command does something with.
-    """
-    chosen = {option: rest for option, rest in OVERRIDES.items() if option in chosen_options}
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **values: Any) -> Any:
-        overrides: dict[str, Any] = {}
-        for option, (field, kind, _) in chosen.items():
-            value = values.pop(option[2:].replace("-", "_"))
-            if kind is bool:
-                if value:
-                    overrides[field] = option not in SWITCH_OFF
-            elif kind is list:
-                if value:
-                    overrides[field] = value[0] if len(value) == 1 else list(value)
-            elif value is not None:
-                overrides[field] = value
-        overrides |= dict(_setting(text) for text in values.pop("settings"))
-        return function(*args, overrides=overrides, **values)
-
-    for option, (field, kind, text) in reversed(chosen.items()):
-        if kind is bool:
-            wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
-        elif kind is list:
-            wrapper = click.option(option, multiple=True, help=f"{text} [{field}]")(wrapper)
-        else:
-            complete = COMPLETED.get(option)
-            wrapper = click.option(
-                option, type=kind, help=f"{text} [{field}]", shell_complete=complete
-            )(wrapper)
-    return click.option(
-        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
-    )(wrapper)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    field, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not FIELD=VALUE", param_hint="--set")
-    return field, yamls.parse_yaml(value, f"--set {field}: {value!r}")
-
-
-class Finite(click.types.FloatParamType):
-    """A floating-point number that is neither NaN nor infinite."""
-
-    def convert(self, value: Any, *context: Any) -> Any:
-        """Return the number; fails for one that is not finite."""
-        return _finite(self, super().convert(value, *context), value, *context)
-
-
-class FiniteRange(click.FloatRange):
-    """A range of floating-point numbers, without NaN, which no comparison keeps out."""
-
-    def convert(self, value: Any, *context: Any) -> Any:
-        """Return the number; fails for one that is not finite, or out of range."""
-        return _finite(self, super().convert(value, *context), value, *context)
-
-
-def _finite(kind: click.ParamType[Any, Any], number: Any, value: Any, *context: Any) -> Any:
-    if not math.isfinite(number):
-        kind.fail(f"{value!r} is not a finite number.", *context)
-    return number
-
 
 data_root_option = click.option(
     "--data-root",
@@ -168,22 +41,6 @@ preset_option = click.option(
     show_default=True,
     help="preset (see `seize config list`) or YAML file",
 )
-
-own_cache_option = click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="where features and answers are kept; SEIZE_CACHE, or a folder of yours, by default",
-)
-
-own_config_option = click.option(
-    "--config",
-    "preset",
-    metavar="PRESET|FILE",
-    shell_complete=complete_preset,
-    help="preset (see `seize config list`) or YAML file; by default SEIZE_CONFIG, seize.yaml in "
-    "or beside the folder, what the folder was indexed with, your own seize.yaml, or laptop",
-)
-
 
 alpha_options = (
     click.option("--alpha-pos", type=Finite(), help="α⁺, weight of a positive increment"),
@@ -254,78 +111,6 @@ def run_options(
     for option in reversed(options):
         decorated = option(decorated)
     return decorated
-
-
-def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of indexing one's own images; hand on ``settings``, ``cache``, ``remember``.
-
-    ``remember`` keeps what was named, once it was of use.
-    """
-
-    @functools.wraps(function)
-    def wrapper(
-        folder: Path,
-        preset: str | None,
-        cache: Path | None,
-        overrides: dict[str, Any],
-        **values: Any,
-    ) -> Any:
-        own = _own(folder, preset, cache, overrides)
-        return function(folder=folder, **own, **values)
-
-    return own_config_option(own_cache_option(override_options(wrapper, INDEX)))
-
-
-def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of querying one's own images; hand on also ``given`` and ``note``.
-
-    ``given`` repeats the options that ``seize index`` takes too, ``note`` says what is missing for
-    another method than the one that was chosen.
-    """
-
-    @functools.wraps(function)
-    def wrapper(
-        folder: Path,
-        preset: str | None,
-        cache: Path | None,
-        alpha_pos: float | None,
-        alpha_neg: float | None,
-        overrides: dict[str, Any],
-        **values: Any,
-    ) -> Any:
-        own = _own(folder, preset, cache, {"search.top_k": SHOWN} | overrides)
-        note = None
-        if alpha_pos is not None or alpha_neg is not None:
-            from pipeline.retrieval import methods
-
-            own["settings"] = methods.with_increment(
-                own["settings"], config.OWN_IMAGES, alpha_pos, alpha_neg
-            )
-        else:
-            from pipeline.own import quick
-
-            own["settings"], note = quick.settle(own["settings"], overrides)
-        given = given_options(index_options)
-        return function(folder=folder, given=given, note=note, **own, **values)
-
-    decorated: Callable[..., Any] = override_options(wrapper, QUERY)
-    for option in reversed((own_config_option, *alpha_options, own_cache_option)):
-        decorated = option(decorated)
-    return decorated
-
-
-def _own(
-    folder: Path, preset: str | None, cache: Path | None, overrides: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the settings and cache of one's own folder, and how to keep what was named."""
-    from pipeline.own import settings
-
-    place = settings.cache_folder(cache)
-    return {
-        "settings": settings.load(folder, preset, place, overrides),
-        "cache": place,
-        "remember": functools.partial(settings.remember, folder, preset, place, overrides),
-    }
 
 
 Options = Callable[[Callable[..., Any]], Callable[..., Any]]

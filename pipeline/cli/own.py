@@ -9,12 +9,8 @@ import click
 
 from pipeline.cli import batches
 from pipeline.cli.ending import leave
-from pipeline.cli.options import (
-    Stage,
-    index_options,
-    json_option,
-    query_options,
-)
+from pipeline.cli.options import Stage, json_option
+from pipeline.cli.own_options import index_options, query_options
 from pipeline.cli.printing import print_reports, print_result
 from pipeline.errors import STOPPED, InputError
 from pipeline.own import checks

@@ -11,15 +11,14 @@ import yaml
 
 from pipeline import config
 from pipeline.cli.options import (
-    TRY,
     cache_option,
     data_root_option,
     json_option,
-    override_options,
     preset_option,
     split_arguments,
     vllm_options,
 )
+from pipeline.cli.overrides import TRY, override_options
 from pipeline.cli.printing import print_metrics
 from pipeline.cli.registered import complete_preset, complete_prompt, dataset_option
 from pipeline.models.prompts import edit as prompts

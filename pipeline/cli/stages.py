@@ -8,14 +8,7 @@ from typing import Any
 import click
 
 from pipeline import stages
-from pipeline.cli.options import (
-    Stage,
-    json_option,
-    log,
-    run_options,
-    split_arguments,
-    vllm_options,
-)
+from pipeline.cli.options import Stage, json_option, log, run_options, split_arguments, vllm_options
 from pipeline.cli.printing import print_metrics, print_reports
 from pipeline.errors import ConfigError
 from pipeline.printable import echo

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from pipeline import datasets
-from pipeline.cli.options import FiniteRange, Stage, format_option, json_option, run_options
+from pipeline.cli.numbers import FiniteRange
+from pipeline.cli.options import Stage, format_option, json_option, run_options
 from pipeline.cli.pairs import Pair
 from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo

@@ -6,16 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import (
-    CAPTIONER,
-    INDEX,
-    LLM,
-    Stage,
-    cache_option,
-    json_option,
-    override_options,
-    preset_option,
-)
+from pipeline.cli.options import Stage, cache_option, json_option, preset_option
+from pipeline.cli.overrides import CAPTIONER, INDEX, LLM, override_options
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 

@@ -11,16 +11,9 @@ import click
 from click.core import ParameterSource
 
 from pipeline import recipes
-from pipeline.cli.options import (
-    CLIP,
-    FiniteRange,
-    cache_option,
-    data_root_option,
-    json_option,
-    log,
-    override_options,
-    preset_option,
-)
+from pipeline.cli.numbers import FiniteRange
+from pipeline.cli.options import cache_option, data_root_option, json_option, log, preset_option
+from pipeline.cli.overrides import CLIP, override_options
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 

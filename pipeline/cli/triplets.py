@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import (
-    CLIP,
-    LLM,
-    cache_option,
-    json_option,
-    override_options,
-    preset_option,
-)
+from pipeline.cli.options import cache_option, json_option, preset_option
+from pipeline.cli.overrides import CLIP, LLM, override_options
 from pipeline.errors import InputError
 from pipeline.printable import echo, one_line
 

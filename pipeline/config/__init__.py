@@ -1,5 +1,6 @@
 """One run's configuration: what to compute (enters fingerprints), and how (``runtime``)."""
 
+from pipeline.config.base import Precision
 from pipeline.config.devices import Computed, in_precision, resolve_device, resolve_precision
 from pipeline.config.loading import (
     CONSENT,
@@ -11,25 +12,25 @@ from pipeline.config.loading import (
     presets,
     shipped,
 )
+from pipeline.config.models import (
+    CaptionerConfig,
+    ClipConfig,
+    Kind,
+    LlmConfig,
+    VerifierConfig,
+    weights_family,
+)
 from pipeline.config.names import AT, CLIP, VERIFIED, encoder_of, without_encoder
 from pipeline.config.sections import (
     LONGEST_WAIT,
     MAX_PIXELS,
-    OWN_IMAGES,
-    CaptionerConfig,
-    ClipConfig,
-    Config,
     DatasetConfig,
     IndexConfig,
-    Kind,
-    LlmConfig,
-    Precision,
     RuntimeConfig,
     SearchConfig,
     SynthesizeConfig,
-    VerifierConfig,
-    weights_family,
 )
+from pipeline.config.whole import OWN_IMAGES, Config
 
 __all__ = [
     "AT",

@@ -2,14 +2,9 @@
 
 from typing import TypeVar
 
-from pipeline.config.sections import (
-    CaptionerConfig,
-    ClipConfig,
-    LlmConfig,
-    Precision,
-    RuntimeConfig,
-    VerifierConfig,
-)
+from pipeline.config.base import Precision
+from pipeline.config.models import CaptionerConfig, ClipConfig, LlmConfig, VerifierConfig
+from pipeline.config.sections import RuntimeConfig
 from pipeline.processes import current
 
 Computed = TypeVar("Computed", CaptionerConfig, ClipConfig, LlmConfig, VerifierConfig)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.sections import Config, RuntimeConfig
+from pipeline.config.sections import RuntimeConfig
+from pipeline.config.whole import Config
 from pipeline.errors import ConfigError, nearest
 from pipeline.installation import SHIPPED
 from pipeline.yamls import first_problem, read_yaml

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from pipeline import datasets
 from pipeline.cli import main
-from pipeline.cli.options import OVERRIDES
+from pipeline.cli.overrides import OVERRIDES
 from tests.conftest import PROJECT
 
 STAGES = ("plan", "caption", "edit", "embed", "search", "evaluate", "submit", "run")

@@ -42,8 +42,6 @@ LONGEST = 420
 """Lines of a module that need no reason."""
 
 ONE_JOB = {
-    "pipeline.config.sections": "every field of a configuration: one vocabulary",
-    "pipeline.demo.world": "the demo's scenes, their words and their pictures: one vocabulary",
     "pipeline.pages.app": "one server: its routes, each a few lines",
 }
 """Longer modules, with the reason why they are not two."""
