@@ -1,11 +1,12 @@
 """The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config import Config, LlmConfig
+from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.models import llms
 from pipeline.models.kinds import Given
@@ -13,20 +14,14 @@ from pipeline.models.llms import Answer
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts.edit import Prompt
 from pipeline.records import Query
-from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import caption, checks, estimates, texts
+from pipeline.run import Run, StageReport, stage
+from pipeline.stages import asking, caption, checks, estimates, texts
 from pipeline.stages.base import ByQuery, Certainty, Line, Stage, TextKind
-from pipeline.stages.first_answers import FirstAnswers, SuspiciousAnswers
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import EditRecord, typed
 
-RETRY_TEMPERATURE = 0.7
-"""A bad answer is asked for again at this temperature at least: at 0 it would come again."""
-
-
 NO_ROLES = "edits with roles: edit with --prompt roles, or another prompt that has `answer: roles`."
-ALIKE = "the LLM gave the same answer whatever was asked"
 
 
 class Pair(NamedTuple):
@@ -170,13 +165,12 @@ def why_missing(run: Run) -> str | None:
     """Return the most common reason of the edits that failed, None where none tells one."""
     if _given(run):
         return None
-    return _most_common(_records(record_file(run)).values())
+    return asking.most_common(filter(None, map(_why_failed, _records(record_file(run)).values())))
 
 
-def _most_common(records: Iterable[EditRecord]) -> str | None:
-    failed = (record for record in records if record["edited_caption"] is None)
-    reasons = Counter(reason for record in failed if (reason := record.get("reason")))
-    return max(reasons, key=reasons.__getitem__, default=None)
+def _why_failed(record: EditRecord) -> str | None:
+    """Return why there is no edit, "" where that was not kept; None where there is one."""
+    return None if record["edited_caption"] is not None else record.get("reason") or ""
 
 
 def edited(run: Run) -> dict[Pair, str | None]:
@@ -199,36 +193,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     config = settle(run.config, records)
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
-        stored = _records(records)
-        done = {pair: record["edited_caption"] for pair, record in stored.items()}
-        failed = {pair for pair in wanted if pair in done and done[pair] is None}
-        todo = [pair for pair in wanted if pair not in done or (retry_failed and pair in failed)]
-        report.cached = len(wanted) - len(todo)
-        if failed and not retry_failed:
-            why = _most_common(stored[pair] for pair in failed)
-            said = f", most of them: {why}" if why else ""
-            log.warning(
-                "%d edits failed before%s. To try them again: --retry-failed", len(failed), said
-            )
-        if not todo:
-            return report
-        with report.step("load the model"):
-            llm = llms.load(config.llm, config.runtime)
-        known_as_bad = {pair for pair in failed if stored[pair].get("reason") != ALIKE}
-        first = FirstAnswers(config.llm.model, known_as_bad)
-        with progress(len(wanted), report.cached, "edit", "edit") as bar:
-            try:
-                for made in ask(config, todo, first):
-                    records.append(made.record())
-                    if made.reason:
-                        report.failed[" | ".join(made.pair[:2])] = made.reason
-                    report.computed += 1
-                    bar.update()
-            except SuspiciousAnswers as error:
-                for pair in error.alike:  # a later record of the same pair counts
-                    records.append(Edited(pair, None, ALIKE).record())
-                raise
-        report.notes = list(getattr(llm, "notes", ()))
+        stored = {pair: _why_failed(record) for pair, record in _records(records).items()}
+        asking.keep(Editor(config), wanted, stored, records, report, retry_failed, "edit")
     return report
 
 
@@ -249,32 +215,55 @@ class Edited(NamedTuple):
         return made if self.reason is None else made | {"reason": self.reason}
 
 
-def ask(
-    config: Config, todo: Sequence[Pair], first: FirstAnswers[Pair] | None = None
-) -> Iterator[Edited]:
-    """Yield each pair with what the LLM made of it, as answers come.
+@dataclass(frozen=True)
+class Editor:
+    """An LLM with the prompt that it edits by, as an ``asking.Asker``."""
 
-    A bad answer is asked for again, ``llm.attempts`` times in all. Raises ModelError if the LLM
-    cannot answer, or if its ``first`` answers show that it does something else.
-    """
-    prompt, llm = prompts.load(config.llm.prompt), llms.load(config.llm, config.runtime)
-    for attempt in range(config.llm.attempts):
-        last = attempt == config.llm.attempts - 1
-        bad = []
-        for answer in llm.answer(asking(config.llm, prompt, todo, attempt)):
-            pair = todo[answer.key]
-            text, reason = judge(prompt, pair, answer)
-            if first is not None and attempt == 0:
-                first.add(pair, pair.relative_caption, text, reason, answer.text)
-            if reason and answer.reason is None and not last:
-                bad.append(pair)
-            else:
-                with_roles = text is not None and prompt.answer_schema is not None
-                roles = prompt.fields(answer.text or "") if with_roles else None
-                yield Edited(pair, text, reason, roles)
-        todo = bad
-        if not todo:
-            break
+    config: Config
+
+    @functools.cached_property
+    def prompt(self) -> Prompt:
+        """What the LLM is asked with."""
+        return prompts.load(self.config.llm.prompt)
+
+    def requests(self, todo: Sequence[Pair], attempt: int = 0) -> Iterator[llms.Request]:
+        """Yield the request of each pair; attempts differ by seed, and then by heat."""
+        config, prompt = self.config.llm, self.prompt
+        warm = max(config.temperature, asking.RETRY_TEMPERATURE)
+        for key, pair in enumerate(todo):
+            yield llms.Request(
+                key=key,
+                messages=prompt.messages(pair.caption, pair.relative_caption, pair.shared_concept),
+                max_tokens=prompt.max_tokens,
+                stop=tuple(prompt.stop),
+                temperature=config.temperature if attempt == 0 else warm,
+                seed=config.seed + attempt + pair.sample * config.attempts,
+                schema=prompt.answer_schema,
+            )
+
+    def judge(self, pair: Pair, answer: Answer) -> asking.Judged[Pair, Edited]:
+        """Return the edited caption in an answer, with the roles that it names."""
+        text, reason = judge(self.prompt, pair, answer)
+        with_roles = text is not None and self.prompt.answer_schema is not None
+        roles = self.prompt.fields(answer.text or "") if with_roles else None
+        return asking.Judged(pair, Edited(pair, text, reason, roles), text, reason)
+
+    def failure(self, pair: Pair, why: str) -> Edited:
+        """Return a pair without an edit."""
+        return Edited(pair, None, why)
+
+    def named(self, pair: Pair) -> str:
+        """Return both texts."""
+        return " | ".join(pair[:2])
+
+    def change(self, pair: Pair) -> str:
+        """Return the relative caption."""
+        return pair.relative_caption
+
+
+def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
+    """Yield each pair with what the LLM made of it, as answers come; raises as ``asking.ask``."""
+    return (judged.made for judged in asking.ask(Editor(config), todo))
 
 
 def check(config: Config) -> None:
@@ -324,23 +313,6 @@ def _records(records: RecordFile) -> dict[Pair, EditRecord]:
 def by_pair(records: RecordFile) -> dict[Pair, str | None]:
     """Return the edited captions by pair."""
     return {pair: record["edited_caption"] for pair, record in _records(records).items()}
-
-
-def asking(
-    config: LlmConfig, prompt: Prompt, todo: Sequence[Pair], attempt: int = 0
-) -> Iterator[llms.Request]:
-    """Yield the request of each pair; the seed, and after the first attempt the heat, differ."""
-    temperature = config.temperature if attempt == 0 else max(config.temperature, RETRY_TEMPERATURE)
-    for key, pair in enumerate(todo):
-        yield llms.Request(
-            key=key,
-            messages=prompt.messages(pair.caption, pair.relative_caption, pair.shared_concept),
-            max_tokens=prompt.max_tokens,
-            stop=tuple(prompt.stop),
-            temperature=temperature,
-            seed=config.seed + attempt + pair.sample * config.attempts,
-            schema=prompt.answer_schema,
-        )
 
 
 def _plan(run: Run) -> list[Line]:

@@ -8,7 +8,7 @@ from pipeline.errors import ModelError
 from pipeline.images.files import open_image
 from pipeline.models import captioners, llms
 from pipeline.models.prompts import edit as prompts
-from pipeline.stages.edit import Pair, asking, judge
+from pipeline.stages.edit import Editor, Pair, judge
 
 
 def try_prompt(
@@ -34,7 +34,7 @@ def try_prompt(
     prompt = prompts.load(config.llm.prompt)
     asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
     found: dict[int, dict[str, Any]] = {}
-    for answer in llms.load(config.llm, config.runtime).answer(asking(config.llm, prompt, asked)):
+    for answer in llms.load(config.llm, config.runtime).answer(Editor(config).requests(asked)):
         edited, reason = judge(prompt, asked[answer.key], answer)
         messages = prompt.messages(*asked[answer.key][:3])
         found[answer.key] = {

@@ -13,16 +13,14 @@ from pipeline.errors import ConfigError
 from pipeline.models import llms
 from pipeline.models.prompts import synthesize as prompts
 from pipeline.models.prompts.synthesize import NOTHING, SynthesizePrompt
-from pipeline.run import StageReport, log, progress, slug
-from pipeline.stages import checks
-from pipeline.stages.edit import RETRY_TEMPERATURE, settle
-from pipeline.stages.first_answers import FirstAnswers, SuspiciousAnswers
+from pipeline.run import StageReport, slug
+from pipeline.stages import asking, checks
+from pipeline.stages.edit import settle
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import WrittenRecord, typed
 
 FOLDER = "synthesize"
-ALIKE = "the LLM gave the same answer whatever was asked"
 
 
 class Question(NamedTuple):
@@ -59,7 +57,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Writer:
-    """An LLM with a prompt: who writes."""
+    """An LLM with a prompt: who writes, as an ``asking.Asker``."""
 
     config: Config
     """Its ``llm`` is the one that writes."""
@@ -110,6 +108,48 @@ class Writer:
         name = f"{slug(self.config.llm.model)}-{self.prompt.name}-{fingerprint(content)}.jsonl"
         return RecordFile(cache / FOLDER / name, content)
 
+    def requests(self, todo: Sequence[Question], attempt: int) -> Iterator[llms.Request]:
+        """Yield the request of each question; attempts differ by seed, and then by heat."""
+        prompt, config = self.prompt, self.config.llm
+        warm = max(self.temperature, asking.RETRY_TEMPERATURE)
+        for key, question in enumerate(todo):
+            yield llms.Request(
+                key=key,
+                messages=prompt.messages(question.given),
+                max_tokens=prompt.max_tokens,
+                stop=(),
+                temperature=self.temperature if attempt == 0 else warm,
+                seed=config.seed + attempt + question.sample * config.attempts,
+                schema=prompt.answer_schema,
+            )
+
+    def judge(self, question: Question, answer: llms.Answer) -> asking.Judged[Question, Written]:
+        """Return the fields in an answer; that there is nothing to write is no fault."""
+        fields, reason = self._read(answer)
+        fault = None if reason == NOTHING else reason
+        made = Written(question, fields or None, reason)
+        return asking.Judged(question, made, " | ".join(fields.values()) or None, fault)
+
+    def _read(self, answer: llms.Answer) -> tuple[dict[str, str], str | None]:
+        if answer.text is None:
+            return {}, answer.reason or "no answer"
+        fields, reason = self.prompt.read(answer.text)
+        if reason and answer.truncated and reason != NOTHING:
+            reason = f"the answer was longer than {self.prompt.max_tokens} tokens"
+        return fields, reason
+
+    def failure(self, question: Question, why: str) -> Written:
+        """Return a question without an answer."""
+        return Written(question, None, why)
+
+    def named(self, question: Question) -> str:
+        """Return all that went in."""
+        return " | ".join(text for _, text in question.texts)
+
+    def change(self, question: Question) -> str:
+        """Return all that went in: each text may make the answer another."""
+        return self.named(question)
+
 
 def check(config: Config, prompt: str) -> Writer:
     """Return who writes; raises ConfigError or ModelError for what cannot be used."""
@@ -149,107 +189,21 @@ def write(
     One that failed before stays so, unless ``retry_failed``. Raises ModelError if the LLM cannot
     answer, or if its first answers show that it does something else.
     """
-    config = settle(writer.config, records)
+    settled = Writer(settle(writer.config, records), writer.prompt)
     wanted = list(dict.fromkeys(questions))
     with records:
-        stored = known(records)
-        failed = {q for q in wanted if q in stored and _failed(stored[q])}
-        todo = [q for q in wanted if q not in stored or (retry_failed and q in failed)]
-        report.cached = len(wanted) - len(todo)
-        if failed and not retry_failed:
-            why = next(stored[q].get("reason") for q in wanted if q in failed)
-            log.warning(
-                "%d texts failed before, the first: %s. To try them again: --retry-failed",
-                len(failed),
-                why,
-            )
-            report.failed = {_said(q): str(stored[q].get("reason")) for q in wanted if q in failed}
-            report.known = list(report.failed)
-        if todo:
-            _ask(Writer(config, writer.prompt), todo, failed, records, report)
-        stored = known(records)
-    return {question: stored[question] for question in wanted}
+        stored = {question: _why_failed(record) for question, record in known(records).items()}
+        asking.keep(settled, wanted, stored, records, report, retry_failed, "text")
+        answered = known(records)
+    return {question: answered[question] for question in wanted}
 
 
-def _failed(record: WrittenRecord) -> bool:
-    return record["answer"] is None and record.get("reason") != NOTHING
+def _why_failed(record: WrittenRecord) -> str | None:
+    """Return why there is no answer; None where there is one, or nothing was to be written."""
+    reason = record.get("reason") or ""
+    return None if record["answer"] is not None or reason == NOTHING else reason
 
 
-def _said(question: Question) -> str:
-    return " | ".join(text for _, text in question.texts)
-
-
-def _ask(
-    writer: Writer,
-    todo: Sequence[Question],
-    failed: set[Question],
-    records: RecordFile,
-    report: StageReport,
-) -> None:
-    with report.step("load the model"):
-        llm = llms.load(writer.config.llm, writer.config.runtime)
-    first = FirstAnswers(writer.config.llm.model, failed)
-    with progress(report.cached + len(todo), report.cached, "text", "write") as bar:
-        try:
-            for made in answers(writer, todo, first):
-                records.append(made.record())
-                if made.reason and made.reason != NOTHING:
-                    report.failed[_said(made.question)] = made.reason
-                report.computed += 1
-                bar.update()
-        except SuspiciousAnswers as error:
-            for question in error.alike:  # a later record of the same question counts
-                records.append(Written(question, None, ALIKE).record())
-            raise
-    report.notes = list(getattr(llm, "notes", ()))
-
-
-def answers(
-    writer: Writer, todo: Sequence[Question], first: FirstAnswers[Question] | None = None
-) -> Iterator[Written]:
-    """Yield each question with what the LLM wrote, as answers come; a bad one is asked for again.
-
-    ``llm.attempts`` times in all. Raises ModelError if the LLM cannot answer.
-    """
-    config, prompt = writer.config.llm, writer.prompt
-    llm = llms.load(config, writer.config.runtime)
-    for attempt in range(config.attempts):
-        last, bad = attempt == config.attempts - 1, []
-        for answer in llm.answer(_requests(writer, todo, attempt)):
-            question = todo[answer.key]
-            fields, reason = _read(prompt, answer)
-            if first is not None and attempt == 0:
-                wrong = None if reason == NOTHING else reason
-                text = " | ".join(fields.values()) or None
-                first.add(question, _said(question), text, wrong, answer.text)
-            if reason and reason != NOTHING and answer.reason is None and not last:
-                bad.append(question)
-            else:
-                yield Written(question, fields or None, reason)
-        todo = bad
-        if not todo:
-            break
-
-
-def _read(prompt: SynthesizePrompt, answer: llms.Answer) -> tuple[dict[str, str], str | None]:
-    if answer.text is None:
-        return {}, answer.reason or "no answer"
-    fields, reason = prompt.read(answer.text)
-    if reason and answer.truncated and reason != NOTHING:
-        reason = f"the answer was longer than {prompt.max_tokens} tokens"
-    return fields, reason
-
-
-def _requests(writer: Writer, todo: Sequence[Question], attempt: int) -> Iterator[llms.Request]:
-    prompt, config = writer.prompt, writer.config.llm
-    cool = writer.temperature
-    for key, question in enumerate(todo):
-        yield llms.Request(
-            key=key,
-            messages=prompt.messages(question.given),
-            max_tokens=prompt.max_tokens,
-            stop=(),
-            temperature=cool if attempt == 0 else max(cool, RETRY_TEMPERATURE),
-            seed=config.seed + attempt + question.sample * config.attempts,
-            schema=prompt.answer_schema,
-        )
+def answers(writer: Writer, todo: Sequence[Question]) -> Iterator[Written]:
+    """Yield each question with what the LLM wrote, as answers come; raises as ``asking.ask``."""
+    return (judged.made for judged in asking.ask(writer, todo))

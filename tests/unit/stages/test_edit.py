@@ -11,7 +11,7 @@ from pipeline.models.answers import CHATTER, CUT_OFF
 from pipeline.models.llms import Answer, Request
 from pipeline.models.prompts import edit as prompts
 from pipeline.run import Run
-from pipeline.stages import caption, edit
+from pipeline.stages import asking, caption, edit
 from pipeline.stages.edit import Pair
 from tests.stub import Running, Stub, Thinking
 
@@ -69,7 +69,7 @@ def test_empty_answers_are_retried_then_recorded_with_their_reason(
     assert "HTTP 400: too long" in report.failed.values()
     assert report.computed == len(wanted)
     # A greedy LLM would repeat itself, so retries are sampled.
-    assert set(moody.temperatures) == {0.0, edit.RETRY_TEMPERATURE}
+    assert set(moody.temperatures) == {0.0, asking.RETRY_TEMPERATURE}
     assert edit.edit(run).computed == 0
 
 
