@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -89,10 +90,14 @@ class Served:
 
 
 def images_loaded(page: Page) -> None:
-    """Return when the results' images and the reference image are there."""
-    page.evaluate(
-        """Promise.all(
-            [...document.querySelectorAll('#images img, #samples img, #reference')]
-                .filter(image => image.src && !image.hidden).map(image => image.decode())
-        )"""
-    )
+    """Return when the images that are in sight are there; what is not in sight may load later."""
+    end = time.monotonic() + 60
+    while page.evaluate(
+        """[...document.querySelectorAll('img[src]')].some(image => {
+            const { top, bottom, width } = image.getBoundingClientRect();
+            const inSight = width && bottom > 0 && top < innerHeight;
+            return inSight && !(image.complete && image.naturalWidth);
+        })"""
+    ):
+        assert time.monotonic() < end, "an image does not load"
+        page.wait_for_timeout(20)

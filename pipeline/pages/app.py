@@ -61,6 +61,7 @@ log = logging.getLogger("seize")
 FILES = {
     "/": ("app.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/focus.js": ("focus.js", "text/javascript"),
     "/texts.js": ("texts.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

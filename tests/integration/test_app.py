@@ -174,7 +174,8 @@ def test_everything_works_by_keyboard(served: Served, page: Page) -> None:
     page.keyboard.press("Enter")
     expect(candidates).to_have_count(48)
     name = sorted(served.root.glob("0*.jpg"))[40].name
-    page.keyboard.type(name)
+    with page.expect_response(lambda response: response.url.endswith(f"name={name}")):
+        page.keyboard.type(name)
     expect(candidates).to_have_count(1)
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")

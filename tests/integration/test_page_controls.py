@@ -1,11 +1,13 @@
 """What the page shows and hides, seen in a real Chromium: no control is there that does nothing."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.app_server import Served
 from tests.browser import watch
@@ -145,3 +147,140 @@ def test_the_command_refuses_a_text_that_the_page_refuses(served: Served, tmp_pa
     done = seize("query", picture, "x" * 1001, *options)
     assert done.exit_code == 3
     assert "1,001 characters, more than the 1,000 allowed: say it in fewer words" in done.stderr
+
+
+def search(page: Page, text: str) -> None:
+    page.get_by_label("What should differ").fill(text)
+    page.get_by_role("button", name="Search").click()
+    best = f"Best 24 of {IMAGES} images."
+    expect(page.get_by_role("status").first).to_have_text(best, timeout=MODELS)
+
+
+class Late:
+    """The requests whose address ends as given: each is answered only when it is let go."""
+
+    def __init__(self, page: Page, end: str) -> None:
+        self.page = page
+        self.routes: list[Route] = []
+        page.route(lambda url: url.endswith(end), lambda route: self.routes.append(route))
+
+    def let_go(self) -> None:
+        """Have the one that was asked for answered."""
+        end = time.monotonic() + 30
+        while not self.routes:
+            assert time.monotonic() < end, "it was never asked"
+            self.page.wait_for_timeout(10)
+        self.routes.pop().continue_()
+
+
+@pytest.mark.parametrize(
+    ("typed", "last", "on", "then_on"),
+    [
+        ("07", ".png", "107.png", "107.png"),  # it is still there, at another place
+        ("12", "3", "124.png", "123.png"),  # it is gone: the one nearest to its place
+        ("9", "?", "019.png", None),  # none is left: the text that lists them
+    ],
+)
+def test_an_answer_that_comes_late_does_not_take_the_focus(
+    served: Served, page: Page, typed: str, last: str, on: str, then_on: str | None
+) -> None:
+    """A list is shown anew under the keyboard: Enter goes on to choose from it."""
+    late = Late(page, f"name={quote_plus(typed + last)}")
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    name = page.get_by_label("File names that contain")
+    name.fill(typed)
+    expect(page.locator("#picker-count")).not_to_contain_text(f"of {IMAGES}")
+    before = page.get_by_role("button", name=on)
+    expect(before).to_be_visible()
+    name.fill(typed + last)
+    before.focus()
+    before.evaluate("one => one.setAttribute('data-before', '')")
+    late.let_go()
+    expect(page.locator("[data-before]")).to_have_count(0)
+    if then_on is None:
+        expect(name).to_be_focused()
+        return
+    expect(page.get_by_role("button", name=then_on)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#reference-name")).to_have_text(then_on)
+    expect(page.get_by_label("What should differ")).to_be_focused()
+
+
+def test_further_images_are_not_mixed_with_other_names(served: Served, page: Page) -> None:
+    late = Late(page, "name=1")
+    page.goto(served.address)
+    page.get_by_role("button", name="Pick from the gallery").click()
+    count = page.locator("#picker-count")
+    expect(count).to_have_text(f"48 of {IMAGES} images")
+    page.get_by_label("File names that contain").fill("1")
+    page.locator("#picker-more").click()
+    late.let_go()
+    total = sum("1" in f"{number:03}" for number in range(IMAGES))
+    expect(count).to_have_text(f"48 of {total} images")
+    names = page.locator("#candidates img").evaluate_all("all => all.map(one => one.alt)")
+    assert len(names) == 48
+    assert all("1" in one for one in names)
+
+
+def test_the_focus_stays_with_a_result_that_is_ranked_anew(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    search(page, "is red")
+    box = page.locator("#images li").nth(5).get_by_role("checkbox")
+    named = box.get_attribute("aria-label") or ""
+    box.focus()
+    box.evaluate("one => one.setAttribute('data-before', '')")
+    page.locator("#alpha-neg").evaluate(
+        "one => { one.value = 0; one.dispatchEvent(new Event('input')); }"
+    )
+    expect(page.locator("[data-before]")).to_have_count(0)
+    expect(page.get_by_role("checkbox", name=named, exact=True)).to_be_focused()
+    # From the viewer, the image as the reference: what should differ is said next.
+    page.locator("#images .view").nth(3).focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Use as reference", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_label("What should differ")).to_be_focused()
+
+
+def test_what_takes_itself_away_hands_the_focus_on(served: Served, page: Page) -> None:
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    search(page, "is red")
+    for place in range(2):
+        page.locator("#images li").nth(place).get_by_role("button", name="Less like").click()
+    kept = page.locator("#unlike-images button")
+    expect(kept).to_have_count(2)
+    kept.first.focus()
+    page.keyboard.press("Enter")
+    expect(kept).to_have_count(1)
+    expect(kept).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("but not")).to_be_focused()
+    page.locator("#images li").first.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Select none").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Save as CSV")).to_be_focused()
+    page.route("**/query", lambda route: None)  # no answer
+    page.get_by_role("button", name="Search").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Search")).to_be_focused()
+
+
+def test_what_is_typed_while_a_query_runs_is_kept(served: Served, page: Page) -> None:
+    late = Late(page, "/query")
+    page.goto(served.address)
+    text = page.get_by_label("What should differ")
+    text.fill("is red")
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    text.fill("is red and round")
+    late.let_go()
+    expect(page.locator("#images li")).to_have_count(24, timeout=MODELS)
+    expect(text).to_have_value("is red and round")
+    expect(text).to_be_focused()

@@ -158,14 +158,15 @@ def test_the_page_speaks_the_browsers_language(served: Served, page: Page) -> No
 
 
 def test_both_languages_have_the_same_texts() -> None:
-    source = (PROJECT / "pipeline" / "pages" / "web" / "texts.js").read_text(encoding="utf-8")
+    web = PROJECT / "pipeline" / "pages" / "web"
+    source = (web / "texts.js").read_text(encoding="utf-8")
     kinds = re.findall(r"const \w\w = \{\n(.*?)\n\};", source, re.DOTALL)
     names = [re.findall(r"^  (\w+):", kind, re.MULTILINE) for kind in kinds]
     assert len(names) == 2
     assert names[0] == names[1]
     used = set()
-    for file in ("app.js", "app.html"):
-        content = (PROJECT / "pipeline" / "pages" / "web" / file).read_text(encoding="utf-8")
+    for file in web.glob("app.*"):
+        content = file.read_text(encoding="utf-8")
         used |= set(re.findall(r"\btexts\.(?!js)(\w+)|data-(?:text|label)=\"(\w+)\"", content))
     assert {one or other for one, other in used} == set(names[0])
 

@@ -1,5 +1,6 @@
 // The page's behaviour. All text enters the document through textContent, never as markup.
 
+import { present, renew } from "/focus.js";
 import { fill, language, texts } from "/texts.js";
 
 const at = (id) => document.getElementById(id);
@@ -112,7 +113,7 @@ at("reference").addEventListener("error", () => { // a format that the browser d
 
 // --- picking from the gallery --------------------------------------------------------------------
 
-const picker = { start: 0, asked: 0 };
+const picker = { start: 0, asked: 0, answered: 0 };
 
 const listed = async (query) => answer(await fetch(`/gallery?${new URLSearchParams(query)}`));
 
@@ -124,11 +125,13 @@ function candidate({ hash, path }, chosen) {
 }
 
 async function list(more = false) {
+  if (more && picker.answered !== picker.asked) return; // other names are asked for meanwhile
   picker.start = more ? at("candidates").children.length : 0;
   const asked = ++picker.asked;
   try {
     const found = await listed({ start: picker.start, name: at("name").value });
     if (asked !== picker.asked) return;
+    picker.answered = asked;
     const made = found.images.map((image) =>
       candidate(image, () => {
         at("picker").close();
@@ -136,11 +139,11 @@ async function list(more = false) {
       }),
     );
     if (more) at("candidates").append(...made);
-    else at("candidates").replaceChildren(...made);
+    else renew(at("candidates"), made, at("name"));
     const shown = at("candidates").children.length;
     at("picker-count").textContent = texts.picked(shown, found.total);
-    at("picker-more").hidden = shown >= found.total;
     if (more) made[0]?.firstChild.focus();
+    present(at("picker-more"), shown < found.total, at("name"));
   } catch (error) {
     at("picker-count").textContent = lost(error);
   }
@@ -215,8 +218,8 @@ async function ask({ reference, further, text, left, unlike, unlikeImages, metho
 async function search(question, linked = false) {
   const abort = new AbortController();
   state.busy = abort;
-  at("search").hidden = true;
   at("cancel").hidden = false;
+  present(at("search"), false, at("cancel"));
   say(texts.asking);
   try {
     const result = await ask(question, abort.signal);
@@ -232,12 +235,14 @@ async function search(question, linked = false) {
       notes: result.notes,
       vector: result.vector,
     };
-    state.turns.push({ ...question, reference, asked: result, shown, count: PAGE });
+    const typed = !linked && at("text").value.trim() !== question.text; // while this was asked
+    const draft = typed ? at("text").value : undefined;
+    state.turns.push({ ...question, reference, asked: result, shown, draft, count: PAGE });
     state.current = state.turns.length - 1;
     remember(!linked);
     show();
     say(texts.best(number(result.images.length), number(state.settings.images)));
-    at("results").focus({ preventScroll: !linked });
+    if (!typed) at("results").focus({ preventScroll: !linked });
     window.scrollTo({ top: 0 });
     return true;
   } catch (error) {
@@ -247,7 +252,7 @@ async function search(question, linked = false) {
   } finally {
     state.busy = null;
     at("search").hidden = false;
-    at("cancel").hidden = true;
+    present(at("cancel"), false, at("search"));
   }
 }
 
@@ -374,9 +379,9 @@ window.addEventListener("popstate", ({ state: entry }) => {
     state.current = -1;
     setReference(null);
     at("text").value = "";
-    at("images").replaceChildren();
+    renew(at("images"), [], at("results"));
     at("start").hidden = false;
-    for (const id of ["more", "tools", "texts-box"]) at(id).hidden = true;
+    for (const id of ["more", "tools", "texts-box"]) present(at(id), false, at("results"));
     at("notes").textContent = "";
     showStates();
     say("");
@@ -447,7 +452,7 @@ function showNumbers() {
 function showWeights(method, weights) {
   const { about, weights: known } = state.settings.methods[method] ?? {};
   at("method-said").textContent = about ?? "";
-  at("weights").hidden = !known;
+  present(at("weights"), Boolean(known), at("method"));
   if (!known) return;
   for (const [name, field, max] of [
     ["alpha-pos", "alpha_pos", "max_pos"],
@@ -484,7 +489,8 @@ at("more").addEventListener("click", async () => {
   if (!(await rank())) return;
   const added = now.shown.images.length - before;
   say(added > 0 ? texts.added(added) : texts.allShown);
-  at("images").children[before]?.querySelector("button").focus();
+  const next = at("images").children[before] ?? at("images").lastChild;
+  next.querySelector("button").focus();
 });
 at("restore").addEventListener("click", () => {
   const { captions, edited_captions: edited } = turn().asked;
@@ -497,7 +503,7 @@ at("restore").addEventListener("click", () => {
 
 function show() {
   const { method, weights, reference, further, text, draft, unlike, unlikeImages } = turn();
-  at("start").hidden = true;
+  present(at("start"), false, at("results"));
   at("tools").hidden = false;
   at("controls").disabled = false;
   at("method").value = method;
@@ -518,8 +524,9 @@ function show() {
 
 function showTurns() {
   at("turns-box").hidden = false;
-  at("turns").replaceChildren(
-    ...state.turns.map((one, place) => {
+  renew(
+    at("turns"),
+    state.turns.map((one, place) => {
       const label = element("span", { textContent: `${place + 1}. ${one.text || texts.imageOnly}` });
       const button = element("button", { type: "button" }, label);
       if (one.reference) button.prepend(element("img", { src: urlOf(one.reference), alt: "" }));
@@ -533,6 +540,7 @@ function showTurns() {
       });
       return element("li", {}, button);
     }),
+    at("results"),
   );
 }
 
@@ -593,26 +601,29 @@ function card(image, place) {
 function showImages() {
   const { images, notes } = turn().shown;
   at("notes").textContent = notes.join(" ");
-  at("images").replaceChildren(...images.map(card));
-  at("more").hidden = images.length < turn().count || turn().count >= state.settings.most_images;
+  renew(at("images"), images.map(card), at("results"));
+  const hasMore = images.length === turn().count && turn().count < state.settings.most_images;
+  present(at("more"), hasMore, at("results"));
 }
 
 // Shows images as buttons that take them out of a list of the state again.
-function showKept(list, place, label) {
-  at(place).replaceChildren(
-    ...state[list].map((image) => {
+function showKept(list, place, label, field) {
+  renew(
+    at(place),
+    state[list].map((image) => {
       const button = action("", label(image.path), () => {
         state[list] = state[list].filter(({ hash }) => hash !== image.hash);
-        showKept(list, place, label);
+        showKept(list, place, label, field);
       });
       button.append(element("img", { src: imageUrl(image.hash), alt: "" }));
       return element("li", {}, button);
     }),
+    at(field),
   );
 }
 
-const showUnlike = () => showKept("unlike", "unlike-images", texts.likeAgain);
-const showFurther = () => showKept("further", "further", texts.alsoNoMore);
+const showUnlike = () => showKept("unlike", "unlike-images", texts.likeAgain, "unlike");
+const showFurther = () => showKept("further", "further", texts.alsoNoMore, "text");
 
 function alsoLike({ hash, path }) {
   if (!state.further.some((image) => image.hash === hash)) state.further.push({ hash, path });
@@ -636,7 +647,7 @@ function useAsReference({ hash, path }) {
 function showTexts() {
   const { asked, shown } = turn();
   const count = Math.max(asked.captions.length, 1);
-  at("texts-box").hidden = !asked.edited_captions.length;
+  present(at("texts-box"), asked.edited_captions.length > 0, at("results"));
 
   function box(kind, field, place) {
     const original = asked[field][place] ?? "";
@@ -661,8 +672,9 @@ function showTexts() {
     return element("div", {}, label, area);
   }
 
-  at("texts").replaceChildren(
-    ...asked.edited_captions.map((_, place) =>
+  renew(
+    at("texts"),
+    asked.edited_captions.map((_, place) =>
       element(
         "li",
         {},
@@ -670,6 +682,7 @@ function showTexts() {
         box(texts.edited(place + 1), "edited_captions", place),
       ),
     ),
+    at("results"),
   );
 }
 
@@ -687,7 +700,9 @@ function enlarge(place) {
   at("viewer-numbers").textContent = told_of(image, viewed);
   at("viewer-status").textContent = "";
   at("previous").hidden = at("next").hidden = images.length < 2;
-  if (!at("viewer").open) at("viewer").showModal();
+  if (at("viewer").open) return;
+  at("viewer").returnValue = "";
+  at("viewer").showModal();
 }
 
 at("previous").addEventListener("click", () => enlarge(viewed - 1));
@@ -697,13 +712,10 @@ at("viewer").addEventListener("keydown", ({ key }) => {
   if (key === "ArrowRight") enlarge(viewed + 1);
 });
 at("viewer").addEventListener("close", () => {
-  at("images").children[viewed]?.querySelector(".view").focus();
+  if (at("viewer").returnValue === "use") useAsReference(turn().shown.images[viewed]);
+  else at("images").children[viewed]?.querySelector(".view").focus();
 });
-at("viewer-use").addEventListener("click", () => {
-  const image = turn().shown.images[viewed];
-  at("viewer").close();
-  useAsReference(image);
-});
+at("viewer-use").addEventListener("click", () => at("viewer").close("use"));
 at("viewer-copy").addEventListener("click", async () => {
   const { path } = turn().shown.images[viewed];
   try {
@@ -718,7 +730,7 @@ at("viewer-copy").addEventListener("click", async () => {
 
 function showSelection() {
   const count = state.selected.size;
-  at("select-none").hidden = !count;
+  present(at("select-none"), count > 0, at("csv"));
   if (count) say(texts.selected(count));
 }
 
@@ -803,7 +815,8 @@ async function showSamples() {
     const { images } = await listed({ start: 0 });
     const every = Math.max(1, Math.floor(images.length / SAMPLES));
     const some = images.filter((_, place) => place % every === 0).slice(0, SAMPLES);
-    at("samples").replaceChildren(...some.map((image) => candidate(image, () => takeFromGallery(image))));
+    const made = some.map((image) => candidate(image, () => takeFromGallery(image)));
+    renew(at("samples"), made, at("text"));
   } catch {
     // there is nothing to show yet
   }
