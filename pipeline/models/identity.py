@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.config import Computed, Precision, RuntimeConfig, in_precision
 from pipeline.errors import ModelError
+from pipeline.store.identity import fingerprint
 
 MOST_FILES = 1_000
 """Files of a model's folder."""
@@ -93,12 +94,19 @@ def _remembered(place: str, state: tuple[int, ...]) -> str:
     note = _notes() / f"{xxhash.xxh3_128_hexdigest(os.fsencode(place))}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(note.read_bytes())
-        if known["file"] == place and known["state"] == list(state) and len(known["hash"]) == 32:
+        if known == _noted(place, state, str(known["hash"])):
             return str(known["hash"])
     found = _read(place)
     if time.time_ns() - max(state[1], state[2]) > SETTLED and state == _state(os.stat(place)):
-        _note(note, {"file": place, "state": state, "hash": found})
+        _note(note, _noted(place, state, found))
     return found
+
+
+def _noted(place: str, state: tuple[int, ...], found: str) -> dict[str, Any]:
+    """Return what a note holds; a damaged one fails its checksum, and the file is read again."""
+    content = {"file": place, "state": list(state), "hash": found}
+    checksum = fingerprint([os.fsencode(place).hex(), *state, found])  # a name may be any bytes
+    return content | {"checksum": checksum}
 
 
 def _read(place: str) -> str:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,35 @@ def test_damaged_notes_are_read_over(tmp_path: Path, notes: Path, content: str) 
         note.write_text(content)
     identity._remembered.cache_clear()
     assert model_identity(str(folder)) == first
+
+
+def test_no_byte_of_a_note_can_change_what_a_model_is(tmp_path: Path, notes: Path) -> None:
+    weights = model(tmp_path / "m") / "model.safetensors"
+    age(weights)
+    first = model_identity(str(weights))
+    (note,) = notes.iterdir()
+    whole = note.read_bytes()
+    for place in range(0, len(whole), 3):
+        note.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        identity._remembered.cache_clear()
+        assert model_identity(str(weights)) == first
+        assert note.read_bytes() == whole  # it was read again, and noted anew
+    note.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "checksum"}))
+    identity._remembered.cache_clear()
+    assert model_identity(str(weights)) == first
+    assert note.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_a_file_of_any_name_is_remembered(tmp_path: Path, notes: Path) -> None:
+    weights = model(tmp_path / os.fsdecode(b"m\xff")) / "model.safetensors"
+    age(weights)
+    first = model_identity(str(weights))
+    (note,) = notes.iterdir()
+    written = note.stat().st_mtime_ns
+    identity._remembered.cache_clear()
+    assert model_identity(str(weights)) == first
+    assert note.stat().st_mtime_ns == written
 
 
 def test_without_a_place_for_notes_it_is_read_each_time(
