@@ -16,7 +16,7 @@ from pipeline.cli.options import (
     run_options,
 )
 from pipeline.cli.overrides import override_options
-from pipeline.cli.pairs import Pair
+from pipeline.cli.pairs import Pair, others_option, rows_of_files
 from pipeline.errors import MissingStageError
 from pipeline.printable import echo
 from pipeline.stages import checks
@@ -37,14 +37,7 @@ MACHINE = (
     metavar="METHOD|NAME=FILE",
     help="a ranking by one modality alone; image and text by default",
 )
-@click.option(
-    "--with",
-    "others",
-    multiple=True,
-    type=Pair(),
-    metavar="NAME=FILE[,FILE]",
-    help="another ranking by both modalities (cache/…/search/*.jsonl), or predictions",
-)
+@others_option
 @click.option(
     "--first",
     type=click.IntRange(1, 1000),
@@ -94,9 +87,9 @@ def audit(
         files = [Pair()(text) for text in chosen if "=" in text]
         methods = [text for text in chosen if "=" not in text]
         alone = compare.rows_of_run(run.with_method(",".join(methods))) if methods else []
-        alone += [_row(compare, run, *pair) for pair in files]
+        alone += rows_of_files(run.dataset, files)
         rows = [row for row in compare.rows_of_run(run) if row.name not in methods]
-        rows += [_row(compare, run, *pair) for pair in others]
+        rows += rows_of_files(run.dataset, others)
     made = auditing.audit(run, alone, rows, first, near, resamples)
     text = dump(made.as_json()) if as_json else auditing.render(made, form)
     if out is None:
@@ -185,10 +178,6 @@ def reproduce(
         raise MissingStageError("No case could be run: fetch what is named above, and repeat.")
     if made.differs:
         raise SystemExit(1)
-
-
-def _row(compare: Any, run: Any, name: str, files: str) -> Any:
-    return compare.row_of_files(run.dataset, name, [Path(file) for file in files.split(",")])
 
 
 COMMANDS = (audit, reproduce)

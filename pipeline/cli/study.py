@@ -10,7 +10,7 @@ import click
 from pipeline import datasets
 from pipeline.cli.numbers import FiniteRange
 from pipeline.cli.options import Stage, format_option, json_option, run_options
-from pipeline.cli.pairs import Pair
+from pipeline.cli.pairs import Pair, others_option, rows_of_files
 from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 from pipeline.stages import checks
@@ -51,14 +51,7 @@ def _steps(start: str, stop: str, step: str) -> list[float]:
 
 @click.command(cls=Stage)
 @functools.partial(run_options, defaults={"search.method": "all"})
-@click.option(
-    "--with",
-    "others",
-    multiple=True,
-    type=Pair(),
-    metavar="NAME=FILE[,FILE]",
-    help="another row: a ranking (cache/…/search/*.jsonl) or predictions as in a submission",
-)
+@others_option
 @click.option(
     "--baseline",
     help="row that the others are compared with, or best: the first metric's; the first by default",
@@ -113,8 +106,7 @@ def compare(
         rows, mixed = both.rows(run), True
     else:
         rows = table.rows_of_run(run)
-    for name, files in others:
-        rows.append(table.row_of_files(run.dataset, name, [Path(f) for f in files.split(",")]))
+    rows += rows_of_files(run.dataset, others)
     settings = table.check_protocols(rows, mixed)
     baseline = table.baseline_of(run.dataset, rows, baseline, metrics[0] if metrics else "")
     found = table.compare(run.dataset, rows, baseline, resamples, permutations=permutations)

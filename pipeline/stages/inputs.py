@@ -35,7 +35,7 @@ class Inputs:
     """A run's features: of the gallery, memory-mapped, and of its queries as ``clues``.
 
     Texts and their features are read when a clue asks for them, so that a method takes the memory
-    of its own clues alone. ``searcher`` searches the gallery; ``failed`` says what is missing.
+    of its own clues alone. ``searcher`` searches the gallery; ``lacks`` says what is missing.
     Raises MissingStageError where a stage was not run. For ``making`` a clue it may be of some
     ``queries`` alone.
     """
@@ -54,11 +54,12 @@ class Inputs:
         self.images = FeatureFile(image_path)
         self.files = [image_path]
         self.searcher = Searcher(run, self.images)
-        self.failed: dict[str, str] = {}
+        self._lost: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
         self.notes: list[str] = []
         if len(self.images.names) < len(run.dataset.images):
             lost = run.dataset.images.keys() - set(self.images.names)
-            self.failed["gallery"] = (
+            self._lost["gallery"] = (
                 f"{len(lost)} images have no feature and cannot be retrieved; "
                 f"{run.dataset.touched_by(lost)} of {len(run.queries)} queries have one as "
                 "reference or ground truth"
@@ -107,17 +108,22 @@ class Inputs:
                 self._note_missing(self._texts[kind])
         return self._texts[kind]
 
+    def lacks(self, method: str) -> dict[str, str]:
+        """Return what is missing of the gallery, and of the texts that a method read, with why."""
+        edited = "edits" in methods.reads(method)
+        return self._lost | (self._missing if edited else {})
+
     def _note_missing(self, edits: Texts) -> None:
         for query, answers in zip(self.queries, edits, strict=True):
             failed = sum(answer is None for answer in answers)
             if failed == len(answers):
                 said = "no edited caption; its relative caption is used"
-                self.failed[f"query {query.id}"] = said
+                self._missing[f"query {query.id}"] = said
             elif failed:
                 said = f"{failed} of {len(answers)} edits missing"
-                self.failed[f"query {query.id}"] = said
+                self._missing[f"query {query.id}"] = said
         if any(None in answers for answers in edits) and (why := edit.why_missing(self.run)):
-            self.failed["edits"] = f"most of those missing: {why}"
+            self._missing["edits"] = f"most of those missing: {why}"
 
     def embed(self, wanted: Sequence[str]) -> "Tensor":
         """Return raw embeddings, float32 (wanted, d), of texts that the embed stage embedded."""

@@ -183,7 +183,7 @@ def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
                 made = plans.rank(one, lists, searcher)
             # Not before: texts are read, and missing ones noted, when a clue asks for them.
             report.reads = [str(file) for file in inputs.files]
-            report.failed |= inputs.failed
+            report.failed |= inputs.lacks(name)
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)
             if not searcher.scans:

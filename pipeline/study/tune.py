@@ -187,7 +187,7 @@ def _searched(
     if "drops" in grid:
         inputs.clues.largest_drops(int(max(grid["drops"])))  # smaller k are parts of this
     scores = [methods.scored(method, inputs.clues, _with(base, cell)) for cell in cells]
-    for item, reason in inputs.failed.items():
+    for item, reason in inputs.lacks(method.name).items():
         log.warning("[tune %s] %s: %s", run.name, item, reason)
     return rank_all(run, scores, inputs.images)
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import config, datasets
 from pipeline.errors import ConfigError, InputError, MissingStageError
 from pipeline.run import Run
-from pipeline.stages import caption, edit, export, released
+from pipeline.stages import caption, edit, export, released, search
 from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
 
@@ -133,9 +133,11 @@ def test_missing_fields_are_reported_and_search_goes_on(make_run: MakeRun, tmp_p
     assert lacking["multi_gpt-3.5_opt"] == [plain.queries[2].id]
     reports, metrics = run_stages(make_run(**USE))
     assert metrics
-    assert reports[-2].failed == {
-        f"query {plain.queries[2].id}": "no edited caption; its relative caption is used"
-    }
+    told = {f"query {plain.queries[2].id}": "no edited caption; its relative caption is used"}
+    assert reports[-2].failed == told
+    several = "seize,image,image+text,pdv,text"  # methods that read no edits lack none
+    made = search.search(make_run(**USE, search__method=several))
+    assert [report.failed for report in made] == [told, {}, {}, told, {}]
 
 
 def test_other_texts_under_a_taken_name_are_refused_and_a_name_sets_them_apart(
