@@ -1,28 +1,43 @@
 """The command line: one command a stage. It parses, calls and prints; the logic is elsewhere."""
 
+import importlib
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline import __version__, processes
-from pipeline import stages as known
-from pipeline.cli import (
-    audit,
-    cache,
-    files,
-    logs,
-    own,
-    setup,
-    stages,
-    study,
-    synthesize,
-    train,
-    triplets,
-    turns,
-)
+from pipeline.cli import logs
 from pipeline.cli.ending import Commands, exit_codes
 from pipeline.errors import ConfigError
+
+STAGES = "Benchmarks, stage by stage"
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Your own images": {"own": ("index", "query", "app")},
+    STAGES: {"stages": ("run", "plan")},
+    "Look, compare and tune": {
+        "study": ("compare", "tune", "report", "table"),
+        "audit": ("audit", "reproduce"),
+        "turns": ("turns",),
+    },
+    "Train and write triplets": {
+        "train": ("train",),
+        "synthesize": ("synthesize",),
+        "triplets": ("triplets",),
+    },
+    "Files and set-up": {
+        "files": ("check", "rank", "import", "export", "convert"),
+        "cache": ("cache",),
+        "setup": ("serve-llm", "doctor", "demo", "config", "prompts"),
+    },
+}
+"""Groups as the help shows them, each with its families of commands: the modules of this folder,
+and the names in their ``COMMANDS``. A family is imported when one of its commands is asked for."""
+FAMILY = {
+    command: family
+    for families in GROUPS.values()
+    for family, names in families.items()
+    for command in names
+}
 
 
 class Program(Commands):
@@ -30,7 +45,9 @@ class Program(Commands):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all commands."""
-        return sorted({*super().list_commands(context), *stages.names()})
+        from pipeline.cli import stages
+
+        return sorted({*FAMILY, *stages.names()})
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in groups, the ones that most people want first."""
@@ -46,7 +63,25 @@ class Program(Commands):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return the command of that name, if there is one."""
-        return super().get_command(context, name) or stages.find(name)
+        if name in FAMILY:
+            family = importlib.import_module(f"pipeline.cli.{FAMILY[name]}")
+            commands: tuple[click.Command, ...] = family.COMMANDS
+            return next(command for command in commands if command.name == name)
+        from pipeline.cli import stages
+
+        return stages.find(name)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is asked for; an error names the nearest of all there are."""
+        try:
+            return super().resolve_command(context, args)
+        except click.exceptions.NoSuchCommand as error:
+            known = self.list_commands(context)
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=known, ctx=context
+            ) from None
 
 
 COMPLETION = """\b
@@ -87,7 +122,10 @@ def main(debug: bool, quiet: bool, log_file: Path | None) -> None:
 
 def _check_shared(command: str | None) -> None:
     """Raise ConfigError for a command whose work several processes do not share."""
-    shared = [stage.name for stage in known.known().values() if stage.shared] + [train.NAME]
+    from pipeline import stages
+    from pipeline.cli import train
+
+    shared = [stage.name for stage in stages.known().values() if stage.shared] + [train.NAME]
     if command not in shared:
         raise ConfigError(
             f"`seize {command}` runs as one process; accelerate launch is for "
@@ -95,27 +133,12 @@ def _check_shared(command: str | None) -> None:
         )
 
 
-STAGES = "Benchmarks, stage by stage"
-GROUPS: dict[str, tuple[Any, ...]] = {
-    "Your own images": (own,),
-    STAGES: (stages,),
-    "Look, compare and tune": (study, audit, turns),
-    "Train and write triplets": (train, synthesize, triplets),
-    "Files and set-up": (files, cache, setup),
-}
-"""The families of commands as the help shows them."""
-
-
 def _groups() -> dict[str, list[str]]:
+    from pipeline.cli import stages
+
     groups = {
-        title: [str(command.name) for family in families for command in family.COMMANDS]
+        title: [name for names in families.values() for name in names]
         for title, families in GROUPS.items()
     }
     groups[STAGES] += stages.names()
     return groups
-
-
-for families in GROUPS.values():
-    for family in families:
-        for command in family.COMMANDS:
-            main.add_command(command)

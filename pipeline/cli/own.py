@@ -77,6 +77,9 @@ def index(
     help="a CSV with the columns image and text instead: a query a line; prints a CSV",
 )
 @click.option("--show-captions", is_flag=True, help="print the captions and their edits, too")
+@click.option(
+    "--no-app", "here", is_flag=True, help="load the models, though a page of the folder runs"
+)
 @query_options
 @json_option
 def query(
@@ -87,9 +90,9 @@ def query(
     shown: bool,
     batch: Path | None,
     show_captions: bool,
-    settings: Any,
+    here: bool,
+    named: Any,
     given: str,
-    note: str | None,
     cache: Path,
     remember: Callable[[], None],
     as_json: bool,
@@ -101,41 +104,58 @@ def query(
 
     Where captioner or LLM are not at hand, a method that needs the encoder alone is taken, unless
     --method names one. Captions and edits are kept, so the same question again calls no model; nor
-    do other weights or another method.
+    do other weights or another method. Where `seize app` of the folder runs with these settings, it
+    is asked (but for --batch and pages): its models are loaded.
 
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
-    checks.query(folder, settings)
+    checks.folder(folder)
     if bool(words) == (batch is not None):
         raise click.UsageError("Give images and a relative caption, or --batch FILE.")
     asked = batches.read(batch) if batch is not None else [_asked(words)]
+    away = [_shown(one) for one in unlike]
+    if out is None and shown:
+        out = Path("outputs/query.html")
+    if not here and batch is None and out is None:
+        from pipeline.own import running
+
+        page = running.place(folder, named.config, cache)
+        answer = running.ask(page, running.asked(named, *asked[0], away))
+        if answer is not None:
+            _print(answer, as_json, show_captions, None)
+            return
+    settings, note = named.settled()
+    checks.query(folder, settings)
+    from pipeline.own import result as results
     from pipeline.own.gallery import Gallery
-    from pipeline.run import dump
 
     gallery = Gallery(folder, settings, cache, given, note)
     if not gallery.is_indexed:
         gallery.index()
         remember()
-    away = [_shown(one) for one in unlike]
     if batch is not None:
         batches.answer(gallery, asked, away, out)
         return
     ((images, relative_caption),) = asked
     result = gallery.query(images, relative_caption, unlike=away)
-    if out is None and shown:
-        out = Path("outputs/query.html")
     if out is not None:
         from pipeline.pages.result import write_page
 
         write_page(result, out)
-    if as_json:
-        echo(dump(result.as_json() | {"page": out and str(out)}))
-    else:
-        print_result(result, show_captions)
-        if out is not None:
-            echo(f"  {out}")
+    _print(results.shown(result), as_json, show_captions, out)
     if out is not None and shown:
         click.launch(out.resolve().as_uri())
+
+
+def _print(answer: dict[str, Any], as_json: bool, show_captions: bool, page: Path | None) -> None:
+    if as_json:
+        from pipeline.run import dump
+
+        echo(dump(answer["result"] | {"page": page and str(page)}))
+        return
+    print_result(answer, show_captions)
+    if page is not None:
+        echo(f"  {page}")
 
 
 def _asked(words: tuple[str, ...]) -> tuple[list[Path], str]:
@@ -155,13 +175,14 @@ def _shown(word: str) -> str | Path:
 
     Raises InputError for what is named like an image and is not there.
     """
-    from pipeline.images.files import endings
-
     with contextlib.suppress(OSError, ValueError):  # no name that a file could have
         if Path(word).is_file():
             return Path(word)
-    if " " not in word and Path(word).suffix.lower() in endings():
-        raise InputError(f"{word} does not exist.")
+    if " " not in word and (ending := Path(word).suffix.lower()):
+        from pipeline.images.files import endings
+
+        if ending in endings():
+            raise InputError(f"{word} does not exist.")
     return word
 
 
@@ -230,9 +251,8 @@ def app(
     token: str | None,
     as_it_is: bool,
     shown: bool,
-    settings: Any,
+    named: Any,
     given: str,
-    note: str | None,
     cache: Path,
     remember: Callable[[], None],
 ) -> None:
@@ -244,9 +264,12 @@ def app(
 
     Example: seize app photos --open
     """
+    checks.folder(folder)
+    settings, note = named.settled()
     checks.query(folder, settings)
     import asyncio
 
+    from pipeline.own import running
     from pipeline.own.gallery import Gallery
     from pipeline.pages import app as page
     from pipeline.pages import tokens
@@ -257,7 +280,8 @@ def app(
     indexing = None if as_it_is else Indexing(gallery, remember)
     beyond = not page.is_loopback(host)
     token = token or (tokens.new() if beyond else None)
-    made = page.make_app(gallery, limits, frozenset(names), indexing, token)
+    secret = tokens.new()
+    made = page.make_app(gallery, limits, frozenset(names), indexing, token, secret)
     count = f"{len(gallery):,} images" if as_it_is or gallery.is_indexed else "being indexed"
     if note is not None:
         echo(note, err=True)
@@ -269,7 +293,11 @@ def app(
             err=True,
         )
 
+    announced = contextlib.ExitStack()
+
     def ready(address: str) -> None:
+        place = running.place(folder, named.config, cache)
+        announced.enter_context(running.announced(place, address, secret))
         if indexing is not None:
             indexing.start()
         address += f"?token={token}" if token else ""
@@ -277,7 +305,7 @@ def app(
         if shown:
             click.launch(address)
 
-    with contextlib.suppress(KeyboardInterrupt):  # as it starts or ends
+    with contextlib.suppress(KeyboardInterrupt), announced:  # as it starts or ends
         asyncio.run(page.serve(made, host, port, ready))
     echo("Stopped. What was computed is kept.", err=True)
     leave(STOPPED)

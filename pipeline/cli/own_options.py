@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from pipeline import config
 from pipeline.cli.options import alpha_options, given_options
 from pipeline.cli.overrides import INDEX, QUERY, override_options
 from pipeline.cli.registered import complete_preset
@@ -52,10 +51,9 @@ def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of querying one's own images; hand on also ``given`` and ``note``.
+    """Add the options of querying one's own images; hand on ``named``, ``cache``, ``remember``.
 
-    ``given`` repeats the options that ``seize index`` takes too, ``note`` says what is missing for
-    another method than the one that was chosen.
+    And ``given``, which repeats the options that ``seize index`` takes too.
     """
 
     @functools.wraps(function)
@@ -68,20 +66,12 @@ def query_options(function: Callable[..., Any]) -> Callable[..., Any]:
         overrides: dict[str, Any],
         **values: Any,
     ) -> Any:
+        from pipeline.own.quick import Named
+
         own = _own(folder, preset, cache, {"search.top_k": SHOWN} | overrides)
-        note = None
-        if alpha_pos is not None or alpha_neg is not None:
-            from pipeline.retrieval import methods
-
-            own["settings"] = methods.with_increment(
-                own["settings"], config.OWN_IMAGES, alpha_pos, alpha_neg
-            )
-        else:
-            from pipeline.own import quick
-
-            own["settings"], note = quick.settle(own["settings"], overrides)
+        named = Named(own.pop("settings"), tuple(overrides), alpha_pos, alpha_neg)
         given = given_options(index_options)
-        return function(folder=folder, given=given, note=note, **own, **values)
+        return function(folder=folder, named=named, given=given, **own, **values)
 
     decorated: Callable[..., Any] = override_options(wrapper, QUERY)
     for option in reversed((own_config_option, *alpha_options, own_cache_option)):

@@ -1,6 +1,7 @@
 """How reports, metrics and results are printed."""
 
 import errno
+import os
 from typing import Any
 
 from rich.console import Console
@@ -42,35 +43,37 @@ def print_metrics(metrics: dict[str, dict[str, float]], as_json: bool) -> None:
         Terminal().print(table)
 
 
-def print_result(result: Any, with_captions: bool = False) -> None:
-    """Print a query's ranking, a line an image that can be copied; its texts where asked."""
-    alpha = result.increment
-    method = result.settings.method
-    if alpha is not None:
-        method += f", α⁺ {alpha.positive:g}, α⁻ {alpha.negative:g}"
-    echo(f"{len(result.images)} of {len(result.gallery):,} images by {method}")
-    parts = bool(result.captions)
-    echo(f"     score{'  similarity  increment' if parts else ''}  image")
-    for place, image in enumerate(result.images, start=1):
-        numbers = f"{image.similarity:10.4f}  {image.increment:+9.4f}  " if parts else ""
-        path = one_line(str(result.gallery.folder.root / image.path))
-        echo(f"{place:3} {image.score:6.4f}  {numbers}{path}")
+def print_result(shown: dict[str, Any], with_captions: bool = False) -> None:
+    """Print a query's ranking, a line an image that can be copied; its texts where asked.
+
+    ``shown`` is what ``pipeline.own.result.shown`` returns, here or in a page that runs.
+    """
+    result = shown["result"]
+    method = result["method"]
+    if shown["weights"] is not None:
+        method += ", α⁺ {:g}, α⁻ {:g}".format(*shown["weights"])
+    images, captions = result["images"], result["captions"]
+    echo(f"{len(images)} of {shown['images']:,} images by {method}")
+    echo(f"     score{'  similarity  increment' if captions else ''}  image")
+    for place, image in enumerate(images, start=1):
+        numbers = f"{image['similarity']:10.4f}  {image['increment']:+9.4f}  " if captions else ""
+        path = one_line(os.path.join(result["gallery"], image["path"]))
+        echo(f"{place:3} {image['score']:6.4f}  {numbers}{path}")
     if with_captions:
-        _print_captions(result)
-    elif parts:
-        echo(f"({len(result.captions)} captions and their edits: --show-captions)", err=True)
-    for note in result.notes:
+        _print_captions(captions, result["edited_captions"])
+    elif captions:
+        echo(f"({len(captions)} captions and their edits: --show-captions)", err=True)
+    for note in result["notes"]:
         echo(one_line(note), err=True)
 
 
-def _print_captions(result: Any) -> None:
+def _print_captions(captions: list[str], edited: list[str | None]) -> None:
     from rich.table import Table
 
     texts = Table(title="captions", title_justify="left")
     texts.add_column("caption")
     texts.add_column("edited caption")
-    count = max(len(result.captions), 1)
-    pairs = {(result.captions[i % count], e): None for i, e in enumerate(result.edited_captions)}
-    for caption, edited in pairs:
-        texts.add_row(cell(caption), cell(edited if edited is not None else "none"))
+    pairs = {(captions[i % len(captions)], edit): None for i, edit in enumerate(edited)}
+    for caption, edit in pairs:
+        texts.add_row(cell(caption), cell(edit if edit is not None else "none"))
     Terminal().print(texts)

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from pipeline.models.kinds import Choice
 
 
+def folder(root: Path) -> None:
+    """Raise InputError for a folder that is none."""
+    if not os.path.isdir(root):
+        raise InputError(f"{root} is not a folder.")
+
+
 def images(root: Path, config: "Config") -> None:
     """Raise what ``seize index`` would end in for a folder that is none, or models that are not."""
     from pipeline.models import encoders
 
-    if not os.path.isdir(root):
-        raise InputError(f"{root} is not a folder.")
+    folder(root)
     checks.model_files(encoders.ROLE.chosen(config))
 
 

@@ -5,6 +5,8 @@ method is not named, one is taken that needs the encoder alone, and what is miss
 """
 
 import socket
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,7 +26,30 @@ ASKED_FOR = ("captioner.", "llm.")
 """What overrides begin with whose user wants captions and edits."""
 
 
-def settle(config: Config, overrides: dict[str, Any]) -> tuple[Config, str | None]:
+@dataclass(frozen=True)
+class Named:
+    """Settings as a user named them, before a method is chosen that can be used now."""
+
+    config: Config
+    fields: tuple[str, ...] = ()
+    """The fields that options name."""
+    alpha_pos: float | None = None
+    alpha_neg: float | None = None
+
+    def settled(self) -> tuple[Config, str | None]:
+        """Return the settings to search by, and what is missing for another method.
+
+        Raises ConfigError where the method has no α⁺ and α⁻, and they are named.
+        """
+        if self.alpha_pos is None and self.alpha_neg is None:
+            return settle(self.config, self.fields)
+        from pipeline.retrieval import methods
+
+        weights = self.alpha_pos, self.alpha_neg
+        return methods.with_increment(self.config, OWN_IMAGES, *weights), None
+
+
+def settle(config: Config, overrides: Collection[str]) -> tuple[Config, str | None]:
     """Return the settings with a method that can be used now, and what is missing for another.
 
     A method that somebody named (an option, a file, a preset) is kept, as are captioner and LLM

@@ -171,6 +171,16 @@ class Result:
         }
 
 
+def shown(result: Result) -> dict[str, Any]:
+    """Return everything that the command line prints of a result, as JSON-able data."""
+    alpha = result.increment
+    return {
+        "result": result.as_json(),
+        "images": len(result.gallery),
+        "weights": None if alpha is None else [alpha.positive, alpha.negative],
+    }
+
+
 def retrieved(
     images: "Images", row: int, score: float, similarity: float, increment: float
 ) -> Retrieved:

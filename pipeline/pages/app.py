@@ -25,7 +25,7 @@ from aiohttp import web
 
 from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
-from pipeline.own import dialogue
+from pipeline.own import dialogue, running
 from pipeline.own.checks import lacking
 from pipeline.own.folder import State
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
@@ -34,6 +34,7 @@ from pipeline.pages import bodies, openapi, tokens
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.pages.indexing import Indexing
+from pipeline.pages.owner import Owner
 from pipeline.pages.questions import (
     MOST_IMAGES,
     Choices,
@@ -458,11 +459,12 @@ def make_app(
     names: frozenset[str] = frozenset(),
     indexing: Indexing | None = None,
     token: str | None = None,
+    secret: str | None = None,
 ) -> web.Application:
     """Return the page on ``gallery``; ``names`` are host names it may be asked by.
 
     ``indexing`` is what brings its index up to date meanwhile, if anything; without ``token``, if
-    there is one, nothing of the folder is answered.
+    there is one, nothing of the folder is answered. Who knows ``secret`` is the page's own user.
     """
     limits = limits or Limits()
     asked: list[Any] = [] if token is None else [tokens.asking_for(token)]
@@ -470,6 +472,8 @@ def make_app(
     app[CONNECTIONS] = Connections(2 * (limits.queries + limits.waiting + BESIDE_QUERIES))
     page = App(gallery, limits, indexing)
     app.add_routes(page.routes())
+    if secret is not None:
+        app.router.add_post(running.PATH, Owner(gallery, page.models, secret).ask)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(page.life)
     return app

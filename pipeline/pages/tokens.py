@@ -10,12 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
+from pipeline.own import running
 from pipeline.pages.visitors import Handler, refusal
 
 VARIABLE = "SEIZE_TOKEN"
 COOKIE = "seize_token"
-OPEN = frozenset({"/healthz", "/icon.svg"})
-"""What is answered without it: nothing of the folder."""
+OPEN = frozenset({"/healthz", "/icon.svg", running.PATH})
+"""What is answered without it: nothing of the folder, or by a secret of its own."""
 
 
 def new() -> str:

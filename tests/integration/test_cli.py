@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import importlib
 import json
 import re
 import shlex
@@ -16,7 +17,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pipeline import datasets
-from pipeline.cli import main
+from pipeline.cli import main, study
+from pipeline.cli.main import FAMILY
 from pipeline.cli.overrides import OVERRIDES
 from tests.conftest import PROJECT
 
@@ -33,6 +35,20 @@ def test_help_explains_and_gives_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert command == "demo" or f"Example: seize {command}" in result.output
     assert command == "demo" or "--data-root" in result.output
+
+
+def test_every_command_is_where_the_command_line_looks_for_it() -> None:
+    for family in {*FAMILY.values()}:
+        module = importlib.import_module(f"pipeline.cli.{family}")
+        named = {name for name, its in FAMILY.items() if its == family}
+        assert {command.name for command in module.COMMANDS} == named
+
+
+@pytest.mark.parametrize(("given", "meant"), [("qury", "query"), ("embd", "embed")])
+def test_a_misspelt_command_is_answered_with_the_nearest(given: str, meant: str) -> None:
+    result = seize(given)
+    assert result.exit_code == 2
+    assert f"'{meant}'" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate", "tune", "doctor"])
@@ -289,7 +305,7 @@ def test_run_refuses_before_the_first_stage_computes(
         ("index . --config demo --clip local-dir:/no/clip", 5, "cannot be loaded"),
         ("query /no/a.png darker --gallery . --config demo", 3, "/no/a.png does not exist"),
         ("query /no/a.png darker --gallery /no/photos --config demo", 3, "is not a folder"),
-        ("query /no/a.png darker --gallery . --config demo --prompt seise", 2, "Did you mean"),
+        ("query darker --gallery . --config demo --prompt seise", 2, "Did you mean"),
         ("app /no/photos --config demo", 3, "is not a folder"),
         ("prompts try seise --caption a --text b --config demo", 2, "Did you mean 'seize'"),
         ("table --dataset ciro", 2, "Did you mean 'circo'"),
@@ -331,7 +347,7 @@ def test_a_grid_that_is_none_is_refused_in_the_parser(grid: str) -> None:
 
 
 def test_grids_are_lists_and_ranges_either_way() -> None:
-    kind = next(p for p in main.commands["tune"].params if p.name == "grids").type
+    kind = next(p for p in study.tune.params if p.name == "grids").type
     assert kind.convert("negative=0,0.5,2", None, None) == ("negative", [0, 0.5, 2])
     assert kind.convert("negative=0:1:0.25", None, None) == ("negative", [0, 0.25, 0.5, 0.75, 1])
     assert kind.convert("negative=1:0:-0.5", None, None) == ("negative", [1, 0.5, 0])
@@ -439,7 +455,10 @@ def test_options_that_would_be_ignored_are_refused(command: str, ignored: str) -
 
 def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command with the words that call it."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, *names, name)
         else:
