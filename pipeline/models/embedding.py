@@ -242,10 +242,12 @@ def encode_missing(
     report: StageReport,
     unit: str,
     grows: bool = False,
+    finish: Callable[[Path, list[str], dict[str, Any], Stored], None] = merge,
 ) -> None:
     """Bring ``file`` to hold the features of ``names`` and no others, in their order.
 
-    One that ``grows`` keeps what it has, and gets the rest behind it.
+    One that ``grows`` keeps what it has, and gets the rest behind it. ``finish`` makes what is
+    stored count: in one file, or in segments.
 
     What it lacks is encoded by way of shards of about ``size`` features, so that a stopped run
     resumes. Processes launched together encode a share each; the main one merges the shards. Items
@@ -269,8 +271,7 @@ def encode_missing(
         processes.wait()
         if processes.main:
             with report.step("merge"):
-                alone = processes.count == 1 and not todo
-                before = stored if alone else Stored(file)
-                kept = list(dict.fromkeys([*before.places, *names])) if grows else names
-                merge(file, kept, kind, before)
+                stored.refresh()
+                kept = list(dict.fromkeys([*stored.places, *names])) if grows else names
+                finish(file, kept, kind, stored)
     report.collect(processes)

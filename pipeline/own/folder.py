@@ -26,11 +26,13 @@ from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.own.settings import cache_name
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.stages import embeddings
-from pipeline.store.features import FeatureFile
+from pipeline.store.compaction import publish
 from pipeline.store.files import FULL, lock
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import FileRecord
+from pipeline.store.segments import SegmentedFeatures
+from pipeline.store.shards import Stored
 
 AGAIN = 30_000
 """Milliseconds after which `--watch` tries again what failed for the cache."""
@@ -91,14 +93,17 @@ class Folder:
         """Return each indexed image's hash by its path below the root, in the order of paths."""
         return {path: record["hash"] for path, record in sorted(by_path(self.listing).items())}
 
-    def features(self) -> FeatureFile:
-        """Return the features on disk; raises MissingStageError where there are none."""
+    def features(self) -> SegmentedFeatures:
+        """Return the features on disk, with those of images that are gone until they are dropped.
+
+        Raises MissingStageError where there are none, InputError where they are damaged.
+        """
         if not self.feature_file.exists():
             raise MissingStageError(
                 f"{self.root} has no index for CLIP {self.config.encoder.model} "
                 f"({self.feature_file} does not exist). {self.advice}"
             )
-        return FeatureFile(self.feature_file)
+        return SegmentedFeatures(self.feature_file)
 
     def file(self, path: str) -> Path:
         """Return the file of ``path`` below the root; raises InputError if it leads elsewhere."""
@@ -234,7 +239,7 @@ def _first(file: Path, paths: dict[str, str], most: int | None) -> tuple[dict[st
     """Return what is in ``file`` already with ``most`` others, and how many more there are."""
     if most is None:
         return paths, 0
-    stored = set(FeatureFile(file).names) if file.exists() else set()
+    stored = Stored(file).places
     missing = [name for name in paths if name not in stored]
     later = set(missing[most:])
     return {name: path for name, path in paths.items() if name not in later}, len(later)
@@ -249,7 +254,8 @@ def _embed(folder: Folder, paths: dict[str, str], report: StageReport, broken: S
     size = folder.config.runtime.embed_batch  # a shard a batch, so that a kill loses no more
     read = functools.partial(_content, folder, paths)
     encode = functools.partial(encode_images, config, read, report=broken)
-    encode_missing(folder.feature_file, list(paths), encode, kind, size, report, "image")
+    file = folder.feature_file
+    encode_missing(file, list(paths), encode, kind, size, report, "image", finish=publish)
 
 
 def _content(folder: Folder, paths: dict[str, str], content_hash: str) -> tuple[Path, bytes]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pipeline.own.folder import Folder
 from pipeline.retrieval.ranking import UnitGallery
+from pipeline.store import segments
 
 
 class Images:
@@ -14,27 +15,22 @@ class Images:
     def __init__(self, source: Folder) -> None:
         self.stamp = stamp(source)
         stored = source.features()
-        row = {name: i for i, name in enumerate(stored.names)}
+        row = stored.row
         self.paths: dict[str, list[str]] = {}
         for path, content_hash in source.hashes().items():
             if content_hash in row:
                 self.paths.setdefault(content_hash, []).append(path)
         self.hashes = list(self.paths)
         self.row = {name: i for i, name in enumerate(self.hashes)}
-        features = torch.from_numpy(stored.all())
-        places = [row[name] for name in self.hashes]
-        if places != list(range(len(features))):
-            features = features[places]
-        self.gallery = UnitGallery(features)
+        places = np.array([row[name] for name in self.hashes], np.int64)
+        self.gallery = UnitGallery(torch.from_numpy(stored.take(places)))
         self._stored, self._places = stored, places
 
     def raw(self, row: int) -> Tensor:
         """Return an image's feature (d) as CLIP gives it, not normalised."""
-        return torch.from_numpy(self._stored.take(np.array([self._places[row]])))[0].float()
+        return torch.from_numpy(self._stored.take(self._places[[row]]))[0].float()
 
 
 def stamp(source: Folder) -> tuple[tuple[int, int], ...]:
     """Return what changes when another process updates the index."""
-    files = (source.feature_file, source.listing.file)
-    states = (file.stat() for file in files if file.exists())
-    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
+    return (*segments.stamp(source.feature_file), *segments.stamp(source.listing.file))

@@ -10,7 +10,7 @@ from pipeline.models.identity import begun_features
 from pipeline.models.identity import settle as settle_model
 from pipeline.run import Run, slug
 from pipeline.store.identity import fingerprint
-from pipeline.store.shards import folder_of
+from pipeline.store.segments import folder_of
 
 TEXTS = "texts"
 """The folder of the cache that holds the features of texts, one file an encoder."""

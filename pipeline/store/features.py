@@ -135,7 +135,8 @@ def _check_content(names: Any, header: Any, shape: tuple[int, ...]) -> None:
 class FeatureFile:
     """Named feature vectors on disk, memory-mapped: slices are read when asked for.
 
-    Attributes: ``names`` (n), ``shape`` (n, d), ``header``. Raises InputError for a file that is
+    Attributes: ``names`` (n), ``shape`` (n, d), ``header``, ``identity`` (16 hex digits, of all its
+    content; in files of earlier versions of all but the rows). Raises InputError for a file that is
     damaged or holds NaN or infinite values (checked on reading, naming the item). Rows are compared
     with their checksums when they are first read.
     """
@@ -146,8 +147,7 @@ class FeatureFile:
             self._handle = safe_open(file, framework="numpy")
             content = self._handle.metadata()  # type: ignore[no-untyped-call]
             names = content.get("names")  # where files of earlier versions have them
-            if names is None:
-                names = self._tensor("names").tobytes()
+            names = self._tensor("names").tobytes() if names is None else names.encode()
             self._checksums = self._read_checksums(names)
             self.names: list[str] = json.loads(names)
             self.header: dict[str, Any] = json.loads(content["header"])
@@ -176,15 +176,22 @@ class FeatureFile:
     def _read_checksums(self, names: bytes) -> list[int]:
         """Return those of the rows; raises ValueError where that of all the rest differs."""
         tensors = set(self._handle.keys())  # type: ignore[no-untyped-call]
-        if not tensors - {"features", "names"}:  # a file of an earlier version
-            return []
-        *rows, rest = map(int, self._tensor("checksums"))
         with self.file.open("rb") as stream:
             length = stream.read(8)
             head = length + stream.read(int.from_bytes(length, "little"))
+        if not tensors - {"features", "names"}:  # a file of an earlier version
+            self.identity = f"{_checksum_of(head, names):016x}"
+            return []
+        rows: list[int]
+        *rows, rest = self._tensor("checksums").tolist()
         if rest != _checksum_of(head, names, np.array(rows, "<u8").tobytes()):
             raise ValueError("its checksum is another")
+        self.identity = f"{rest:016x}"
         return rows
+
+    def hold(self) -> None:
+        """Map the file now: what is read later is of this one, even where another replaces it."""
+        _ = self._map
 
     def rows(self, start: int, stop: int) -> Features:
         """Return rows ``start`` to ``stop`` as an array (stop - start, d) in the stored dtype."""

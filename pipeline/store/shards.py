@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.store.features import FeatureFile, Features, write_feature_blocks, write_features
 from pipeline.store.files import remove_unfinished, storage_errors
+from pipeline.store.segments import folder_of, manifest_of, read_manifest
 
 log = logging.getLogger("seize")
 
@@ -36,48 +38,73 @@ class Encoded:
     copies: dict[str, str] = field(default_factory=dict)
 
 
-def folder_of(file: Path) -> Path:
-    """Return where the shards of a feature file are."""
-    return file.with_name(file.name + ".parts")
-
-
 class Stored:
-    """The features on disk, in ``file`` and its shards: ``places`` maps a name to file and row.
+    """The features on disk, in ``file``, its segments and shards: ``places`` maps a name to file
+    and row.
 
     ``digests`` maps the bytes of images to their names, as far as shards tell. What is damaged is
     named in a warning and left out, so that it is computed again.
     """
 
     def __init__(self, file: Path) -> None:
-        self.shards = sorted(folder_of(file).glob("*.safetensors"))
-        self.files = [*([file] if file.exists() else []), *self.shards]
+        self.file = file
+        self.files: list[Path] = []
+        self.counts: list[int] = []
+        """Rows by file; 0 for one that cannot be read."""
+        self.identities: list[str] = []
         self.places: dict[str, tuple[int, int]] = {}
         self.digests: dict[str, str] = {}
         self.width = 0
-        self.damaged = False
-        copies: dict[str, str] = {}
-        for number, path in enumerate(self.files):
-            try:
-                part = FeatureFile(path)
-                digests, copied = _mentioned(part)
-            except InputError as error:
-                log.warning("%s This run does so.", error)
-                self.damaged = True
-                continue
-            lost = set(part.damaged())
-            if lost:
-                self.damaged = True
-                names = [part.names[row] for row in sorted(lost)]
-                log.warning(
-                    "%s is damaged between %r and %r: %d features are computed again.",
-                    path, names[0], names[-1], len(names),
-                )  # fmt: skip
-            good = [(row, name) for row, name in enumerate(part.names) if row not in lost]
-            self.places |= {name: (number, row) for row, name in good}
-            self.digests |= {digests[row]: name for row, name in good if row < len(digests)}
-            self.width = max(self.width, part.shape[1])
-            copies |= copied
-        self.places |= {copy: self.places[of] for copy, of in copies.items() if of in self.places}
+        self.damaged: set[Path] = set()
+        self._copies: dict[str, str] = {}
+        if file.exists():
+            self._read(file)
+        self._whole = set(self.places)
+        self.refresh()
+        for missing in sorted(_published(file) - set(self.shards)):
+            log.warning("%s is missing: its features are computed again.", missing)
+
+    @property
+    def shards(self) -> list[Path]:
+        """The files beside the large one, in the order of their names."""
+        return [path for path in self.files if path != self.file]
+
+    def refresh(self) -> None:
+        """Read the shards that came since."""
+        for path in sorted(set(folder_of(self.file).glob("*.safetensors")) - set(self.files)):
+            self._read(path)
+        self.places |= {
+            copy: self.places[of] for copy, of in self._copies.items() if of in self.places
+        }
+
+    def _read(self, path: Path) -> None:
+        """Take in a file; what the large one has counts, else what came last."""
+        number = len(self.files)
+        self.files.append(path)
+        self.counts.append(0)
+        self.identities.append("")
+        try:
+            part = FeatureFile(path)
+            digests, copied = _mentioned(part)
+        except InputError as error:
+            log.warning("%s This run does so.", error)
+            self.damaged.add(path)
+            return
+        lost = set(part.damaged())
+        if lost:
+            self.damaged.add(path)
+            names = [part.names[row] for row in sorted(lost)]
+            log.warning(
+                "%s is damaged between %r and %r: %d features are computed again.",
+                path, names[0], names[-1], len(names),
+            )  # fmt: skip
+        self.counts[number], self.identities[number] = len(part.names), part.identity
+        good = [(row, name) for row, name in enumerate(part.names) if row not in lost]
+        before = self._whole if path != self.file else ()
+        self.places |= {name: (number, row) for row, name in good if name not in before}
+        self.digests |= {digests[row]: name for row, name in good if row < len(digests)}
+        self.width = max(self.width, part.shape[1])
+        self._copies |= copied
 
     def blocks(self, names: Sequence[str]) -> Iterator[Features]:
         """Yield the features of ``names`` in their order, a block of rows at a time."""
@@ -90,6 +117,17 @@ class Stored:
                 rows = np.array([places[i][1] for i in here])
                 block[here] = opened(self.files[number]).take(rows)
             yield block
+
+
+def _published(file: Path) -> set[Path]:
+    """Return the segments that are to be there; none where the manifest is of another file."""
+    try:
+        manifest = read_manifest(file)
+        if manifest is None or manifest.beside != FeatureFile(file).identity:
+            return set()
+    except InputError:
+        return set()
+    return {folder_of(file) / name for name in manifest.segments}
 
 
 def _mentioned(part: FeatureFile) -> tuple[list[str], dict[str, str]]:
@@ -113,10 +151,9 @@ class Shard:
 
     def __init__(self, file: Path, process: int, header: dict[str, Any], size: int) -> None:
         self.folder = folder_of(file)
-        self.process = process
         self.header = header
         self.size = size
-        self.number = 1 + max(map(_number_of, self.folder.glob(self._name("*"))), default=-1)
+        self.next = next_shards(file, process)
         self.batches: list[Encoded] = []
         with storage_errors(self.folder):  # before anything is computed
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,18 +171,21 @@ class Shard:
             content = self.header | {"digests": digests, "copies": copies}
             features = [batch.features for batch in self.batches if batch.names]
             rows = np.concatenate(features) if features else np.empty((0, 0), np.float32)
-            write_features(self.folder / self._name(f"{self.number:06d}"), names, rows, content)
-            self.number += 1
+            write_features(next(self.next), names, rows, content)
             self.batches = []
-
-    def _name(self, number: str) -> str:
-        return f"{self.process:04d}-{number}.safetensors"
 
     def __enter__(self) -> "Shard":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.write()
+
+
+def next_shards(file: Path, process: int = 0) -> Iterator[Path]:
+    """Yield where a process's next shards of a feature file go, behind those that are there."""
+    there = folder_of(file).glob(f"{process:04d}-*.safetensors")
+    for number in itertools.count(1 + max(map(_number_of, there), default=-1)):
+        yield folder_of(file) / f"{process:04d}-{number:06d}.safetensors"
 
 
 def _number_of(shard: Path) -> int:
@@ -155,9 +195,10 @@ def _number_of(shard: Path) -> int:
 
 
 def merge(file: Path, names: list[str], kind: dict[str, Any], before: Stored | None = None) -> None:
-    """Merge the shards and what ``file`` held into one file in the order of ``names``.
+    """Merge segments, shards and what ``file`` held into one file in the order of ``names``.
 
-    ``before`` is what was stored, where no shard can have come since.
+    ``before`` is what was stored, where no shard can have come since. The file's replacement is
+    what counts: a manifest of the one before is of none then.
     """
     stored = before or Stored(file)
     held = {name for name, (number, _) in stored.places.items() if stored.files[number] == file}
@@ -168,6 +209,7 @@ def merge(file: Path, names: list[str], kind: dict[str, Any], before: Stored | N
             write_feature_blocks(file, kept, blocks, stored.width, np.dtype(np.float32), kind)
         else:
             file.unlink(missing_ok=True)
+    manifest_of(file).unlink(missing_ok=True)
     for shard in stored.shards:
         shard.unlink()
     remove_unfinished(folder_of(file))

@@ -55,7 +55,8 @@ from pipeline.stages.evaluate import evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.jsonl import RecordFile, read_header
-from pipeline.store.shards import Stored, folder_of, merge
+from pipeline.store.segments import folder_of
+from pipeline.store.shards import Stored, merge
 from pipeline.study import compare, published, tune
 from tests.campaigns import mutate
 

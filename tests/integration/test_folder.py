@@ -33,6 +33,7 @@ from pipeline.own import folder, listing
 from pipeline.own.checks import lacking
 from pipeline.own.folder import Folder, hash_of
 from pipeline.own.gallery import Gallery
+from pipeline.own.loaded import Images
 from pipeline.pages.result import write_page
 from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
@@ -72,9 +73,8 @@ def opened(root: Path) -> Folder:
 def features(root: Path) -> dict[str, list[float]]:
     """What is searched: each indexed path's feature."""
     made = opened(root)
-    stored = made.features()
-    rows = dict(zip(stored.names, stored.all().round(4).tolist(), strict=True))
-    assert set(rows) <= set(made.hashes().values()), "removed images must be dropped"
+    images = Images(made)
+    rows = {name: images.raw(row).numpy().round(4).tolist() for name, row in images.row.items()}
     return {path: rows[name] for path, name in made.hashes().items() if name in rows}
 
 
