@@ -222,9 +222,10 @@ class Gallery:
         relative_caption = relative_caption.strip() if isinstance(relative_caption, str) else ""
         chosen = self.alone(bool(contents), bool(relative_caption))
         if chosen is not self:
-            return chosen.search(
+            found = chosen.search(
                 contents, relative_caption, names, tell, max_pixels, limited_by, unwanted
             )
+            return replace(found, asked=self.config.search)
         if len(relative_caption) > LONGEST_TEXT:
             raise InputError(
                 f"The relative caption has {len(relative_caption):,} characters, more than the "
@@ -290,10 +291,11 @@ class Gallery:
         has_image = bool(references) or vector is not None
         chosen = self.alone(has_image, bool(relative_caption.strip()))
         if chosen is not self:
-            return chosen.rank(
+            found = chosen.rank(
                 *(references, relative_caption, captions, edited_captions, notes, pictures),
                 *(unwanted, vector),
             )
+            return replace(found, asked=self.config.search)
         count = len(captions)
         if len(edited_captions) % max(count, 1) or (edited_captions and not count):
             raise InputError(

@@ -72,6 +72,9 @@ class Result:
     unwanted: Unwanted = NOTHING
     vector: "Tensor | None" = field(default=None, repr=False, compare=False)
     """The query (d) that the gallery was ranked by, before any increment."""
+    asked: SearchConfig | None = field(default=None, repr=False, compare=False)
+    """The settings that were asked for, where image or text was missing and another method ranks;
+    the next turn, which has both, goes by them."""
 
     def __repr__(self) -> str:
         best = f", the best {self.paths[0]!r}" if self.images else ""
@@ -132,27 +135,33 @@ class Result:
             self.edited_captions if edited_captions is None else edited_captions,
             unwanted=self.unwanted,
         )
-        return replace(ranked, contents=self.contents)
+        asked = ranked.asked
+        if method is None and self.asked is not None:
+            other = gallery.with_search(self.asked, top_k=top_k, keep_reference=keep_reference)
+            asked = other.config.search
+        return replace(ranked, contents=self.contents, asked=asked)
 
     def turn(self, relative_caption: str, state: turns.State = "image", place: int = 0) -> "Result":
         """Return the next turn of a dialogue: what should differ from where this one ended.
 
         ``state`` says what is carried on: the image retrieved at ``place`` (0 is the best), the
-        query's vector, or the edited captions. Raises ConfigError for a state that the method
-        cannot begin with, InputError for a place where there is no image.
+        query's vector, or the edited captions; a text that was searched by alone is its own. Raises
+        ConfigError for a state that the method cannot begin with, InputError for a place where
+        there is no image.
 
         >>> gallery.query("dog.jpg", "on a beach").turn("with a ball", "caption")
         <Result 'with a ball': 50 images, the best '...'>
         """
-        gallery = self.gallery.with_search(self.settings)
-        turns.check(self.settings.method, state)
+        gallery = self.gallery.with_search(self.asked or self.settings)
+        turns.check(gallery.config.search.method, state)
         if state in ("given", "image"):
             if not 0 <= place < len(self.images):
                 raise InputError(f"There is no image at place {place} of {len(self.images)}.")
             found = self.images[place]
             return gallery.search([gallery.content(found.hash)], relative_caption, [found.path])
         assert self.vector is not None
-        left = turns.carried(self.paths, self.vector, self.edited_captions, None)
+        edits = self.edited_captions if self.reference else (self.relative_caption,)
+        left = turns.carried(self.paths, self.vector, edits, None)
         return dialogue.go_on(gallery, self.references, relative_caption, left, state)
 
     def as_json(self) -> dict[str, Any]:

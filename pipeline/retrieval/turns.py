@@ -24,6 +24,12 @@ benchmark's own reference, as if every turn before had been answered right."""
 STATES: tuple[State, ...] = get_args(State)
 
 
+SAID = frozenset({"relative_captions", "relative_parts", "entities", "shared_concepts"})
+"""Kinds of texts that a turn has, whatever it begins with."""
+CAPTIONS = frozenset({"captions", "edits"})
+"""Those that it has where captions were carried on."""
+
+
 @dataclass(frozen=True)
 class Carried:
     """What one turn left for the next."""
@@ -60,22 +66,30 @@ def carried(
 def check(method: str, state: str) -> None:
     """Raise ConfigError for a state that is none, or that a method cannot begin with.
 
-    A vector has no captions, so methods that read captions need an image or captions.
+    A vector has no captions, so methods that read captions need an image or captions; and it cannot
+    stand for an image that a method looks at.
     """
     if state not in STATES:
         raise ConfigError(f"There is no state {state!r}.{nearest(state, STATES)}")
-    reads = methods.reads(method) & {"captions", "edits"}
-    if state == "query" and reads:
+    if state in ("given", "image"):
+        return
+    reads = methods.reads(method)
+    if others := reads - SAID - CAPTIONS:
         raise ConfigError(
-            f"The method {method} reads captions, which a query's vector has none of: carry "
-            "--state image or caption."
+            f"The method {method} reads {', '.join(sorted(others))}, which are told of an image's "
+            "own captions alone: carry --state image."
         )
-    if state == "query" and any(clue.joint for clue in methods.clues_of(method).values()):
+    if any(clue.looks for clue in methods.clues_of(method).values()):
         raise ConfigError(
             f"The method {method} looks at the image itself, which a query's vector cannot stand "
             "for: carry --state image."
         )
-    if state == "caption" and not reads:
+    if state == "query" and reads & CAPTIONS:
+        raise ConfigError(
+            f"The method {method} reads captions, which a query's vector has none of: carry "
+            "--state image or caption."
+        )
+    if state == "caption" and not reads & CAPTIONS:
         raise ConfigError(f"The method {method} reads no captions: carry --state image or query.")
 
 

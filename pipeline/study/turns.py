@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from pipeline.datasets.multi_turn import MultiTurn
 from pipeline.errors import ConfigError
 from pipeline.records import Query, Ranking
 from pipeline.retrieval import methods, turns
-from pipeline.retrieval.clues import Texts
+from pipeline.retrieval.clues import Clue, Texts
 from pipeline.retrieval.turns import Carried, State
 from pipeline.run import Run
 from pipeline.stages import edit, embed, inputs, known, search, texts
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GIVEN: State = "given"
+VECTOR: tuple[State, ...] = ("query", "caption")
+"""States in which a vector stands for the reference image."""
 
 
 class Turn(Inputs):
@@ -36,9 +38,15 @@ class Turn(Inputs):
 
     def reference_lists(self) -> "list[Tensor]":
         """Return the features of the references, or the vectors that stand for them (1, d)."""
-        if self.before is None or self.state not in ("query", "caption"):
+        if self.before is None or self.state not in VECTOR:
             return super().reference_lists()
         return [one.vector[None] for one in self.before]
+
+    def computed(self, clue: Clue, make: "Callable[[], Tensor]") -> "Tensor":
+        """Return a clue that a model makes; of vectors that were carried on it is made now."""
+        if self.before is None or self.state not in VECTOR:
+            return super().computed(clue, make)
+        return make()
 
     def texts(self, kind: str) -> Texts:
         """Return the queries' texts; captions are those that were carried on, where they were."""

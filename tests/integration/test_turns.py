@@ -59,6 +59,17 @@ def test_the_image_and_the_query_are_handed_on(make_run: MakeRun, sessions: Path
         np.testing.assert_allclose(rankings[1].scores[:5], expected, atol=1e-5)
 
 
+def test_a_clue_that_a_model_makes_is_made_of_the_vector_that_is_handed_on(
+    make_run: MakeRun, sessions: Path
+):
+    run = make_run("mtfashioniq", root=sessions, search__method="lincir")
+    given, by_query = turns.play(run, "given"), turns.play(run, "query")
+    later = [place for place, query in enumerate(run.queries) if query.turn > 1]
+    assert all(by_query[place].scores != given[place].scores for place in later)
+    begin = [place for place, query in enumerate(run.queries) if query.turn == 1]
+    assert all(by_query[place] == given[place] for place in begin)
+
+
 def test_edited_captions_are_edited_again(make_run: MakeRun, sessions: Path):
     run = make_run(
         "mtfashioniq", root=sessions, search__method="mean-ensemble", captioner__samples=2
@@ -128,3 +139,30 @@ def test_a_result_is_gone_on_from_in_a_folder_of_ones_own(small_world: Path, tmp
     assert text is not None
     assert following.vector is not None
     torch.testing.assert_close(following.vector, normalise(plain.vector + text))
+
+
+def test_what_follows_a_text_alone_goes_by_the_method_that_was_asked_for(
+    small_world: Path, tmp_path: Path
+):
+    folder = small_world / "FashionIQ" / "images"
+    preset = config.load("demo", {"runtime.workers": 0, "captioner.samples": 2})
+    gallery = Gallery(folder, preset.with_search(method="seize", top_k=7), tmp_path)
+    gallery.index()
+    alone = gallery.query(None, "a red star on a dark background")
+    assert alone.settings.method == "text"
+    for first in (alone, alone.rerank(top_k=9)):
+        following = first.turn("has a blue circle")
+        assert following.settings.method == "seize"
+        assert len(following.images) == len(first.images)
+        assert following == gallery.with_search(top_k=len(first.images)).query(
+            folder / first.paths[0], "has a blue circle"
+        )
+    carried = alone.turn("has a blue circle", "caption")  # the text is the one caption there is
+    assert carried.captions == ("a red star on a dark background",)
+    assert (carried.settings.method, len(carried.edited_captions)) == ("seize", 1)
+    with pytest.raises(ConfigError, match="seize reads captions"):
+        alone.turn("has a blue circle", "query")
+    by_text = alone.rerank(method="text").turn("has a blue circle", "query")
+    assert by_text.settings.method == "text"
+    image = gallery.query(folder / alone.paths[0])
+    assert (image.settings.method, image.turn("is red").settings.method) == ("image", "seize")

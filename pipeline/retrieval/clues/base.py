@@ -125,6 +125,8 @@ class Clue:
     """Whether it is made of some queries at a time, so that a stopped run resumes."""
     joint: bool = False
     """Whether it asks the encoder for images with texts: that is tried before anything is made."""
+    looks: bool = False
+    """Whether it looks at the reference images, as joint ones do: no feature can stand for them."""
     plan: Callable[[Run], dict[str, int]] = unplanned
     """Returns how much making it is, by quantity, for ``seize plan``."""
 
@@ -143,12 +145,13 @@ def clue(
     training: Training = "training-free",
     by_part: bool = False,
     joint: bool = False,
+    looks: bool = False,
     plan: Callable[[Run], dict[str, int]] = unplanned,
 ) -> Callable[[Callable[[Clues], Any]], Callable[[Clues], Any]]:
     """Register what makes a clue under its name; see ``Clue``."""
 
     def register(make: Callable[[Clues], Any]) -> Callable[[Clues], Any]:
-        own = (by_model, settings, check, training, by_part, joint, plan)
+        own = (by_model, settings, check, training, by_part, joint, looks or joint, plan)
         CLUES[name] = Clue(name, make, needs, reads, header, *own)
         return make
 

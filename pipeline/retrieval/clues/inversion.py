@@ -275,6 +275,7 @@ def _register(kind: type[Inversion]) -> None:
         header=functools.partial(header, kind),
         check=functools.partial(check, kind),
         training="trained",
+        looks=kind.network == "FineGrained",
         plan=functools.partial(plan, kind),
     )(functools.partial(vectors, kind))
 

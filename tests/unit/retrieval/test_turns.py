@@ -28,8 +28,16 @@ def test_states_go_with_what_methods_read():
     assert turns.possible("composer") == ["given", "image", "query"]
     assert turns.possible("seize") == ["given", "image", "caption"]
     assert turns.possible("joint") == ["given", "image"]
-    with pytest.raises(ConfigError, match="looks at the image itself"):
-        turns.check("joint", "query")
+    assert turns.possible("lincir") == ["given", "image", "query"]
+    for looking in ("joint", "fti4cir", "seize+joint"):
+        assert turns.possible(looking) == ["given", "image"]
+        for state in ("query", "caption"):
+            with pytest.raises(ConfigError, match="looks at the image itself"):
+                turns.check(looking, state)
+    for told in ("planned", "seize+roles"):  # what an LLM says of the first image's captions
+        assert turns.possible(told) == ["given", "image"]
+        with pytest.raises(ConfigError, match=r"reads (desired|retrievals).* captions alone"):
+            turns.check(told, "caption")
     with pytest.raises(ConfigError, match="reads captions, which a query's vector has none of"):
         turns.check("seize", "query")
     with pytest.raises(ConfigError, match="There is no state 'imge'"):
