@@ -12,21 +12,29 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 from pipeline.images import files as images
 from pipeline.run import StageReport, progress
+from pipeline.store import snapshots
 from pipeline.store.jsonl import RecordFile, write_records
-from pipeline.store.schema import FileRecord, typed
+from pipeline.store.schema import FileRecord
 
 if TYPE_CHECKING:
     from pipeline.own.folder import Folder
 
 LONGEST_ENDING = 12
 """Characters of an ending that is named; longer ones are parts of a name."""
+STALE = 0.25
+"""Lines of the listing that do not count any more, against those that do, at most."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a file surely shows in its times."""
 
 
 def by_path(listing: RecordFile) -> dict[str, FileRecord]:
-    """Return the records by path; raises InputError as ``typed``."""
-    return {record["path"]: record for record in typed(listing, FileRecord)}
+    """Return the last record of each file that is there; raises InputError as ``typed``."""
+    return _current(snapshots.read(listing, FileRecord).records)
+
+
+def _current(records: list[FileRecord]) -> dict[str, FileRecord]:
+    last = {record["path"]: record for record in records}
+    return {path: record for path, record in last.items() if "removed" not in record}
 
 
 def without_file(folder: "Folder", path: str, reason: str) -> str:
@@ -38,11 +46,14 @@ def without_file(folder: "Folder", path: str, reason: str) -> str:
 def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
     """Bring the listing up to date; return its records in the order of paths.
 
-    Only files whose status changed are read.
+    Only files whose status changed are read. What changed is appended; where more than ``STALE`` of
+    the lines do not count any more, the listing is written anew.
     """
     with folder.listing as listing:
-        known = by_path(listing)
-        found = dict(sorted(_scan(folder, report)))
+        records, quickly = snapshots.read(listing, FileRecord)
+        known = _current(records)
+        scanned = dict(_scan(folder, report))
+        found = {path: scanned[path] for path in sorted(scanned)}
         fresh = [path for path, status in found.items() if not _same(known.get(path), status)]
         with progress(len(found), len(found) - len(fresh), "file", "read files") as bar:
             for path in fresh:
@@ -50,12 +61,17 @@ def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
                 if record is not None:
                     listing.append(dict(record))
                     known[path] = record
-                else:
-                    known.pop(path, None)
+                elif path in known:
+                    listing.append(dict(known.pop(path)) | {"removed": True})
                 bar.update()
+        gone = known.keys() - found.keys()
+        for path in gone:
+            listing.append(dict(known.pop(path)) | {"removed": True})
         current = [known[path] for path in found if path in known]
-        if len(current) < len(listing.read()):  # removed files, and lines that later ones replaced
+        if (fresh or gone) and listing.count() > (1 + STALE) * len(current):
             write_records(listing.file, listing.header, map(dict, current))
+            quickly = 0
+        snapshots.keep(listing, current, quickly)
     return current
 
 
@@ -66,6 +82,8 @@ def _scan(folder: "Folder", report: StageReport) -> Iterator[tuple[str, os.stat_
     inside the root. Any depth will do: no function calls itself.
     """
     waiting = [""]
+    endings = images.endings()
+    known = endings | {ending.upper() for ending in endings}
     while waiting:
         place = waiting.pop()
         try:
@@ -79,10 +97,17 @@ def _scan(folder: "Folder", report: StageReport) -> Iterator[tuple[str, os.stat_
             try:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
+                elif path[path.rfind(".") :] in known and _is_plain(path, entry):  # as nearly all
+                    yield path, entry.stat()
                 elif (status := _image_status(folder, path, entry, report)) is not None:
                     yield path, status
             except OSError as error:
                 report.failed[_shown(path)] = f"it cannot be read: {error.strerror}"
+
+
+def _is_plain(path: str, entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a file, no link, of a name that is surely UTF-8."""
+    return path.isascii() and entry.is_file(follow_symlinks=False)
 
 
 def _image_status(
@@ -137,7 +162,16 @@ def _shown(path: str) -> str:
 
 def _same(record: FileRecord | None, status: os.stat_result) -> bool:
     """Whether a file is as it was read; listings of earlier versions do not tell."""
-    return record is not None and state_of(status).items() <= record.items()
+    try:
+        return (
+            record is not None
+            and record["mtime_ns"] == status.st_mtime_ns
+            and record["size"] == status.st_size
+            and record["ctime_ns"] == status.st_ctime_ns
+            and record["inode"] == status.st_ino
+        )
+    except KeyError:
+        return False
 
 
 def state_of(status: os.stat_result) -> dict[str, int]:

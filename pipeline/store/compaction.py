@@ -33,7 +33,7 @@ def publish(file: Path, names: list[str], kind: dict[str, Any], stored: Stored) 
 
     Whatever the moment it is stopped at: what was published before counts, or what is now.
     """
-    used = Counter(place[0] for name in set(names) if (place := stored.places.get(name)))
+    used = Counter(place[0] for place in map(stored.places.get, set(names)) if place)
     large = stored.files.index(file) if file in stored.files else None
     if large is None or file in stored.damaged or _is_worth_it(stored, used, large):
         merge(file, names, kind, stored)

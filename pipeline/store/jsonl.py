@@ -48,7 +48,7 @@ class RecordFile:
         so there it is dropped with a warning.
         """
         # Shards first: one that is merged meanwhile is then found in the file instead.
-        shards = [self._read(shard) for shard in self._shards()]
+        shards = [self._read(shard) for shard in self.shards()]
         lines = self._read(self.file)
         if not shards:
             return [record for _, record in lines.records]
@@ -56,6 +56,12 @@ class RecordFile:
         for shard in shards:
             merged |= dict(shard.records)
         return list(merged.values())
+
+    def count(self) -> int:
+        """Return how many lines the file has beside its header; shards do not count."""
+        with contextlib.suppress(FileNotFoundError):
+            return max(self.file.read_bytes().count(b"\n") - 1, 0)
+        return 0
 
     def _read(self, file: Path) -> "_Lines":
         lines = _read_lines(file)
@@ -99,12 +105,13 @@ class RecordFile:
         """Return the file that one of several processes appends to."""
         return RecordFile(self.file.with_name(f"{self.file.name}.shard-{process}"), self.header)
 
-    def _shards(self) -> list[Path]:
+    def shards(self) -> list[Path]:
+        """Return the files beside this one that count as part of it."""
         return sorted(self.file.parent.glob(f"{self.file.name}.shard-*"))
 
     def _merge_shards(self) -> None:
         """Append what the shards hold and delete them, save those that are being written."""
-        for shard in self._shards():
+        for shard in self.shards():
             with lock(shard, wait=False) as held:
                 if held:
                     known = dict(self._read(self.file).records)
@@ -208,8 +215,13 @@ def _read_lines(file: Path) -> _Lines:
         return _Lines()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    return _lines_of(content)
+
+
+def _lines_of(content: bytes, first: int = 1) -> _Lines:
+    """Return the complete lines of ``content``, whose first one has the number ``first``."""
     found = _Lines()
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=first):
         try:
             record = _record_of(line)
         except (ValueError, RecursionError):
@@ -220,6 +232,12 @@ def _read_lines(file: Path) -> _Lines:
         else:
             found.records.append((line, record))
     return found
+
+
+def records_of(content: bytes) -> list[dict[str, Any]] | None:
+    """Return the records of complete lines without a header, None where one is damaged."""
+    lines = _lines_of(content, first=2)
+    return None if lines.damaged else [record for _, record in lines.records]
 
 
 def read_header(file: Path) -> dict[str, Any]:

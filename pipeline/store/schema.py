@@ -82,7 +82,8 @@ class VerdictRecord(TypedDict):
 class FileRecord(TypedDict):
     """A line of the listing of a folder of one's own images; times in nanoseconds.
 
-    ``broken`` says why the bytes could not be decoded by ``decoder``, see ``images.decoder``.
+    ``broken`` says why the bytes could not be decoded by ``decoder``, see ``images.decoder``;
+    ``removed`` that the file is gone.
     """
 
     path: str
@@ -93,6 +94,7 @@ class FileRecord(TypedDict):
     hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     broken: NotRequired[str]
     decoder: NotRequired[str]
+    removed: NotRequired[bool]
 
 
 Record = TypeVar("Record")
@@ -100,10 +102,15 @@ Record = TypeVar("Record")
 
 def typed(source: "RecordFile", kind: type[Record]) -> list[Record]:
     """Return a file's records as ``kind``; raises InputError naming the file, record and field."""
+    return checked(source, source.read(), kind)
+
+
+def checked(
+    source: "RecordFile", records: list[dict[str, Any]], kind: type[Record]
+) -> list[Record]:
+    """Return records that were read from ``source`` as ``kind``; raises InputError as ``typed``."""
     try:
-        found: list[Record] = _list_of(cast(Hashable, kind)).validate_python(
-            source.read(), strict=True
-        )
+        found: list[Record] = _list_of(cast(Hashable, kind)).validate_python(records, strict=True)
         return found
     except ValidationError as error:
         problem = error.errors()[0]

@@ -57,9 +57,10 @@ class Stored:
         self.width = 0
         self.damaged: set[Path] = set()
         self._copies: dict[str, str] = {}
+        self._whole: set[str] = set()
         if file.exists():
             self._read(file)
-        self._whole = set(self.places)
+            self._whole = set(self.places)
         self.refresh()
         for missing in sorted(_published(file) - set(self.shards)):
             log.warning("%s is missing: its features are computed again.", missing)
@@ -99,10 +100,20 @@ class Stored:
                 path, names[0], names[-1], len(names),
             )  # fmt: skip
         self.counts[number], self.identities[number] = len(part.names), part.identity
-        good = [(row, name) for row, name in enumerate(part.names) if row not in lost]
-        before = self._whole if path != self.file else ()
-        self.places |= {name: (number, row) for row, name in good if name not in before}
-        self.digests |= {digests[row]: name for row, name in good if row < len(digests)}
+        if path == self.file and not lost:  # it comes first, and may be long
+            places = zip(itertools.repeat(number), itertools.count(), strict=False)
+            self.places = dict(zip(part.names, places, strict=False))
+        else:
+            self.places |= {
+                name: (number, row)
+                for row, name in enumerate(part.names)
+                if row not in lost and name not in self._whole
+            }
+        self.digests |= {
+            digest: name
+            for row, (digest, name) in enumerate(zip(digests, part.names, strict=False))
+            if row not in lost
+        }
         self.width = max(self.width, part.shape[1])
         self._copies |= copied
 

@@ -48,6 +48,8 @@ CHANGING = {"created", "versions", "cost", "checksum"}
 ALIKE = 1e-5
 """How much features, scores and probabilities may differ: a stopped run goes on with other batches,
 and sums of floats depend on them."""
+DERIVED = (".columns.json",)
+"""How files end that only repeat what others say."""
 PAGE = 4096
 """Bytes by which a small disk fills up."""
 
@@ -261,7 +263,7 @@ def contents(work: Path) -> Contents:
     found: Contents = {}
     for file in sorted(file for file in work.rglob("*") if file.is_file()):
         name = str(file.relative_to(work))
-        if file.suffix == ".lock":
+        if file.suffix == ".lock" or file.name.endswith(DERIVED):
             continue
         if file.suffix == ".safetensors":
             features = FeatureFile(file)

@@ -37,6 +37,9 @@ from pipeline.own.loaded import Images
 from pipeline.pages.result import write_page
 from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
+from pipeline.store import snapshots
+from pipeline.store.features import FeatureFile
+from pipeline.store.segments import folder_of
 from tests.conftest import PROJECT
 from tests.stub import Fault, Running, Stub
 
@@ -313,6 +316,37 @@ def test_unchanged_files_are_not_read(photos: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("hashlib.file_digest", fail)
     assert folder.index(opened(photos)).cached == 24
+
+
+def test_one_that_comes_or_goes_is_a_line_and_a_segment_and_the_rest_stays(
+    photos: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a snapshot of the listing, too."""
+    monkeypatch.setattr(snapshots, "WORTH", 0)
+    monkeypatch.setattr(listing, "SETTLED", 0)
+    folder.index(opened(photos))
+    source = opened(photos)
+    lines = source.listing.file.read_bytes()
+    large = source.feature_file.read_bytes()
+    put(pictures[24], photos / "new.jpg")
+    (photos / "02.jpg").unlink()
+    assert folder.index(source).computed == 1
+    assert source.listing.file.read_bytes().startswith(lines)
+    assert len(source.listing.read()) == 26
+    assert source.feature_file.read_bytes() == large
+    assert len(list(folder_of(source.feature_file).glob("*.safetensors"))) == 1
+    assert features(photos).keys() == source.hashes().keys()
+    assert "02.jpg" not in source.hashes()
+    assert "new.jpg" in source.hashes()
+    gallery = Gallery(photos, SETTINGS, photos.parent / "cache")
+    assert len(gallery) == 24
+    put(pictures[2], photos / "02.jpg")
+    assert folder.index(source).computed == 0, "its feature is still there"
+    assert len(gallery) == 25
+    shutil.rmtree(photos / "holiday")
+    folder.index(source)
+    assert not folder_of(source.feature_file).exists()
+    assert len(FeatureFile(source.feature_file).names) == len(source.listing.read()) == 13
 
 
 def test_random_histories_end_in_what_the_folder_holds(photos: Path, pictures: list[Path]) -> None:
