@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from pipeline import config
 from pipeline.own.gallery import Gallery
+from tests.browser import MODELS
 from tests.conftest import PROJECT
 
 SETTINGS = config.load("demo", {"runtime.workers": 0})
@@ -87,6 +88,21 @@ class Served:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
+
+
+def ask(page: Page, text: str, total: int) -> None:
+    """Fill in the text and search; return when the page has one more turn, of 24 of the images."""
+    turns = page.locator("#turns li")
+    before = turns.count()
+    page.get_by_label("What should differ").fill(text)
+    page.get_by_role("button", name="Search").click()
+    expect(turns).to_have_count(before + 1, timeout=MODELS)
+    expect(page.get_by_role("status").first).to_have_text(f"Best 24 of {total} images.")
+
+
+def shows(page: Page, paths: list[str]) -> None:
+    """Return when exactly these are the images of the results, in their order."""
+    expect(page.locator("#images .file")).to_have_text(paths, timeout=MODELS)
 
 
 def images_loaded(page: Page) -> None:

@@ -8,9 +8,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from tests.variables import without
+
+WAIT = 60_000
+"""Milliseconds waited for what a page shows or does: they end what hangs, and time nothing."""
+MODELS = 180_000
+"""Milliseconds that a query may take, models and all."""
+expect.set_options(timeout=WAIT)
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 INSTALLERS = (
@@ -113,8 +127,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of 1280 x 800 with its own cookies and storage; 10 s for what is waited on."""
+    """An empty page of 1280 x 800 with its own cookies and storage."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(WAIT)
     yield context.new_page()
     context.close()

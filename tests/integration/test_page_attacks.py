@@ -24,8 +24,9 @@ from pipeline.pages.visitors import HEADERS
 from tests.app_server import Served
 from tests.conftest import PROJECT
 
-SOON = 5.0
-"""Seconds within which another user is answered, on a busy machine too."""
+SOON = 10.0
+"""Seconds within which another user is answered, on a busy machine too: far fewer than any attack
+here would keep everyone waiting."""
 CHANGE = "has a dark background"
 
 
@@ -279,16 +280,17 @@ def test_new_texts_never_stand_before_settings_and_images(served: Served) -> Non
     assert served.request("/rank", "POST", known)[0] == 200
     statuses: list[int] = []
     senders = [threading.Thread(target=send, args=(number,)) for number in range(4)]
-    slowest, began = 0.0, time.monotonic()
+    answered = 0
     with Watch(served) as others:
         for sender in senders:
             sender.start()
         while any(sender.is_alive() for sender in senders):
-            start = time.monotonic()
             assert served.request("/rank", "POST", known)[0] == 200, "a slider's ranking"
-            slowest = max(slowest, time.monotonic() - start)
+            answered += 1
     assert statuses == [200] * 4
-    assert max(slowest, others.slowest) < (time.monotonic() - began) / 4, "nobody waits for them"
+    # In the same queue, each would have stood behind one of the four.
+    assert answered > 8
+    assert others.answers > 16
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.app_server import Served
-from tests.browser import watch
+from tests.app_server import Served, ask
+from tests.browser import MODELS, watch
 
 IMAGES = 250
 """More than one ranking shows."""
-MODELS = 120_000
-"""Milliseconds that a query may take here, models and all."""
 PHONE = {"width": 390, "height": 844}
-expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +55,8 @@ def test_more_is_offered_as_long_as_there_is_more(served: Served, page: Page) ->
     page.goto(served.address)
     page.get_by_role("button", name="Pick from the gallery").click()
     page.locator("#candidates button").first.click()
-    page.get_by_label("What should differ").fill("is blue")
-    page.get_by_role("button", name="Search").click()
+    ask(page, "is blue", IMAGES)
     status = page.get_by_role("status").first
-    expect(status).to_have_text(f"Best 24 of {IMAGES} images.", timeout=MODELS)
     more = page.locator("#more")
     for count in range(48, 241, 24):
         expect(more).to_be_visible()
@@ -149,13 +144,6 @@ def test_the_command_refuses_a_text_that_the_page_refuses(served: Served, tmp_pa
     assert "1,001 characters, more than the 1,000 allowed: say it in fewer words" in done.stderr
 
 
-def search(page: Page, text: str) -> None:
-    page.get_by_label("What should differ").fill(text)
-    page.get_by_role("button", name="Search").click()
-    best = f"Best 24 of {IMAGES} images."
-    expect(page.get_by_role("status").first).to_have_text(best, timeout=MODELS)
-
-
 class Late:
     """The requests whose address ends as given: each is answered only when it is let go."""
 
@@ -226,7 +214,7 @@ def test_further_images_are_not_mixed_with_other_names(served: Served, page: Pag
 def test_the_focus_stays_with_a_result_that_is_ranked_anew(served: Served, page: Page) -> None:
     page.goto(served.address)
     page.locator("#samples button").first.click()
-    search(page, "is red")
+    ask(page, "is red", IMAGES)
     box = page.locator("#images li").nth(5).get_by_role("checkbox")
     named = box.get_attribute("aria-label") or ""
     box.focus()
@@ -248,7 +236,7 @@ def test_the_focus_stays_with_a_result_that_is_ranked_anew(served: Served, page:
 def test_what_takes_itself_away_hands_the_focus_on(served: Served, page: Page) -> None:
     page.goto(served.address)
     page.locator("#samples button").first.click()
-    search(page, "is red")
+    ask(page, "is red", IMAGES)
     for place in range(2):
         page.locator("#images li").nth(place).get_by_role("button", name="Less like").click()
     kept = page.locator("#unlike-images button")

@@ -12,30 +12,23 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.app_server import Served
-from tests.browser import watch
+from tests.app_server import Served, ask, shows
+from tests.browser import MODELS, watch
 from tests.conftest import PROJECT
 
+IMAGES = 60
 CHANGE = "has a dark background"
-MODELS = 120_000
-expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
 def served(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("states") / "photos"
     root.mkdir()
-    for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:60]:
+    for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:IMAGES]:
         shutil.copy(picture, root)
     running = Served(root, root.parent / "cache")
     yield running
     assert running.stop() == 130
-
-
-def ask(page: Page, text: str) -> None:
-    page.get_by_label("What should differ").fill(text)
-    page.get_by_role("button", name="Search").click()
-    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
 
 
 def shown(page: Page) -> list[str]:
@@ -48,23 +41,21 @@ def test_every_turn_has_an_address_to_reload_share_and_go_back_to(
     seen = watch(page)
     page.goto(served.address)
     page.locator("#samples button").first.click()
-    ask(page, CHANGE)
+    ask(page, CHANGE, IMAGES)
     first = shown(page)
     page.get_by_label("α⁻, weight of what the edit lost").fill("0.4")
     expect(page.get_by_role("status").first).to_have_text("Ranked again.")
-    weighted, address = shown(page), page.url
+    weighted, address = shown(page), page.evaluate("location.href")
     page.locator("#images li").nth(2).get_by_role("button", name="as the new reference").click()
-    ask(page, "has one more circle")
+    ask(page, "has one more circle", IMAGES)
     following = shown(page)
     assert first != following
     page.go_back()
-    expect(page.locator("#images .view img").first).to_have_attribute("alt", weighted[0])
-    assert shown(page) == weighted
+    shows(page, weighted)
     page.go_forward()
-    expect(page.locator("#images .view img").first).to_have_attribute("alt", following[0])
+    shows(page, following)
     page.goto(address)
-    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
-    assert shown(page) == weighted
+    shows(page, weighted)
     expect(page.get_by_label("What should differ")).to_have_value(CHANGE)
     assert page.locator("#alpha-neg").input_value() == "0.4"
     assert seen.errors == []
@@ -80,26 +71,24 @@ def test_a_link_to_an_upload_says_that_it_is_to_be_uploaded_again(
 
 def test_a_text_alone_and_what_is_not_wanted(served: Served, page: Page) -> None:
     page.goto(served.address)
-    ask(page, "a large red circle")
+    ask(page, "a large red circle", IMAGES)
     by_text = served.gallery.with_search(top_k=24)
-    assert shown(page) == by_text.query(None, "a large red circle").paths
+    shows(page, by_text.query(None, "a large red circle").paths)
     page.locator("#images li").first.get_by_role("button", name="Less like").click()
     page.get_by_label("but not").fill("a dark background")
     worst = by_text.query(None, "a large red circle").images[0]
     page.get_by_role("button", name="Search").click()
     unlike = ["a dark background", served.root / worst.path]
     expected = by_text.query(None, "a large red circle", unlike=unlike).paths
-    expect(page.locator("#images .view img").first).to_have_attribute("alt", expected[0])
-    assert shown(page) == expected
+    shows(page, expected)
     page.reload()
-    expect(page.get_by_role("status").first).to_have_text("Best 24 of 60 images.", timeout=MODELS)
-    assert shown(page) == expected
+    shows(page, expected)
 
 
 def test_the_viewer_goes_on_and_its_image_becomes_the_reference(served: Served, page: Page) -> None:
     page.goto(served.address)
     page.locator("#samples button").first.click()
-    ask(page, CHANGE)
+    ask(page, CHANGE, IMAGES)
     paths = shown(page)
     page.locator("#images .view").first.click()
     expect(page.get_by_role("dialog", name=paths[0])).to_be_visible()
@@ -116,7 +105,7 @@ def test_the_viewer_goes_on_and_its_image_becomes_the_reference(served: Served, 
 def test_what_is_selected_is_saved(served: Served, page: Page, tmp_path: Path) -> None:
     page.goto(served.address)
     page.locator("#samples button").first.click()
-    ask(page, CHANGE)
+    ask(page, CHANGE, IMAGES)
     paths = shown(page)
     with page.expect_download() as all_of_them:
         page.get_by_role("button", name="Save as CSV").click()
@@ -206,7 +195,8 @@ def test_a_new_folder_is_indexed_beside_the_page(
         expect(page.locator("#samples button").first).to_be_visible()
         page.get_by_label("What should differ").fill("a red circle")
         page.get_by_role("button", name="Search").click()
-        expect(page.get_by_role("status").first).to_have_text(re.compile("^Best 24 of 30"))
+        best = page.get_by_role("status").first
+        expect(best).to_have_text(re.compile("^Best 24 of 30"), timeout=MODELS)
         process.terminate()
 
 
@@ -216,9 +206,7 @@ def test_an_image_of_the_results_is_searched_with_too(served: Served, page: Page
     page.get_by_role("button", name="Pick from the gallery").click()
     page.locator("#candidates button").first.click()
     first = page.locator("#reference-name").text_content() or ""
-    page.get_by_label("What should differ").fill("is red")
-    page.get_by_role("button", name="Search").click()
-    expect(page.get_by_role("status").first).to_contain_text("Best", timeout=MODELS)
+    ask(page, "is red", IMAGES)
     card = page.locator("#images li").first
     second = card.locator(".file").text_content() or ""
     card.get_by_role("button", name=f"Like {second}, too").click()
@@ -226,11 +214,10 @@ def test_an_image_of_the_results_is_searched_with_too(served: Served, page: Page
     page.get_by_role("button", name="Search").click()
     files = [served.root / first, served.root / second]
     expected = served.gallery.with_search(top_k=24).query(files, "is red")
-    expect(page.locator("#images .file").first).to_have_text(expected.paths[0], timeout=MODELS)
-    assert page.locator("#images .file").all_text_contents() == expected.paths
-    assert f"further={expected.further[0]}" in page.url
+    shows(page, expected.paths)
+    assert f"further={expected.further[0]}" in page.evaluate("location.search")
     page.reload()
-    expect(page.locator("#images .file").first).to_have_text(expected.paths[0], timeout=MODELS)
+    shows(page, expected.paths)
     expect(page.locator("#further li")).to_have_count(1)
     page.locator("#further button").click()
     expect(page.locator("#further li")).to_have_count(0)
@@ -248,34 +235,33 @@ def test_the_next_turn_begins_with_what_is_chosen(served: Served, page: Page) ->
     page.goto(served.address)
     page.locator("#samples button").first.click()
     name = page.locator("#reference-name").text_content() or ""
-    ask(page, CHANGE)
+    ask(page, CHANGE, IMAGES)
     begins = page.get_by_label("The next turn begins with")
     assert begins.locator("option").all_text_contents() == [
         "the reference image",
         "this turn's edited captions",
     ]
     begins.select_option("caption")
-    ask(page, "has a red star")
+    ask(page, "has a red star", IMAGES)
     first = served.gallery.with_search(top_k=24).query(served.root / name, CHANGE)
     second = first.turn("has a red star", "caption")
-    assert shown(page) == second.paths
-    assert shown(page) != first.gallery.query(served.root / name, "has a red star").paths
+    shows(page, second.paths)
+    assert second.paths != first.gallery.query(served.root / name, "has a red star").paths
     assert page.locator("#edited_captions-0").input_value() == second.edited_captions[0]
     methods = page.get_by_label("Method")
     expect(methods.get_by_role("option", name="image+text", exact=True)).to_be_disabled()
     expect(methods.get_by_role("option", name="pdv", exact=True)).to_be_enabled()
     page.reload()  # the address asks all of its turns again
     expect(page.locator("#turns li")).to_have_count(2, timeout=MODELS)
-    expect(page.locator("#images .view img").first).to_have_attribute("alt", second.paths[0])
-    assert shown(page) == second.paths
+    shows(page, second.paths)
     # By another method the turn goes on as that method can, and an image is one's own choice again.
     page.locator("#turns button").first.click()
     page.get_by_label("Method").select_option("image+text")
     expect(page.get_by_role("status").first).to_have_text("Ranked by image+text.")
     begins.select_option("query")
-    ask(page, "has a red star")
+    ask(page, "has a red star", IMAGES)
     plain = first.rerank(method="image+text").turn("has a red star", "query")
-    assert shown(page) == plain.paths
+    shows(page, plain.paths)
     page.locator("#images li").first.get_by_role("button", name="as the new reference").click()
     assert begins.input_value() == "image"
     assert seen.errors == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 from pipeline import config, datasets
 from pipeline.errors import ConfigError, InputError, MissingStageError
@@ -122,7 +122,7 @@ def test_every_query_is_shown_with_its_images_and_figures(
                 arrow = f"▲{before - after} from" if before > after else f"▼{after - before} from"
                 assert f"{after} =" in text if before == after else f"{arrow} {before}" in text
                 moved += before != after
-        assert found.locator("img").evaluate_all("all => all.every(i => i.naturalWidth > 0)")
+        found.locator("img").evaluate_all("all => Promise.all(all.map(i => i.decode()))")
     assert moved > 0
     page.locator(".query details").first.click()
     captions = caption.read(run)[run.queries[0].id]
@@ -213,6 +213,7 @@ def test_it_works_by_keyboard_alone(
     show: Callable[..., tuple[Page, Seen]], runs: dict[str, Run]
 ) -> None:
     page, _ = show(runs["circo-val"])
+    page.locator(".results").first.wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the queries"
     page.keyboard.press("Enter")
@@ -223,7 +224,7 @@ def test_it_works_by_keyboard_alone(
     assert reached == ["filter", "part", "sort", "direction", "open-captions", "A", "SUMMARY", "A"]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    assert page.locator(".query .texts td").first.is_visible()
+    expect(page.locator(".query .texts td").first).to_be_visible()
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
 
@@ -453,7 +454,7 @@ def test_how_a_query_was_taken_apart_is_shown(
     assert len(ids(page)) == len(run.queries) - len(failed)
     page.get_by_label("Filter").fill("")
     page.get_by_label("open all captions and plans").check()
-    assert page.locator(".plan").first.is_visible()
+    expect(page.locator(".plan").first).to_be_visible()
     decompose.record_file(run).file.unlink()
     page, _ = show(run)
     assert page.get_by_label("and plans").count() == 0
@@ -494,7 +495,7 @@ def test_what_is_gone_from_the_cache_is_said_and_the_rest_is_shown(
     text = card(page, run.queries[0].id).locator(".result").first.inner_text()
     assert "score" in text
     assert "absolute" not in text
-    assert page.locator(".query details").first.is_visible()
+    expect(page.locator(".query details").first).to_be_visible()
     caption.record_file(run).file.unlink()
     page, _ = show(run)
     assert "captions, edited captions, features" in page.locator(".note").inner_text()
