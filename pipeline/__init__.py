@@ -14,13 +14,15 @@ def load(
     folder: "Path | str",
     config: "Config | str | None" = None,
     cache: "Path | str | None" = None,
+    attributes: "Path | str | None" = None,
 ) -> "Gallery":
     """Return the images of a folder tree as a gallery to index and query.
 
     ``config`` is a preset's name, a YAML file or a ``Config``; without one it is found as `seize
     index` finds it (``seize.yaml``, what the folder was indexed with, the preset ``laptop``).
-    Features and answers are kept in the folder ``cache``, or the user's own. Raises InputError if
-    there is no such folder, ConfigError for settings.
+    Features and answers are kept in the folder ``cache``, or the user's own. ``attributes`` is a
+    CSV in place of the folder's ``attributes.csv``. Raises InputError if there is no such folder,
+    ConfigError for settings.
 
     >>> import seize
     >>> gallery = seize.load("photos", config="demo")
@@ -48,4 +50,5 @@ def load(
     note = None
     if config is None or isinstance(config, str):
         config, note = quick.settle(settings.load(root, config, place, {}), {})
-    return Gallery(root, config, place, note=note)
+    table = None if attributes is None else Path(attributes)
+    return Gallery(root, config, place, note=note, attributes=table)

@@ -34,6 +34,10 @@ class InputError(SeizeError):
     exit_code = 3
 
 
+class ConditionError(InputError):
+    """A condition on images that none could meet, for what is wrong with it."""
+
+
 class MissingStageError(SeizeError):
     """An earlier stage has to run first; the message holds its command."""
 

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, SeizeError
-from pipeline.printable import echo
+from pipeline.printable import echo, one_line
 from pipeline.run import progress
 from pipeline.store.files import write_text
 
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 Asked = tuple[list[Path], str]
 """A query's images and its relative caption."""
 COLUMNS = ("image", "text")
-ANSWER = ("line", "image", "text", "rank", "path", "score", "similarity", "increment", "error")
+ANSWER = (
+    "line",
+    "image",
+    "text",
+    "rank",
+    "path",
+    "score",
+    "similarity",
+    "increment",
+    "error",
+    "members",
+)
 
 
 def read(file: Path) -> list[Asked]:
@@ -59,6 +71,10 @@ def answer(
     rows = csv.DictWriter(written, ANSWER, lineterminator="\n", restval="")
     rows.writeheader()
     failed = 0
+    if (matching := gallery.matching) is not None:
+        echo(one_line(matching.told), err=True)
+        for note in matching.notes:
+            echo(one_line(note), err=True)
     with progress(len(asked), 0, "query", "search") as bar:
         for number, (images, text) in enumerate(asked, start=2):
             own = {
@@ -81,6 +97,7 @@ def answer(
                             "score": f"{image.score:.6f}",
                             "similarity": f"{image.similarity:.6f}",
                             "increment": f"{image.increment:.6f}",
+                            "members": no_formula(json.dumps([m.path for m in image.members])),
                         }
                     )
             bar.update()

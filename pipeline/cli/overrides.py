@@ -30,6 +30,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--no-early-stop": ("verifier.early_stop", bool, "verify all of them, as tuning needs"),
     "--method": ("search.method", str, "retrieval method; search takes a list a,b or all"),
     "--top-k": ("search.top_k", int, "images retrieved a query"),
+    "--group-at": (
+        "own.group_at",
+        float,
+        "cosine from which images are near-duplicates, shown as one result",
+    ),
     "--index": ("search.index.kind", str, "scan, flat, faiss-hnsw, faiss-ivf or milvus"),
     "--milvus-url": (
         "runtime.milvus_url",
@@ -50,6 +55,9 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
 SWITCH_OFF = {"--keep-reference", "--no-early-stop"}
 """Flags that set their field to false."""
 
+OWN = ("--group-at",)
+"""Overrides that mean nothing to a benchmark."""
+EVERY = tuple(option for option in OVERRIDES if option not in OWN)
 CLIP = ("--clip", "--pretrained", "--device", "--allow-pickle")
 CAPTIONER = ("--captioner", "--captioner-url", "--captions", "--seed")
 LLM = ("--llm", "--llm-url", "--temperature", "--concurrency")
@@ -57,7 +65,7 @@ INDEX = (*CLIP, "--workers", "--strict")
 """Overrides that matter to the index of one's own images; the others are not offered there."""
 QUERY = (
     *(*CAPTIONER, *LLM, "--edits-per-caption", "--prompt"),
-    *(*CLIP, "--method", "--top-k", "--keep-reference"),
+    *(*CLIP, "--method", "--top-k", "--keep-reference", *OWN),
 )
 """Those that matter to a query of one's own images."""
 TRY = (*CAPTIONER, *LLM, "--device")
@@ -65,7 +73,7 @@ TRY = (*CAPTIONER, *LLM, "--device")
 
 
 def override_options(
-    function: Callable[..., Any], chosen_options: Sequence[str] = tuple(OVERRIDES)
+    function: Callable[..., Any], chosen_options: Sequence[str] = EVERY
 ) -> Callable[..., Any]:
     """Add the options that change a configuration, and hand them on as one ``overrides`` dict.
 

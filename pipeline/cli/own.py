@@ -10,7 +10,12 @@ import click
 from pipeline.cli import batches
 from pipeline.cli.ending import leave
 from pipeline.cli.options import Stage, json_option
-from pipeline.cli.own_options import index_options, query_options
+from pipeline.cli.own_options import (
+    attributes_option,
+    index_options,
+    query_options,
+    where_option,
+)
 from pipeline.cli.printing import print_reports, print_result
 from pipeline.errors import STOPPED, InputError
 from pipeline.own import checks
@@ -77,6 +82,9 @@ def index(
     help="a CSV with the columns image and text instead: a query a line; prints a CSV",
 )
 @click.option("--show-captions", is_flag=True, help="print the captions and their edits, too")
+@where_option
+@attributes_option
+@click.option("--no-group", is_flag=True, help="show near-duplicates as results of their own")
 @click.option(
     "--no-app", "here", is_flag=True, help="load the models, though a page of the folder runs"
 )
@@ -90,6 +98,9 @@ def query(
     shown: bool,
     batch: Path | None,
     show_captions: bool,
+    where: tuple[str, ...],
+    attributes: Path | None,
+    no_group: bool,
     here: bool,
     named: Any,
     given: str,
@@ -107,9 +118,14 @@ def query(
     do other weights or another method. Where `seize app` of the folder runs with these settings, it
     is asked (but for --batch and pages): its models are loaded.
 
+    Conditions choose the candidates before they are ranked: see docs/own-images.md.
+
     Example: seize query dog.jpg "is on a beach at night" --gallery photos --top-k 10 --open
     """
     checks.folder(folder)
+    _check_conditions(folder, cache, attributes, where)
+    if no_group:
+        named = named.ungrouped()
     if bool(words) == (batch is not None):
         raise click.UsageError("Give images and a relative caption, or --batch FILE.")
     asked = batches.read(batch) if batch is not None else [_asked(words)]
@@ -120,7 +136,8 @@ def query(
         from pipeline.own import running
 
         page = running.place(folder, named.config, cache)
-        answer = running.ask(page, running.asked(named, *asked[0], away))
+        question = running.asked(named, *asked[0], away, where, attributes)
+        answer = running.ask(page, question)
         if answer is not None:
             _print(answer, as_json, show_captions, None)
             return
@@ -129,10 +146,12 @@ def query(
     from pipeline.own import result as results
     from pipeline.own.gallery import Gallery
 
-    gallery = Gallery(folder, settings, cache, given, note)
+    gallery = Gallery(folder, settings, cache, given, note, attributes).where(*where)
     if not gallery.is_indexed:
         gallery.index()
         remember()
+    if where:
+        _ = gallery.matching  # refuses what only now is known to be no field
     if batch is not None:
         batches.answer(gallery, asked, away, out)
         return
@@ -145,6 +164,16 @@ def query(
     _print(results.shown(result), as_json, show_captions, out)
     if out is not None and shown:
         click.launch(out.resolve().as_uri())
+
+
+def _check_conditions(
+    folder: Path, cache: Path, attributes: Path | None, where: tuple[str, ...]
+) -> None:
+    """Refuse conditions that cannot be met, and a table that is not there."""
+    if where or attributes is not None:
+        from pipeline.own import filters
+
+        filters.check(folder, cache, attributes, where)
 
 
 def _print(answer: dict[str, Any], as_json: bool, show_captions: bool, page: Path | None) -> None:
@@ -236,6 +265,7 @@ def _shown(word: str) -> str | Path:
     envvar="SEIZE_TOKEN",
     help="what visitors must know; made up where the page listens beyond this machine",
 )
+@attributes_option
 @click.option("--no-index", "as_it_is", is_flag=True, help="serve what was indexed before")
 @click.option("--open", "shown", is_flag=True, help="open the page in the browser")
 @query_options
@@ -249,6 +279,7 @@ def app(
     queries: int,
     waiting: int,
     token: str | None,
+    attributes: Path | None,
     as_it_is: bool,
     shown: bool,
     named: Any,
@@ -265,6 +296,7 @@ def app(
     Example: seize app photos --open
     """
     checks.folder(folder)
+    _check_conditions(folder, cache, attributes, ())
     settings, note = named.settled()
     checks.query(folder, settings)
     import asyncio
@@ -275,7 +307,7 @@ def app(
     from pipeline.pages import tokens
     from pipeline.pages.indexing import Indexing
 
-    gallery = Gallery(folder, settings, cache, given, note)
+    gallery = Gallery(folder, settings, cache, given, note, attributes)
     limits = page.Limits(max_upload << 20, max_pixels * 1_000_000, queries, waiting)
     indexing = None if as_it_is else Indexing(gallery, remember)
     beyond = not page.is_loopback(host)

@@ -29,6 +29,22 @@ own_config_option = click.option(
     "or beside the folder, what the folder was indexed with, your own seize.yaml, or laptop",
 )
 
+attributes_option = click.option(
+    "--attributes",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="a CSV with the columns path and others, for --where; else the folder's attributes.csv",
+)
+
+where_option = click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="only images that meet it, as in folder=summer, taken>=2024-05, width>=1000, make~nikon, "
+    "'price<50' (quote < and >); operators = != < <= > >= ~ (contains) !~; * and ? in values; "
+    "fields folder, name, taken, width, height, orientation, bytes, make, model, lens, iso, text "
+    "and attributes; repeatable, all are to be met",
+)
+
 
 def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of indexing one's own images; hand on ``settings``, ``cache``, ``remember``.

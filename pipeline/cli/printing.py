@@ -53,12 +53,17 @@ def print_result(shown: dict[str, Any], with_captions: bool = False) -> None:
     if shown["weights"] is not None:
         method += ", α⁺ {:g}, α⁻ {:g}".format(*shown["weights"])
     images, captions = result["images"], result["captions"]
-    echo(f"{len(images)} of {shown['images']:,} images by {method}")
+    if result["where"]:
+        echo(one_line(shown["told"]))
+    echo(f"{len(images)} of {result['matching']:,} images by {method}")
     echo(f"     score{'  similarity  increment' if captions else ''}  image")
     for place, image in enumerate(images, start=1):
         numbers = f"{image['similarity']:10.4f}  {image['increment']:+9.4f}  " if captions else ""
         path = one_line(os.path.join(result["gallery"], image["path"]))
         echo(f"{place:3} {image['score']:6.4f}  {numbers}{path}")
+        for member in image["members"]:
+            near = one_line(os.path.join(result["gallery"], member["path"]))
+            echo(f"  = {member['score']:6.4f}  {' ' * len(numbers)}{near}")
     if with_captions:
         _print_captions(captions, result["edited_captions"])
     elif captions:

@@ -122,6 +122,18 @@ LONGEST_WAIT = 1_000_000.0
 """Seconds."""
 
 
+class OwnConfig(Section):
+    """How what a folder of one's own images is asked for is shown; no benchmark reads it."""
+
+    group_at: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="cosine from which two images' features are near-duplicates, shown as one "
+        "result; null: never",
+    )
+
+
 class RuntimeConfig(Section):
     """What changes speed and place but no result."""
 

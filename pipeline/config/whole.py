@@ -10,6 +10,7 @@ from pipeline.config.models import CaptionerConfig, ClipConfig, LlmConfig, Verif
 from pipeline.config.names import CLIP, encoder_of, split
 from pipeline.config.sections import (
     DatasetConfig,
+    OwnConfig,
     RuntimeConfig,
     SearchConfig,
     SynthesizeConfig,
@@ -45,6 +46,7 @@ class Config(Section):
     verifier: VerifierConfig = VerifierConfig()
     dataset: DatasetConfig = DatasetConfig()
     synthesize: SynthesizeConfig = SynthesizeConfig()
+    own: OwnConfig = OwnConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     @field_validator("encoders")
@@ -98,6 +100,14 @@ class Config(Section):
             return self.model_copy(update={"search": SearchConfig.model_validate(search)})
         except ValidationError as error:
             raise ConfigError(f"search.{first_problem(error)}") from None
+
+    def with_own(self, **changes: Any) -> "Config":
+        """Return a copy whose ``own`` section has ``changes``; raises ConfigError as above."""
+        try:
+            own = OwnConfig.model_validate(self.own.model_dump() | changes)
+        except ValidationError as error:
+            raise ConfigError(f"own.{first_problem(error)}") from None
+        return self.model_copy(update={"own": own})
 
     def with_section(self, name: str, weights: dict[str, Any]) -> "Config":
         """Return a copy whose section ``search.NAME`` of weights is ``weights``."""

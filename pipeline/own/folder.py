@@ -22,6 +22,7 @@ from pipeline.images import files as images
 from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
 from pipeline.models.embedding import encode_images, encode_missing
+from pipeline.own import metadata
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.own.settings import cache_name
 from pipeline.run import StageReport, counted, log, slug, stage
@@ -91,7 +92,11 @@ class Folder:
 
     def hashes(self) -> dict[str, str]:
         """Return each indexed image's hash by its path below the root, in the order of paths."""
-        return {path: record["hash"] for path, record in sorted(by_path(self.listing).items())}
+        return {path: record["hash"] for path, record in self.records().items()}
+
+    def records(self) -> dict[str, FileRecord]:
+        """Return what is listed of each file by its path below the root, in the order of paths."""
+        return dict(sorted(by_path(self.listing).items()))
 
     def features(self) -> SegmentedFeatures:
         """Return the features on disk, with those of images that are gone until they are dropped.
@@ -229,6 +234,8 @@ def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport,
             report.known = [path for name in known for path in paths[name]]
         lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
         _remember(folder, [r for r in records if r["hash"] in lasting], found, decoder)
+        if not left:
+            metadata.update(folder, {record["path"]: record for record in records})
     if not file.exists():
         first = ": ".join(next(iter(failed.items())))
         raise InputError(f"None of {len(records)} images could be read. The first: {first}")

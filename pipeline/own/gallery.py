@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,21 +18,17 @@ from pipeline import datasets
 from pipeline.config import OWN_IMAGES, Config, SearchConfig
 from pipeline.errors import InputError
 from pipeline.images.files import open_image
-from pipeline.models import captioners
-from pipeline.models.composers.phrases import entities
-from pipeline.own import checks, folder
+from pipeline.own import checks, conditions, describing, folder
 from pipeline.own.answers import Shared
+from pipeline.own.filters import Filters, Matching
 from pipeline.own.folder import State, hash_of
 from pipeline.own.loaded import Images, stamp
-from pipeline.own.query import OneQuery
-from pipeline.own.result import Result, retrieved
+from pipeline.own.ranking import Asked, rank
+from pipeline.own.result import Result
 from pipeline.own.shown import Shown, bytes_of
-from pipeline.own.unwanted import NOTHING, Unwanted, away_from
-from pipeline.retrieval import methods, turns
-from pipeline.retrieval.clues import Clues
+from pipeline.own.unwanted import NOTHING, Unwanted
+from pipeline.retrieval import methods
 from pipeline.retrieval.methods.increment import Increment, RankIncrement
-from pipeline.retrieval.ranking import top_images
-from pipeline.retrieval.scoring import Score
 from pipeline.retrieval.sections import section
 from pipeline.run import StageReport
 
@@ -47,8 +42,8 @@ class Gallery:
     """A folder of images that queries are asked about. Safe to use from several threads.
 
     ``command`` holds options of ``seize index`` that errors recommend it with; every result has
-    ``note`` among its notes. Raises InputError
-    if there is no such folder. Made by ``seize.load``:
+    ``note`` among its notes; ``attributes`` is a CSV in place of the folder's ``attributes.csv``.
+    Raises InputError if there is no such folder. Made by ``seize.load``:
 
     >>> import seize
     >>> gallery = seize.load("photos", config="demo")
@@ -66,6 +61,7 @@ class Gallery:
         cache: Path,
         command: str = "",
         note: str | None = None,
+        attributes: Path | None = None,
     ) -> None:
         checks.method(config, config.search.method)
         checks.query(root, config)
@@ -73,6 +69,8 @@ class Gallery:
         self.config = config
         self.folder = folder.open_folder(root, config, cache, command, note)
         self._shared = Shared(config, cache / QUERIES, self.folder.feature_file)
+        self._filters = Filters(self.folder, attributes)
+        self._asked: tuple[conditions.Condition, ...] = ()
 
     def index(self) -> StageReport:
         """Bring the index up to date with the folder; see ``pipeline.own.folder.index``."""
@@ -111,6 +109,12 @@ class Gallery:
                 shared.images = Images(self.folder)
             return shared.images
 
+    def _copy(self) -> "Gallery":
+        """Return a gallery that shares all that this one has loaded."""
+        other = object.__new__(Gallery)
+        other.__dict__ |= self.__dict__
+        return other
+
     def with_search(
         self,
         settings: SearchConfig | None = None,
@@ -124,8 +128,7 @@ class Gallery:
         if method is not None:
             checks.method(self.config, method)
         changed = self.config.model_copy(update={"search": settings or self.config.search})
-        other = object.__new__(Gallery)
-        other.folder, other._shared = self.folder, self._shared
+        other = self._copy()
         changed = changed.with_search(
             method=method,
             top_k=top_k,
@@ -133,6 +136,50 @@ class Gallery:
         )
         other.config = methods.with_increment(changed, OWN_IMAGES, alpha_pos, alpha_neg)
         return other
+
+    def where(self, *asked: str) -> "Gallery":
+        """Return this gallery with only the images that meet all conditions, and those before.
+
+        They are the candidates: the best of them are found, not those among the best. Raises
+        ConditionError for a text that is none; for a field that there is not, the query does.
+
+        >>> gallery.where("width>=64", "name=*.jpg").query("dog.jpg", "has a dark background")
+        <Result 'has a dark background': 20 images, the best '...'>
+        """
+        other = self._copy()
+        other._asked = tuple(dict.fromkeys((*self._asked, *conditions.parse_all(asked))))
+        return other
+
+    def grouped(self, at: float | None) -> "Gallery":
+        """Return this gallery with near-duplicates grouped from a cosine ``at`` on; None: never.
+
+        Raises ConfigError for what is no cosine above 0.
+        """
+        other = self._copy()
+        other.config = self.config.with_own(group_at=at)
+        return other
+
+    def with_attributes(self, table: Path | None) -> "Gallery":
+        """Return this gallery with another CSV of attributes; None: the folder's own."""
+        other = self._copy()
+        other._filters = Filters(self.folder, table)
+        return self if other._filters.named == self._filters.named else other
+
+    def fields(self) -> list[dict[str, Any]]:
+        """Return what conditions can be about: name, kind, how many images have it, its values."""
+        images = self._images
+        return self._filters.properties(images.stamp).as_json(images.paths)
+
+    @property
+    def matching(self) -> Matching | None:
+        """The images that meet the conditions, None where there are no conditions.
+
+        Raises ConditionError for a field that there is not, or a value that it cannot have.
+        """
+        images = self._images
+        if not self._asked:
+            return None
+        return self._filters.matching(self._asked, images.paths, images.stamp)
 
     @property
     def increment(self) -> Increment | RankIncrement | None:
@@ -158,6 +205,7 @@ class Gallery:
         relative_caption: str | None = None,
         *,
         unlike: Sequence[str | Shown] = (),
+        where: str | Sequence[str] = (),
     ) -> Result:
         """Return the images that look like ``image``, changed as ``relative_caption`` says.
 
@@ -165,10 +213,13 @@ class Gallery:
         no file of the gallery is taken for it), or a list of several, which the query is about
         together; what is in the gallery is not retrieved (unless ``search.exclude_reference`` is
         off). With an image alone the method ``image`` ranks, with a text alone ``text``.
-        ``unlike`` holds texts (str) and images of what is not wanted. Raises InputError for an
-        image or text that cannot be used, MissingStageError without an index, ModelError for a
-        model.
+        ``unlike`` holds texts (str) and images of what is not wanted, ``where`` conditions that the
+        images meet, as ``Gallery.where`` takes them. Raises InputError for an image, text or
+        condition that cannot be used, MissingStageError without an index, ModelError for a model.
         """
+        if where:
+            chosen = self.where(*([where] if isinstance(where, str) else where))
+            return chosen.query(image, relative_caption, unlike=unlike)
         shown = [] if image is None else image if isinstance(image, list | tuple) else [image]
         given = cast("Sequence[Shown]", shown)
         names = [str(one) if isinstance(one, str | Path) else "the image" for one in given]
@@ -231,7 +282,7 @@ class Gallery:
                 f"The relative caption has {len(relative_caption):,} characters, more than the "
                 f"{LONGEST_TEXT:,} allowed: say it in fewer words."
             )
-        _ = self._images
+        matching = self.matching
         limit = self.config.runtime.max_pixels if max_pixels is None else max_pixels
         pictures = {
             hash_of(content): functools.cache(
@@ -241,33 +292,20 @@ class Gallery:
             )
             for name, content in zip(names, contents, strict=True)
         }
-        notes: list[str] = []
-        captions: list[str] = []
-        edits: list[str | None] = []
-        if self.needs & {"captions", "edits"}:
-            tell("caption")
-            for reference, picture in pictures.items():
-                described = self._shared.caption(reference, picture)
-                if isinstance(described, captioners.Failure):
-                    notes.append(f"The image has no captions ({described.reason}).")
-                else:
-                    captions = [*captions, *described]
-        if "edits" in self.needs:
-            tell("edit")
-            edits = self._shared.edit(captions, relative_caption)
-            if reason := self._shared.why_missing(captions, relative_caption):
-                notes.append(f"Why edited captions are missing, most often: {reason}.")
-        tell("search")
-        for reference, picture in pictures.items():
-            if reference not in self._images.row:
-                self._shared.embed_image(reference, picture)
-        said = [text for text in (relative_caption, *captions, *_good(edits)) if text]
-        if said:
-            self._shared.embed_texts(said, keep=True)
-        ranked = self.rank(
-            list(pictures), relative_caption, captions, edits, notes, pictures, unwanted
+        described = describing.Described()
+        if matching is None or matching.paths:  # else no model need say anything
+            described = describing.describe(
+                self._shared, self.needs, pictures, relative_caption, tell
+            )
+            tell("search")
+            texts = [relative_caption, *described.captions, *described.edits]
+            describing.embed(self._shared, self._images.row, pictures, texts)
+        asked = Asked(
+            *(list(pictures), relative_caption, described.captions, described.edits),
+            *(described.notes, pictures, unwanted),
         )
         by_hash = {hash_of(content): content for content in contents}
+        ranked = rank(self, self._shared, self._images, asked, matching)
         return replace(ranked, contents=tuple(by_hash.values()))
 
     def rank(
@@ -290,101 +328,16 @@ class Gallery:
         """
         has_image = bool(references) or vector is not None
         chosen = self.alone(has_image, bool(relative_caption.strip()))
-        if chosen is not self:
-            found = chosen.rank(
-                *(references, relative_caption, captions, edited_captions, notes, pictures),
-                *(unwanted, vector),
-            )
-            return replace(found, asked=self.config.search)
-        count = len(captions)
-        if len(edited_captions) % max(count, 1) or (edited_captions and not count):
-            raise InputError(
-                f"{len(edited_captions)} edited captions do not match {count} captions: each "
-                "caption has one, or each the same number."
-            )
-        edits = [text.strip() or None if text else None for text in edited_captions]
-        notes = list(notes)
-        if count and not _good(edits):
-            notes.append("No caption could be edited; the relative caption alone is used.")
-        elif None in edits:
-            notes.append(f"{edits.count(None)} of {len(edits)} edited captions are missing.")
-        if not count and self.needs & {"captions", "edits"}:
-            notes.append(
-                "There are no captions of the image: the relative caption stands for them. Ask "
-                "again to have it described."
-            )
-        images, settings = self._images, self.config.search
-        if vector is not None and vector.shape != images.gallery.shape[1:]:
-            raise InputError("The turn before was by another encoder: ask it again.")
-        for reference in references:
-            if reference not in images.row:
-                self._shared.image(reference)  # raises where it is not known
-        made = {
-            "captions": captions,
-            "edits": edits,
-            "relative_captions": [relative_caption] if relative_caption else [],
-            "relative_parts": [relative_caption] if relative_caption else [],
-            "entities": entities(relative_caption),
-        }
-
-        def picture(reference: str) -> Image.Image:
-            if pictures and reference in pictures:
-                return pictures[reference]()
-            limit = self.config.runtime.max_pixels
-            return open_image(Path("the image"), self.content(reference), max_pixels=limit)
-
-        own = OneQuery(self._shared, images, self.config, references, picture, made, notes, vector)
-        clues = Clues(own)
-        score = methods.score(self.config, settings.method, OWN_IMAGES, clues)
-        query = turns.fused(score)[0]
-        score = self._away_from(unwanted, score)
-        rows_of = [images.row.get(name, -1) for name in (*references, *unwanted.images)] or [-1]
-        excluded = torch.tensor([rows_of if settings.excludes(OWN_IMAGES) else [-1]])
-        best, rows = top_images(score, images.gallery, settings.top_k, excluded=excluded)
-        kept = rows[0][torch.isfinite(best[0])]
-        near = images.gallery.features[kept]
-        if captions or edits:
-            after = near @ clues.vectors("composed")[0]
-            before = near @ clues.vectors("content")[0]
-        else:  # nothing was edited: what the method itself compares with
-            after = before = best[0][torch.isfinite(best[0])]
-        return Result(
-            references[0] if references else "",
-            relative_caption,
-            tuple(captions),
-            tuple(edits),
-            tuple(
-                retrieved(images, int(place), *values)
-                for place, *values in zip(
-                    kept.tolist(),
-                    best[0].tolist(),
-                    after.tolist(),
-                    (after - before).tolist(),
-                    strict=False,
-                )
-            ),
-            settings,
-            (*notes, *self.folder.notes),
-            self,
-            further=tuple(references[1:]),
-            unwanted=unwanted,
-            vector=query,
+        asked = Asked(
+            *(references, relative_caption, captions, edited_captions, notes),
+            *(pictures or {}, unwanted, vector),
         )
+        found = rank(chosen, self._shared, self._images, asked, self.matching)
+        return found if chosen is self else replace(found, asked=self.config.search)
 
     def edit(self, captions: Sequence[str], relative_caption: str) -> list[str | None]:
         """Return the captions' edits, where the method ranks by them; None where the LLM failed."""
         return self._shared.edit(captions, relative_caption) if "edits" in self.needs else []
-
-    def _away_from(self, unwanted: Unwanted, score: Score) -> Score:
-        """Return a score less the weighted similarity to what is not wanted."""
-        features = [self._feature(name) for name in unwanted.images]
-        if unwanted.texts:
-            features += list(self._shared.embed_texts(unwanted.texts))
-        return away_from(features, score)
-
-    def _feature(self, content_hash: str) -> Tensor:
-        row = self._images.row.get(content_hash)
-        return self._shared.image(content_hash) if row is None else self._images.raw(row)
 
     def knows(self, texts: Iterable[str]) -> bool:
         """Return whether the features of all texts are in memory: no model is needed for them."""
@@ -411,7 +364,3 @@ class Gallery:
             with contextlib.suppress(InputError):
                 return self.folder.read(path, content_hash)
         raise InputError(f"{paths[0]} is gone or was changed. {self.folder.advice}")
-
-
-def _good(edits: Sequence[str | None]) -> list[str]:
-    return [text for text in edits if text is not None]

@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
@@ -37,7 +39,9 @@ class OneQuery:
         texts: Mapping[str, Sequence[str | None]],
         notes: list[str],
         vector: Tensor | None = None,
+        inside: NDArray[np.bool_] | None = None,
     ) -> None:
+        self._inside = inside
         self._vector = vector
         self._shared = shared
         self._images = images
@@ -99,8 +103,9 @@ class OneQuery:
         return mean_of_each(lists, self._images.gallery.shape[1])
 
     def drops(self, differences: list[Tensor], k: int) -> list[Tensor]:
-        """Return the k largest drops over the gallery."""
-        found = (top_images(Ends(d, d), self._images.gallery, k)[0] for d in differences)
+        """Return the k largest drops over the images that may be found."""
+        gallery, inside = self._images.gallery, self._inside
+        found = (top_images(Ends(d, d), gallery, k, inside)[0] for d in differences)
         return [best.clamp(min=0) for best in found]
 
     def computed(self, clue: Clue, make: Callable[[], Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ method is not named, one is taken that needs the encoder alone, and what is miss
 
 import socket
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,6 +35,10 @@ class Named:
     """The fields that options name."""
     alpha_pos: float | None = None
     alpha_neg: float | None = None
+
+    def ungrouped(self) -> "Named":
+        """Return the same settings, but near-duplicates are results of their own."""
+        return replace(self, config=self.config.with_own(group_at=None))
 
     def settled(self) -> tuple[Config, str | None]:
         """Return the settings to search by, and what is missing for another method.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from pipeline.own.filters import Matching
     from pipeline.own.gallery import Gallery
-    from pipeline.own.loaded import Images
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Retrieved:
     """Semantic editing increment: what the edit added to the similarity."""
     copies: tuple[str, ...] = ()
     """Other files with the same bytes."""
+    members: "tuple[Retrieved, ...]" = ()
+    """Near-duplicates that were found behind it and are not shown alone, best first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,6 +77,8 @@ class Result:
     asked: SearchConfig | None = field(default=None, repr=False, compare=False)
     """The settings that were asked for, where image or text was missing and another method ranks;
     the next turn, which has both, goes by them."""
+    matching: "Matching | None" = field(default=None, repr=False, compare=False)
+    """The images that met the conditions, where there were any."""
 
     def __repr__(self) -> str:
         best = f", the best {self.paths[0]!r}" if self.images else ""
@@ -90,6 +94,15 @@ class Result:
     def references(self) -> tuple[str, ...]:
         """SHA-256 of every reference image's bytes."""
         return (self.reference, *self.further) if self.reference else ()
+
+    @property
+    def candidates(self) -> dict[str, Any]:
+        """The conditions, how many images meet them, and how many there are."""
+        total = len(self.gallery)
+        if self.matching is None:
+            return {"where": [], "matching": total, "total": total}
+        asked = [str(condition) for condition in self.matching.conditions]
+        return {"where": asked, "matching": len(self.matching.paths), "total": total}
 
     @property
     def paths(self) -> list[str]:
@@ -176,6 +189,7 @@ class Result:
             "captions": list(self.captions),
             "edited_captions": list(self.edited_captions),
             "notes": list(self.notes),
+            **self.candidates,
             "images": [asdict(image) for image in self.images],
         }
 
@@ -185,15 +199,6 @@ def shown(result: Result) -> dict[str, Any]:
     alpha = result.increment
     return {
         "result": result.as_json(),
-        "images": len(result.gallery),
+        "told": "" if result.matching is None else result.matching.told,
         "weights": None if alpha is None else [alpha.positive, alpha.negative],
     }
-
-
-def retrieved(
-    images: "Images", row: int, score: float, similarity: float, increment: float
-) -> Retrieved:
-    """Return an image of the index by its row, with what it was ranked by."""
-    content_hash = images.hashes[row]
-    path, *copies = images.paths[content_hash]
-    return Retrieved(path, content_hash, score, similarity, increment, tuple(copies))

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,8 +49,14 @@ class Asked(BaseModel):
     unlike: list[str] = []
     """Texts of what is not wanted."""
     unlike_images: list[str] = []
+    where: list[str] = []
+    """Conditions that the images meet."""
+    attributes: str | None = None
+    """A CSV in place of the folder's own."""
     search: dict[str, Any] = {}
     """Settings of the search that are not the defaults."""
+    own: dict[str, Any] = {}
+    """How results are shown."""
     fields: list[str] = []
     """The fields that options name."""
     alpha_pos: FiniteFloat | None = None
@@ -80,7 +86,12 @@ class Page(BaseModel):
 
 
 def asked(
-    named: Named, images: list[Path], relative_caption: str, unlike: list[str | Path]
+    named: Named,
+    images: list[Path],
+    relative_caption: str,
+    unlike: list[str | Path],
+    where: Sequence[str] = (),
+    attributes: Path | None = None,
 ) -> Asked:
     """Return a query of the command line."""
     search = named.config.search.model_dump(mode="json", exclude_unset=True)
@@ -89,7 +100,10 @@ def asked(
         relative_caption=relative_caption,
         unlike=[one for one in unlike if isinstance(one, str)],
         unlike_images=[os.path.abspath(one) for one in unlike if isinstance(one, Path)],
+        where=list(where),
+        attributes=None if attributes is None else os.path.abspath(attributes),
         search=_absolute(search),
+        own=named.config.own.model_dump(mode="json"),
         fields=list(named.fields),
         alpha_pos=named.alpha_pos,
         alpha_neg=named.alpha_neg,
@@ -97,11 +111,11 @@ def asked(
 
 
 def place(folder: Path, config: Config, cache: Path) -> Path:
-    """Return the file of a page on ``folder`` with these settings, whatever its search.
+    """Return the file of a page on ``folder`` with these settings, whatever those of a query.
 
     ``config`` is as it was named, before ``quick.settle``.
     """
-    identity = fingerprint(_absolute(config.model_dump(mode="json", exclude={"search"})))
+    identity = fingerprint(_absolute(config.model_dump(mode="json", exclude={"search", "own"})))
     return cache / cache_name(folder.resolve()) / f"app-{identity}.json"
 
 

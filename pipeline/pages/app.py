@@ -156,6 +156,7 @@ class App:
             web.get("/docs", self.documented),
             web.get("/settings", self.settings),
             web.get("/gallery", self.listing),
+            web.get("/fields", self.fields),
             web.get("/images/{hash:[0-9a-f]{64}}/{size:small|large}", self.image),
             web.post("/query", self.query),
             web.post("/rank", self.rank),
@@ -236,6 +237,12 @@ class App:
             return {"total": len(images), "images": images[start : start + LISTED]}
 
         return answer(await self.light.submit(chosen))
+
+    async def fields(self, request: web.Request) -> web.Response:
+        """Answer what conditions can be about: fields with their kinds and values."""
+        self._check_index()
+        listed = await self.texts.submit(self.gallery.fields)
+        return answer({"fields": printable_all(listed)})
 
     async def image(self, request: web.Request) -> web.Response:
         """Answer an image of the index, drawn anew as JPEG, if its file is still what was indexed.
@@ -390,6 +397,11 @@ async def _until(job: "asyncio.Future[Any]", steps: "asyncio.Queue[str]") -> Asy
 
 
 def _chosen(gallery: Gallery, choices: Choices) -> Gallery:
+    """Return the gallery as it is asked for; raises ConditionError for what is no condition."""
+    if lines := [line for line in choices.where.splitlines() if line.strip()]:
+        gallery = gallery.where(*lines)
+    if not choices.group:
+        gallery = gallery.grouped(None)
     return gallery.with_search(
         method=choices.method,
         alpha_pos=choices.alpha_pos,

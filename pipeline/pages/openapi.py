@@ -20,6 +20,9 @@ RESULT = {
         "captions": {"type": "array", "items": {"type": "string"}},
         "edited_captions": {"type": "array", "items": {"type": ["string", "null"]}},
         "notes": {"type": "array", "items": {"type": "string"}},
+        "where": {"type": "array", "items": {"type": "string"}},
+        "matching": {"type": "integer", "description": "images that meet all conditions"},
+        "total": {"type": "integer", "description": "images of the gallery"},
         "vector": {"type": "string", "description": "the query, for a turn that goes on from it"},
         "images": {
             "type": "array",
@@ -32,6 +35,11 @@ RESULT = {
                     "similarity": {"type": "number"},
                     "increment": {"type": "number"},
                     "copies": {"type": "array", "items": {"type": "string"}},
+                    "members": {
+                        "type": "array",
+                        "items": {"type": "object"},
+                        "description": "near-duplicates behind it, each as an image",
+                    },
                 },
             },
         },
@@ -73,6 +81,12 @@ def description(question: type[BaseModel], texts: type[BaseModel]) -> dict[str, 
                         _query("hash", HASH, "one image alone"),
                     ]
                 }
+            },
+            "/fields": {
+                "get": _does(
+                    "What conditions (`where`) can be about: each field with its name, kind, what "
+                    "it is about, how many images have it, and least and most or common values."
+                )
             },
             "/images/{hash}/{size}": {
                 "get": {

@@ -76,7 +76,9 @@ class Owner:
         settings, note = named.settled()
         checks.query(self._gallery.folder.root, settings)
         away: list[str | Path] = [*question.unlike, *map(Path, question.unlike_images)]
-        gallery = self._gallery.with_search(settings.search)
+        table = None if question.attributes is None else Path(question.attributes)
+        gallery = self._gallery.with_search(settings.search).with_attributes(table)
+        gallery = gallery.grouped(question.own.get("group_at")).where(*question.where)
         gallery.folder = replace(gallery.folder, told=note)
         images = [Path(image) for image in question.images]
         return gallery.query(images or None, question.relative_caption, unlike=away)

@@ -22,6 +22,8 @@ from pipeline.retrieval.turns import Carried
 MOST_IMAGES = 240
 """Images that one ranking shows."""
 HASHES = r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$"
+LONGEST_CONDITIONS = 4_000
+"""Characters of all conditions."""
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
 LONGEST_VECTOR = 1 << 15
 """Characters of a vector: 6,144 dimensions."""
@@ -38,6 +40,10 @@ class Choices(BaseModel):
     alpha_pos: FiniteFloat | None = None
     alpha_neg: FiniteFloat | None = None
     top_k: int = Field(default=24, ge=1, le=MOST_IMAGES)
+    where: Annotated[str, StringConstraints(max_length=LONGEST_CONDITIONS)] = ""
+    """Conditions that images meet, a line each, as `seize query --where` takes them; see /fields"""
+    group: bool = True
+    """Whether near-duplicates are one result, with the others as its members."""
 
 
 class Turn(BaseModel):

@@ -97,6 +97,31 @@ class FileRecord(TypedDict):
     removed: NotRequired[bool]
 
 
+class MetadataRecord(TypedDict):
+    """A line of what the files of a folder say besides their pixels; see ``own.metadata``."""
+
+    path: str
+    hash: str
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    width: int
+    height: int
+    """Upright, by EXIF's orientation; 0 where the image cannot be decoded."""
+    taken: str | None
+    make: str | None
+    model: str | None
+    lens: str | None
+    iso: FiniteFloat | None
+    broken: bool
+    """Whether its EXIF is damaged."""
+    text: str
+    attributes: dict[str, str]
+    sidecars: dict[str, list[int]]
+    unread: int
+    """Sidecars that could not be read."""
+
+
 Record = TypeVar("Record")
 
 

@@ -306,6 +306,8 @@ def test_run_refuses_before_the_first_stage_computes(
         ("query /no/a.png darker --gallery . --config demo", 3, "/no/a.png does not exist"),
         ("query /no/a.png darker --gallery /no/photos --config demo", 3, "is not a folder"),
         ("query darker --gallery . --config demo --prompt seise", 2, "Did you mean"),
+        ("query darker --gallery pipeline --config demo --where colour=red", 3, "no field"),
+        ("query darker --gallery pipeline --config demo --where width>x", 3, "is no number"),
         ("app /no/photos --config demo", 3, "is not a folder"),
         ("prompts try seise --caption a --text b --config demo", 2, "Did you mean 'seize'"),
         ("table --dataset ciro", 2, "Did you mean 'circo'"),
