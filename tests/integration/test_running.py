@@ -69,14 +69,20 @@ QUESTIONS = (
     "{0} darker --unlike red --unlike {1}",
     "{0} darker --alpha-neg 0.5 --keep-reference",
     "{0} darker --method pdv --set search.pdv.blend=0.5",
+    "red --where width>=64 --where folder=*.jpg",
+    "red --attributes {table} --where shelf=3 --group-at 0.9",
+    "{0} darker --no-group",
 )
 
 
 @pytest.mark.parametrize("words", QUESTIONS)
 def test_a_page_answers_what_is_answered_without_it(
-    served: Served, words: str, caplog: pytest.LogCaptureFixture
+    served: Served, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = words.format(*images(served)).split()
+    table = tmp_path / "shelves.csv"
+    rows = [f"{Path(picture).name},{place // 2}" for place, picture in enumerate(images(served))]
+    table.write_text("\n".join(["path,shelf", *rows]), encoding="utf-8")
+    asked = words.format(*images(served), table=table).split()
     answers, printed = [], []
     for away in ([], ["--no-app"]):
         caplog.clear()
@@ -98,6 +104,7 @@ def test_a_page_answers_what_is_answered_without_it(
         ("{0} darker --method image+text --alpha-pos 1", 2, "image+text"),
         ("{0} darker --set search.increment.folder.negative=x", 2, "negative"),
         ("{broken} darker", 3, "broken.png"),
+        ("red --where shelf=3", 3, "no field 'shelf'"),
     ],
 )
 def test_errors_are_the_same_either_way(
@@ -219,6 +226,7 @@ def test_what_is_no_file_of_a_page_is_no_page(tmp_path: Path) -> None:
 
 def test_every_option_of_a_query_reaches_a_page_or_keeps_it_from_being_asked() -> None:
     sent = {"words", "unlike", "alpha_pos", "alpha_neg", "settings"}
+    sent |= {"where", "attributes", "no_group"}
     of_settings = {"preset", "folder", "cache"}  # which page is asked
     printed = {"as_json", "show_captions"}
     kept_away = {"out", "shown", "batch", "here"}
