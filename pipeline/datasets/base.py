@@ -35,6 +35,8 @@ class Dataset(ABC):
     folder: ClassVar[str]
     """The benchmark's own folder, looked for below ``--data-root``."""
     splits: ClassVar[tuple[str, ...]]
+    tuned_on: ClassVar[tuple[str, ...]] = ("val", "train")
+    """Splits that weights may be chosen on, where they are there: none that figures are told of."""
     kinds: ClassVar[tuple[str, ...]] = ("recall",)
     """The prediction lists that the protocol asks for, by name; see ``predictions``."""
     lengths: ClassVar[Mapping[str, int]] = {"recall": 50}
@@ -130,6 +132,11 @@ class Dataset(ABC):
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
         return any(query.relevant for query in self.queries)
+
+    @property
+    def for_tuning(self) -> bool:
+        """Whether weights may be chosen on this split."""
+        return self.split in self.tuned_on and self.has_ground_truth
 
     def check_ground_truth(self) -> None:
         """Raise InputError where there is no ground truth."""

@@ -35,12 +35,25 @@ def ground_truth(run: Run) -> None:
 
 
 def tuning(run: Run) -> None:
-    """Raise ConfigError on a split that is not for tuning."""
-    if run.dataset.split != "val" or not run.dataset.has_ground_truth:
+    """Raise ConfigError on a split that is not for tuning, saying what is."""
+    dataset = run.dataset
+    if dataset.for_tuning:
+        return
+    known = [split for split in dataset.splits if split in dataset.tuned_on]
+    if not known:
         raise ConfigError(
-            f"Weights are tuned on val, never on {run.dataset.split}: figures on a test split "
-            "would say nothing any more. Use --split val."
+            f"{dataset.name} has no split to tune on: figures are reported on {dataset.split}, and "
+            "would say nothing any more. Tune on another benchmark's val, or on triplets about "
+            f"these images (`seize synthesize --dataset {dataset.name} --eval`)."
         )
+    why = "figures on a test split would say nothing any more"
+    if dataset.split in known:
+        why = "no ground truth is known here"
+    others = [split for split in known if split != dataset.split] or known
+    raise ConfigError(
+        f"Weights are tuned on {' or '.join(known)}, never on {dataset.split}: {why}. Use "
+        f"{' or '.join(f'--split {split}' for split in others)}."
+    )
 
 
 def cache_folder(run: Run) -> None:

@@ -12,13 +12,17 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load
+from pipeline.datasets import triplets
+from pipeline.demo import layouts
 from pipeline.errors import ConfigError, MissingStageError
 from pipeline.models.prompts.edit import ROLES
+from pipeline.pages.report import charts
 from pipeline.retrieval import methods
 from pipeline.run import Run
-from pipeline.stages import search, submit
+from pipeline.stages import checks, search, submit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
+from pipeline.store.files import write_json
 from pipeline.study import compare, tune
 from pipeline.study.significance import contributions
 from tests.integration.test_cli import seize
@@ -228,6 +232,37 @@ def test_tuning_on_test_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
         tune.grid_of(run.with_method("image").config, {})
     with pytest.raises(ConfigError, match="Did you mean 'negative'"):
         tune.grid_of(run.config, {"negativ": [1]})
+
+
+def test_tuning_takes_triplets_of_any_split_but_test(
+    make_run: MakeRun, small_world: Path, tmp_path: Path
+) -> None:
+    circo, mine = make_run().dataset, tmp_path / "mine"
+    listing = {name: str(file) for name, file in circo.images.items()}
+    write_json(mine / triplets.LISTING, {n: Path(f).name for n, f in listing.items()})
+    (mine / triplets.IMAGES).symlink_to(Path(next(iter(listing.values()))).parent)
+    one = [
+        triplets.Triplet(reference=q.reference, text=q.relative_captions[0], target=q.target)
+        for q in circo.queries
+    ]
+    triplets.write(mine / "triplets.train.jsonl", one)
+    triplets.write(mine / "triplets.test.jsonl", one)
+    run = make_run("triplets", "train", root=mine, search__method="image+text")
+    assert run.dataset.for_tuning
+    checks.tuning(run)
+    assert charts.can_be_tuned(run.with_method("pdv"))
+    with pytest.raises(ConfigError, match=r"never on test:.* Use --split val or --split train"):
+        checks.tuning(make_run("triplets", "test", root=mine))
+
+
+def test_a_benchmark_without_a_split_to_tune_on_says_what_is_left(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run("pinpoint", "licensed", root=layouts.write("pinpoint", tmp_path / "p", 2))
+    assert run.dataset.has_ground_truth
+    said = "no split to tune on: figures are reported on licensed.*synthesize --dataset pinpoint"
+    with pytest.raises(ConfigError, match=said):
+        checks.tuning(run)
 
 
 def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -> None:

@@ -105,9 +105,10 @@ def newest_tuning(run: Run, folder: Path) -> Path | None:
 
 
 def can_be_tuned(run: Run) -> bool:
-    """Return whether `seize tune` would take this run: its method has weights, its split is val."""
+    """Return whether `seize tune` would take this run: its method has weights, its split is one
+    to tune on."""
     tunable = run.verified or bool(methods.find(run.config.search.method).tuned)
-    return tunable and run.dataset.split == "val" and run.dataset.has_ground_truth
+    return tunable and run.dataset.for_tuning
 
 
 def _is_of(run: Run, file: Path) -> bool:
