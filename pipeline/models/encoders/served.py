@@ -31,6 +31,10 @@ ADVICE = (
     "(docs/encoders.md#served)."
 )
 
+RETRIES_AT_FIRST = 2
+"""Retries of the self-check's requests: a server that fails from the start is refused soon, where
+one that fails after hours is waited for."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -63,10 +67,12 @@ class ServedEncoder(JointEncoder):
     def __init__(self, config: ClipConfig, runtime: RuntimeConfig) -> None:
         self.config = config
         self._prepare = Sent(config.longest_side)
-        self.client = connect(config.url, config.model, runtime, endpoint=EMBEDDINGS)
         self.name = f"The encoder {config.model} at {_shown(config.url)}"
         self._checked_pairs = False
+        impatient = runtime.model_copy(update={"retries": min(runtime.retries, RETRIES_AT_FIRST)})
+        self.client = connect(config.url, config.model, impatient, endpoint=EMBEDDINGS)
         _selfcheck.check(self, self.name, ADVICE)
+        self.client = connect(config.url, config.model, runtime, endpoint=EMBEDDINGS)
 
     @property
     def prepare(self) -> Callable[[Image.Image], str]:

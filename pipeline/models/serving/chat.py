@@ -25,6 +25,8 @@ from pipeline.run import log
 
 BREAK_AFTER = 20
 """Requests that fail one after another, none succeeding, before the server is called broken."""
+NOT_HERE = (404, 405, 501)
+"""HTTP statuses of an address that answers no such requests, and never will."""
 CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
 FALLBACK_CONCURRENCY = 64
@@ -254,7 +256,7 @@ class ChatClient:
             return self._sent_on(response)
         if status in (401, 403):
             return self._wants_key()
-        if status == 404:
+        if status in NOT_HERE:
             await self._check(session)  # raises if the model is not served
             return ModelError(
                 f"{self.url}/{self.endpoint.path}: {said}. Is the address right ({URLS})?"

@@ -47,8 +47,10 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def message(content: bytes) -> str:
-    """Return what an error's body says, as one line, however long."""
+    """Return what an error's body says, as one line, however long; of a web page nothing."""
     text = content.decode(errors="replace")
+    if text.lstrip()[:1] == "<":
+        return "no message"
     try:
         parsed = json.loads(text)
         error = parsed.get("error", parsed)

@@ -182,6 +182,32 @@ def test_a_run_is_refused_before_anything_is_captioned(
     assert not list(run.cache.rglob("*.*"))
 
 
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_fails_from_the_start_is_refused_soon_and_one_that_failed_later_waited_for(
+    status: int, start: Start
+) -> None:
+    down = Embedder(plan=lambda text, tries: Fault(status))
+    patient = RuntimeConfig(concurrency=8, retries=6)
+    with pytest.raises(ModelError, match=f"HTTP {status}.*repeat the same command"):
+        ServedEncoder(ClipConfig(model="echo", url=start(down)), patient)
+    assert max(down.tries.values()) <= 3
+    failing = Embedder(plan=lambda text, tries: Fault(status) if tries < 5 and began else None)
+    began = False
+    encoder = ServedEncoder(ClipConfig(model="echo", url=start(failing)), patient)
+    began = True
+    assert encoder.texts(["a red circle"]).shape == (1, 128)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_an_address_where_something_else_is_served_is_asked_once(status: int, start: Start) -> None:
+    page = Fault(status, body="<!DOCTYPE HTML><title>Not here</title>")
+    other = Embedder(plan=lambda text, tries: page)
+    said = rf"/v1/embeddings: HTTP {status}: no message. Is the address right .*--clip-url"
+    with pytest.raises(ModelError, match=said):
+        served(start(other))
+    assert max(other.tries.values()) == 1
+
+
 def test_the_self_check_is_sent_once_and_not_where_all_is_there(
     make_run: MakeRun, start: Start
 ) -> None:
