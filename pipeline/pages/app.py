@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -330,7 +330,7 @@ class App:
                 await send({"step": "wait", "ahead": ahead})
             async for step in _until(job, steps):
                 await send({"step": step})
-            await send({"result": _result(await job)})
+            await send({"result": _result(await job, question.start)})
         except SeizeError as error:
             await send({"error": for_visitors(error)})
         except ConnectionError:  # the user has gone
@@ -362,7 +362,7 @@ class App:
                 vector=None if left is None else left.vector,
             )
         )
-        return answer(_result(ranked))
+        return answer(_result(ranked, asked.start))
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:
         """Load the models while the first user reads the page; end the threads with the server."""
@@ -406,7 +406,7 @@ def _chosen(gallery: Gallery, choices: Choices) -> Gallery:
         method=choices.method,
         alpha_pos=choices.alpha_pos,
         alpha_neg=choices.alpha_neg,
-        top_k=choices.top_k,
+        top_k=choices.start + choices.top_k,
     )
 
 
@@ -422,8 +422,9 @@ def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
     return {"alpha_pos": weights.positive, "alpha_neg": weights.negative} | reach
 
 
-def _result(result: Result) -> dict[str, Any]:
-    content = result.as_json() | vector_in(result)
+def _result(result: Result, start: int) -> dict[str, Any]:
+    """Return what is sent of a result: its images from place ``start`` on, and no path of here."""
+    content = replace(result, images=result.images[start:]).as_json() | vector_in(result)
     del content["gallery"]  # a path of this machine
     if (paths := result.gallery.paths.get(result.reference)) is not None:
         content["path"] = paths[0]

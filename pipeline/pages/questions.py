@@ -20,7 +20,9 @@ from pipeline.retrieval import turns
 from pipeline.retrieval.turns import Carried
 
 MOST_IMAGES = 240
-"""Images that one ranking shows."""
+"""Images that one answer shows: a page of a ranking."""
+LAST = 1_000_000 - MOST_IMAGES
+"""The last place of a ranking that an answer may begin behind."""
 HASHES = r"^([0-9a-f]{64}(,[0-9a-f]{64})*)?$"
 LONGEST_CONDITIONS = 4_000
 """Characters of all conditions."""
@@ -40,6 +42,9 @@ class Choices(BaseModel):
     alpha_pos: FiniteFloat | None = None
     alpha_neg: FiniteFloat | None = None
     top_k: int = Field(default=24, ge=1, le=MOST_IMAGES)
+    """Images of one answer."""
+    start: int = Field(default=0, ge=0, le=LAST)
+    """Images of the ranking before them, which earlier answers hold."""
     where: Annotated[str, StringConstraints(max_length=LONGEST_CONDITIONS)] = ""
     """Conditions that images meet, a line each, as `seize query --where` takes them; see /fields"""
     group: bool = True

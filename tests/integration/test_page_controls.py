@@ -1,5 +1,6 @@
 """What the page shows and hides, seen in a real Chromium: no control is there that does nothing."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.app_server import Served, ask
+from tests.app_server import Served, ask, shows
 from tests.browser import MODELS, watch
 
 IMAGES = 250
@@ -65,7 +66,61 @@ def test_more_is_offered_as_long_as_there_is_more(served: Served, page: Page) ->
         expect(page.locator("#images li")).to_have_count(count)
     expect(more).to_be_hidden()
     assert nothing_hidden_is_seen(page)
+    # What comes behind, page by page, up to the last image.
+    name = page.locator("#reference-name").text_content() or ""
+    expected = served.gallery.with_search(top_k=IMAGES).query(served.root / name, "is blue").paths
+    assert len(expected) == IMAGES - 1
+    shows(page, expected[:240])
+    page.get_by_role("button", name="Later results").click()
+    shows(page, expected[240:])
+    expect(status).to_have_text(f"Images 241 to 249 of {IMAGES}.")
+    expect(page.get_by_role("heading", name="Results")).to_be_focused()
+    expect(page.get_by_role("button", name="Later results")).to_be_hidden()
+    first = page.locator("#images .numbers").first
+    expect(first).to_contain_text("241. ")
+    page.reload()
+    shows(page, expected[240:])
+    page.get_by_label("From place").fill("101")
+    page.get_by_label("From place").press("Enter")
+    shows(page, expected[100:])
+    page.go_back()
+    shows(page, expected[240:])
+    page.get_by_role("button", name="Earlier results").click()
+    shows(page, expected[:240])
+    page.get_by_role("button", name="Later results").click()
+    shows(page, expected[240:])
+    page.get_by_label("Method").select_option("image")  # another ranking begins with its best
+    expect(status).to_have_text("Ranked by image.")
+    expect(first).to_contain_text("1. ")
+    page.get_by_label("From place").fill("99999")
+    page.get_by_label("From place").press("Enter")
+    expect(status).to_have_text("No further images.")
+    page.get_by_role("button", name="Earlier results").click()
+    expect(status).to_have_text(f"Images 10 to 249 of {IMAGES}.")
+    assert nothing_hidden_is_seen(page)
     assert seen.errors == []
+
+
+def test_every_place_of_a_ranking_is_answered(served: Served) -> None:
+    reference = next(iter(served.gallery.paths))
+    asked = {"reference": reference, "relative_caption": "is red", "method": "image+text"}
+    gallery = served.gallery.with_search(method="image+text", top_k=IMAGES)
+    file = served.root / served.gallery.paths[reference][0]
+    expected = gallery.query(file, "is red").paths
+    found = []
+    for start in range(0, IMAGES, 100):
+        status, lines = served.query(**asked, top_k="100", start=str(start))
+        assert status == 200
+        found += [image["path"] for image in lines[-1]["result"]["images"]]
+        body = json.dumps(asked | {"captions": [], "edited_captions": [], "start": start})
+        _, _, ranked = served.request("/rank", "POST", body.encode())
+        again = [image["path"] for image in json.loads(ranked)["images"]]
+        assert again == expected[start : start + 24]
+    assert found == expected
+    for wrong in ("-1", "1.5", "999_999_999"):
+        status, lines = served.query(**asked, start=wrong)
+        assert status == 400
+        assert "start" in lines[-1]["error"]
 
 
 def test_the_picker_offers_more_only_where_there_is_more(served: Served, page: Page) -> None:

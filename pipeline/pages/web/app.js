@@ -9,7 +9,7 @@ const state = {
   reference: null, // {file, url, name} or {hash, path}
   further: [], // images {hash, path} that the query is about beside the reference
   unlike: [], // images {hash, path} that are not wanted
-  turns: [], // {reference, text, draft, left, asked, shown, method, weights, count}
+  turns: [], // {reference, text, draft, left, asked, shown, method, weights, start, count}
   current: -1,
   busy: null, // what aborts the query that is under way
   selected: new Map(), // hash to image
@@ -188,7 +188,8 @@ async function* lines(response) {
 
 const hashesOf = (images) => images.map(({ hash }) => hash).join(",");
 
-async function ask({ reference, further, text, left, unlike, unlikeImages, method, weights }, signal) {
+async function ask(question, signal) {
+  const { reference, further, text, left, unlike, unlikeImages, method, weights, start, count } = question;
   const form = new FormData();
   if (left) {
     form.append("state", left.state);
@@ -202,7 +203,8 @@ async function ask({ reference, further, text, left, unlike, unlikeImages, metho
   if (unlike) form.append("unlike", unlike);
   if (unlikeImages.length) form.append("unlike_images", hashesOf(unlikeImages));
   if (method) form.append("method", method);
-  form.append("top_k", PAGE);
+  form.append("start", start);
+  form.append("top_k", count);
   for (const [name, value] of Object.entries(weights ?? {})) form.append(name, value);
   const response = await fetch("/query", { method: "POST", body: form, signal });
   if (!response.ok) await answer(response);
@@ -237,11 +239,11 @@ async function search(question, linked = false) {
     };
     const typed = !linked && at("text").value.trim() !== question.text; // while this was asked
     const draft = typed ? at("text").value : undefined;
-    state.turns.push({ ...question, reference, asked: result, shown, draft, count: PAGE });
+    state.turns.push({ ...question, reference, asked: result, shown, draft });
     state.current = state.turns.length - 1;
     remember(!linked);
     show();
-    say(texts.best(number(result.images.length), number(state.settings.images)));
+    say(found());
     if (!typed) at("results").focus({ preventScroll: !linked });
     window.scrollTo({ top: 0 });
     return true;
@@ -285,6 +287,8 @@ at("form").addEventListener("submit", (event) => {
     unlikeImages: [...state.unlike],
     method: at("method").value,
     weights: weightsShown(),
+    start: 0,
+    count: PAGE,
   });
 });
 at("cancel").addEventListener("click", () => state.busy?.abort());
@@ -301,18 +305,19 @@ at("text").addEventListener("input", () => {
 // --- the address: every turn has one, to go back to, reload or share -----------------------------
 
 function address() {
-  const { reference, further, asked, text, left, unlike, unlikeImages, method, weights } = turn();
+  const { reference, further, asked, text, left, unlike, unlikeImages, method, weights, start } = turn();
   const fields = { text, method, ...weights };
   if (left) Object.assign(fields, { state: left.state, before: JSON.stringify(left.before) });
   if (unlike) fields.unlike = unlike;
   if (unlikeImages.length) fields.unlike_images = hashesOf(unlikeImages);
   if (reference) fields.reference = asked.reference;
   if (further.length) fields.further = hashesOf(further);
+  if (start) fields.start = start;
   return `?${new URLSearchParams(fields)}`;
 }
 
 function remember(anew) {
-  const entry = { turn: state.current };
+  const entry = { turn: state.current, start: turn().start, count: turn().count };
   if (anew) history.pushState(entry, "", address());
   else history.replaceState(entry, "", address());
 }
@@ -350,7 +355,7 @@ async function follow() {
   const unlike = fields.get("unlike") ?? "";
   const further = await imagesOf(fields.get("further"));
   const unlikeImages = await imagesOf(fields.get("unlike_images"));
-  const question = { reference, further, unlike, unlikeImages };
+  const question = { reference, further, unlike, unlikeImages, start: 0, count: PAGE };
   // What a turn before left is not in the address, so the turns before are asked again.
   let carried = null;
   for (const one of before(fields)) {
@@ -358,7 +363,9 @@ async function follow() {
     carried = true;
   }
   const how = carried ? fields.get("state") : "image";
-  await search({ ...question, text, method, weights, left: leaves(how) }, true);
+  const start = /^\d{1,6}$/.test(fields.get("start") ?? "") ? Number(fields.get("start")) : 0;
+  const page = { start, count: start ? state.settings.most_images : PAGE };
+  await search({ ...question, ...page, text, method, weights, left: leaves(how) }, true);
 }
 
 // The turns that the one of an address goes on from; none where the address says none that can be.
@@ -374,6 +381,8 @@ function before(fields) {
 window.addEventListener("popstate", ({ state: entry }) => {
   if (entry && state.turns[entry.turn]) {
     state.current = entry.turn;
+    const { start, count } = entry;
+    if (turn().start !== start) Object.assign(turn(), { start, count, stale: true });
     show();
   } else if (!location.search) {
     state.current = -1;
@@ -381,7 +390,7 @@ window.addEventListener("popstate", ({ state: entry }) => {
     at("text").value = "";
     renew(at("images"), [], at("results"));
     at("start").hidden = false;
-    for (const id of ["more", "tools", "texts-box"]) present(at(id), false, at("results"));
+    for (const id of ["more", "pages", "tools", "texts-box"]) present(at(id), false, at("results"));
     at("notes").textContent = "";
     showStates();
     say("");
@@ -396,7 +405,7 @@ let ranking = false;
 
 // One request at a time; a turn that changed meanwhile is asked for right after, older states never.
 // Returns whether this call's request was answered.
-async function rank(said = texts.again) {
+async function rank(said) {
   turn().stale = true;
   if (ranking) return false;
   ranking = true;
@@ -417,6 +426,7 @@ async function rank(said = texts.again) {
           edited_captions: now.shown.edited_captions,
           ...(now.left && { state: now.left.state, vector: now.left.vector }),
           method: now.method,
+          start: now.start,
           top_k: now.count,
           ...now.weights,
         }),
@@ -428,7 +438,7 @@ async function rank(said = texts.again) {
         remember(false);
       }
     }
-    say(said);
+    say(said ?? found());
     return true;
   } catch (error) {
     say(lost(error), true);
@@ -436,6 +446,29 @@ async function rank(said = texts.again) {
   } finally {
     ranking = false;
   }
+}
+
+// Ranks by something else: what is best by that comes first.
+function rankAnew(said = texts.again) {
+  turn().start = 0;
+  return rank(said);
+}
+
+// Goes to the page of the ranking that begins behind `start` images.
+async function turnTo(start) {
+  Object.assign(turn(), { start, count: state.settings.most_images });
+  remember(true);
+  if (!(await rank())) return;
+  at("results").focus({ preventScroll: true });
+  window.scrollTo({ top: 0 });
+}
+
+function found() {
+  const { start, shown: { images } } = turn();
+  const total = number(state.settings.images);
+  if (!images.length) return texts.none;
+  if (!start) return texts.best(number(images.length), total);
+  return texts.between(number(start + 1), number(start + images.length), total);
 }
 
 function weightsShown() {
@@ -472,14 +505,14 @@ at("method").addEventListener("change", () => {
   turn().method = at("method").value;
   turn().weights = weightsShown();
   showStates();
-  rank(texts.by(turn().method));
+  rankAnew(texts.by(turn().method));
 });
 for (const name of ["alpha-pos", "alpha-neg"]) {
   at(name).addEventListener("input", () => {
     showNumbers();
     if (!turn()) return;
     turn().weights = weightsShown();
-    rank();
+    rankAnew();
   });
 }
 at("more").addEventListener("click", async () => {
@@ -492,11 +525,17 @@ at("more").addEventListener("click", async () => {
   const next = at("images").children[before] ?? at("images").lastChild;
   next.querySelector("button").focus();
 });
+at("earlier").addEventListener("click", () => turnTo(Math.max(0, turn().start - state.settings.most_images)));
+at("later").addEventListener("click", () => turnTo(turn().start + turn().shown.images.length));
+at("place").addEventListener("change", () => {
+  const place = Math.round(Number(at("place").value)) || 1;
+  turnTo(Math.min(Math.max(place, 1), state.settings.images) - 1);
+});
 at("restore").addEventListener("click", () => {
   const { captions, edited_captions: edited } = turn().asked;
   Object.assign(turn().shown, { captions: [...captions], edited_captions: [...edited] });
   showTexts();
-  rank(texts.restored);
+  rankAnew(texts.restored);
 });
 
 // --- showing ---------------------------------------------------------------------------------------
@@ -562,9 +601,10 @@ function showStates() {
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);
 
 function told_of(image, place) {
+  const nth = turn().start + place + 1;
   const numbers = [image.score.toFixed(4), image.similarity.toFixed(4), signed(image.increment)];
   const alike = image.copies.length ? texts.copies(image.copies.length) : "";
-  return texts.numbers(place + 1, ...numbers) + alike;
+  return texts.numbers(nth, ...numbers) + alike;
 }
 
 function action(sign, label, act) {
@@ -602,8 +642,16 @@ function showImages() {
   const { images, notes } = turn().shown;
   at("notes").textContent = notes.join(" ");
   renew(at("images"), images.map(card), at("results"));
-  const hasMore = images.length === turn().count && turn().count < state.settings.most_images;
-  present(at("more"), hasMore, at("results"));
+  const { start, count } = turn();
+  const { images: total, most_images: most } = state.settings;
+  const hasMore = images.length === count;
+  present(at("more"), hasMore && count < most, at("results"));
+  present(at("pages"), total > most || start > 0, at("results"));
+  present(at("earlier"), start > 0, at("results"));
+  present(at("later"), hasMore, at("results"));
+  at("place").value = start + 1;
+  at("place").max = total;
+  at("places").textContent = texts.places(number(total));
 }
 
 // Shows images as buttons that take them out of a list of the state again.
@@ -667,7 +715,7 @@ function showTexts() {
         shown[field][place] = original;
         mark();
       }
-      rank(texts.changed);
+      rankAnew(texts.changed);
     });
     return element("div", {}, label, area);
   }
