@@ -17,6 +17,7 @@ setup(
         "pipeline": [
             "py.typed",
             "presets/*.yaml",
+            "stages/rates.yaml",
             "study/published.yaml",
             "study/recipes/*.yaml",
             "pages/report/report.*",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
+from pipeline import timings
 from pipeline.config import VERIFIED, Config, weights_family
 from pipeline.errors import MissingStageError
 from pipeline.printable import json_safe
@@ -226,6 +227,8 @@ def stage(
     report.seconds = round(time.monotonic() - start, 4)
     if peak is not None:
         report.peak_memory, report.peak_gpu_memory = peak.memory, peak.gpu_memory
+    if isinstance(run, Run):
+        timings.keep(run, report)
     new = [item for item in report.failed if item not in set(report.known)]
     for level, items in ((logging.WARNING, new), (logging.INFO, report.known)):
         for item in items[:10]:

@@ -95,6 +95,13 @@ def _datasets() -> Iterable[str]:
     return datasets.known()
 
 
+def _devices() -> Iterable[str]:
+    from pipeline.stages import rates
+
+    return rates.table().devices
+
+
+complete_device = _completed(_devices)
 complete_dataset = _completed(_datasets)
 complete_preset = _completed(_presets, files=True)
 complete_prompt = _completed(_prompts, files=True)

@@ -10,6 +10,7 @@ import click
 from pipeline import stages
 from pipeline.cli.options import Stage, json_option, log, run_options, split_arguments, vllm_options
 from pipeline.cli.printing import print_metrics, print_reports
+from pipeline.cli.registered import complete_device
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 from pipeline.stages import base, checks
@@ -180,23 +181,31 @@ def run_all(
 
 @click.command("plan", cls=Stage)
 @run_options
+@click.option(
+    "--on",
+    metavar="DEVICE",
+    help="tell times and memory for a GPU of the table, e.g. h100, a100, l4, t4; cpu",
+    shell_complete=complete_device,
+)
 @json_option
-def plan_(run: Any, as_json: bool) -> None:
-    """Say how much a run is before it is run: captions, prompts, tokens, images, disk.
+def plan_(run: Any, on: str | None, as_json: bool) -> None:
+    """Say how much a run is before it is run: calls, tokens, time, memory, disk.
 
-    What the cache holds already is counted. Loads no model; figures that are estimates or upper
-    bounds say so.
+    What the cache holds already is counted. Times are those of your last run with these settings,
+    else estimates, and say which. Loads no model.
 
-    Example: seize plan --dataset circo --split test --data-root /data --config paper-l14
+    Example: seize plan --dataset circo --split test --data-root /data --config paper-l14 --on a100
     """
     from pipeline.run import dump
     from pipeline.stages import plan
 
     lines = plan.plan(run)
+    costs = plan.costs(run, lines, on)
     if as_json:
-        echo(dump({"run": run.name, "lines": [line.as_json() for line in lines]}))
+        told = {"lines": [line.as_json() for line in lines], "costs": [c.as_json() for c in costs]}
+        echo(dump({"run": run.name} | told))
     else:
-        echo(plan.render(run, lines))
+        echo(plan.render(run, lines, costs))
 
 
 COMMANDS = (run_all, plan_)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.run import Run, StageReport
+from pipeline.stages.rates import Work
 
 ByQuery = Mapping[str, Sequence[str | None]]
 """Query id to its texts; None stands for one that failed."""
@@ -40,6 +41,8 @@ class Line:
     total: int
     cached: int = 0
     certainty: Certainty = "exact"
+    work: Work | None = field(default=None, compare=False)
+    """What one of them costs a model, where they take time."""
 
     @property
     def todo(self) -> int:
@@ -47,8 +50,10 @@ class Line:
         return max(self.total - self.cached, 0)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the line as JSON-able data."""
-        return asdict(self) | {"todo": self.todo}
+        """Return the line as JSON-able data, without the work, which the plan's costs tell."""
+        content = asdict(self) | {"todo": self.todo}
+        del content["work"]
+        return content
 
 
 def always(_: Run) -> bool:

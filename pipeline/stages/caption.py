@@ -10,7 +10,7 @@ from pipeline.images.files import open_image
 from pipeline.models import captioners
 from pipeline.processes import current
 from pipeline.run import Run, StageReport, progress, stage
-from pipeline.stages import checks, texts
+from pipeline.stages import checks, estimates, texts, work
 from pipeline.stages.base import Line, Stage, TextKind
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
@@ -179,10 +179,12 @@ def _plan(run: Run) -> list[Line]:
     tokens = config.samples * config.max_new_tokens
     if captioners.ROLE.choose(config).kind.given:
         return [Line("caption", "reference images", images, done)]
+    each = config.samples * (estimates.CAPTION_CHARACTERS + estimates.BESIDE)
     return [
-        Line("caption", "reference images", images, done),
+        Line("caption", "reference images", images, done, work=work.caption(run)),
         Line("caption", "captions", images * config.samples, done * config.samples),
         Line("caption", "tokens sampled", images * tokens, done * tokens, "at most"),
+        Line("caption", "bytes of captions", images * each, done * each, "estimate"),
     ]
 
 

@@ -11,7 +11,7 @@ from pipeline.records import Query
 from pipeline.retrieval.clues.retrievals import Decompose
 from pipeline.retrieval.sections import section
 from pipeline.run import Run, StageReport, stage
-from pipeline.stages import caption, checks, texts, writing
+from pipeline.stages import caption, checks, texts, work, writing
 from pipeline.stages.base import ByQuery, Line, Stage, TextKind
 from pipeline.stages.writing import Question, Writer
 from pipeline.store.identity import fingerprint
@@ -114,7 +114,9 @@ def _plan(run: Run) -> list[Line]:
     """Count the distinct questions; those of images without captions yet count as new."""
     known = writing.known(record_file(run))
     asked = set(questions(run, {q: c for q, c in caption.known(run).items() if c}).values())
-    return [Line("decompose", "queries", len(asked), sum(q in known for q in asked), "at most")]
+    done = sum(question in known for question in asked)
+    planned = work.untold(run, "decompose", "queries")
+    return [Line("decompose", "queries", len(asked), done, "at most", planned)]
 
 
 def _check(run: Run) -> None:

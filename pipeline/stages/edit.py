@@ -15,7 +15,7 @@ from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts.edit import Prompt
 from pipeline.records import Query
 from pipeline.run import Run, StageReport, stage
-from pipeline.stages import asking, caption, checks, estimates, texts
+from pipeline.stages import asking, caption, checks, estimates, texts, work
 from pipeline.stages.base import ByQuery, Certainty, Line, Stage, TextKind
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
@@ -334,10 +334,12 @@ def _plan(run: Run) -> list[Line]:
     asked = estimates.tokens(prompt, made) + estimates.tokens(prompt, unknown, stand_in=True)
     each, answered = asked / max(total, 1), prompt.max_tokens
     certainty: Certainty = "at most" if unknown else "exact"
+    record = 3 * (estimates.CAPTION_CHARACTERS + estimates.BESIDE)  # caption, text and edit
     return [
-        Line("edit", "distinct prompts", total, cached, certainty),
+        Line("edit", "distinct prompts", total, cached, certainty, work.edit(run, each, answered)),
         Line("edit", "prompt tokens", round(total * each), round(cached * each), "estimate"),
         Line("edit", "tokens answered", total * answered, cached * answered, "at most"),
+        Line("edit", "bytes of edits", total * record, cached * record, "estimate"),
     ]
 
 

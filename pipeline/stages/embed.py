@@ -15,7 +15,7 @@ from pipeline.retrieval import methods
 from pipeline.retrieval.clues import Clue
 from pipeline.retrieval.methods import clues_of
 from pipeline.run import Run, StageReport, log, stage
-from pipeline.stages import checks, texts
+from pipeline.stages import checks, texts, work
 from pipeline.stages.base import Certainty, Line, Stage
 from pipeline.stages.embeddings import header, image_file, of_images, settle, text_file
 from pipeline.stages.inputs import clue_file, make_clues
@@ -114,19 +114,20 @@ def _plan(run: Run) -> list[Line]:
 
 
 def _plan_one(run: Run) -> list[Line]:
-    width = encoders.width(run.config.encoder)
+    width = encoders.width_of(run.config.encoder)
     stored, images = Stored(image_file(run)).places, run.dataset.images
     known = sum(name in stored for name in images)
     clues = {name: clue for one in texts.selection(run) for name, clue in clues_of(one).items()}
     lines = [line for clue in clues.values() for line in _clue(run, clue)]
-    return [*_features("image", len(images), known, width), *_texts(run, width), *lines]
+    return [*_features(run, "image", len(images), known, width), *_texts(run, width), *lines]
 
 
 def _clue(run: Run, clue: Clue) -> list[Line]:
     """Count what a model has to make for a clue: all of it, or nothing where it is there."""
     made = clue_file(run, clue).exists()
     return [
-        Line("embed", what, count, count if made else 0) for what, count in clue.plan(run).items()
+        Line("embed", what, count, count if made else 0, work=work.untold(run, "embed", what))
+        for what, count in clue.plan(run).items()
     ]
 
 
@@ -137,18 +138,18 @@ def _texts(run: Run, width: int | None) -> list[Line]:
     except MissingStageError:
         relative = {text for query in run.queries for text in run.relative_captions(query)}
         total = len(relative) + texts.most(run)
-        return _features("text", total, 0, width, "at most")
+        return _features(run, "text", total, 0, width, "at most")
     if not wanted:
         return []
     stored = Stored(text_file(run)).places
-    return _features("text", len(wanted), sum(text in stored for text in wanted), width)
+    return _features(run, "text", len(wanted), sum(text in stored for text in wanted), width)
 
 
 def _features(
-    what: str, total: int, cached: int, width: int | None, certainty: Certainty = "exact"
+    run: Run, what: str, total: int, cached: int, width: int | None, certainty: Certainty = "exact"
 ) -> list[Line]:
     """Return how many there are and the bytes of their features, where the width is known."""
-    count = Line("embed", f"{what}s", total, cached, certainty)
+    count = Line("embed", f"{what}s", total, cached, certainty, work.embed(run, f"{what}s"))
     if width is None:
         return [count]
     disk: Certainty = "estimate" if certainty == "exact" else certainty  # names come on top

@@ -8,6 +8,8 @@ CHARACTERS_A_TOKEN = 4
 """Of English text, by the usual rule of thumb."""
 CAPTION_CHARACTERS = 50
 """Taken for a caption that does not exist yet; the demo's and COCO's are about that long."""
+BESIDE = 25
+"""Bytes of a record beside its texts, for each text."""
 SAMPLE = 200
 """Prompts that are rendered to estimate the length of all."""
 

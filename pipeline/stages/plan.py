@@ -4,10 +4,20 @@ from collections.abc import Sequence
 
 from pipeline import stages
 from pipeline.run import Run
+from pipeline.stages import rates
 from pipeline.stages.base import Line
 from pipeline.stages.estimates import CAPTION_CHARACTERS, CHARACTERS_A_TOKEN
+from pipeline.stages.rates import Cost
 
-__all__ = ("Line", "plan", "render")
+__all__ = ("Cost", "Line", "costs", "plan", "render")
+
+NOTES = (
+    f"Estimates take {CHARACTERS_A_TOKEN} characters for a token, {CAPTION_CHARACTERS} for a "
+    "caption that is not there yet, and float32 features.",
+    "Times leave out loading models and decoding images. One that is from no run of yours is an "
+    "estimate: operations by what the device does a second, of which a share is assumed to be "
+    "reached (pipeline/stages/rates.yaml). Memory is weights and what a batch holds.",
+)
 
 
 def plan(run: Run) -> list[Line]:
@@ -15,8 +25,17 @@ def plan(run: Run) -> list[Line]:
     return [line for stage in stages.wanted(run) for line in stage.plan(run)]
 
 
-def render(run: Run, lines: Sequence[Line]) -> str:
-    """Return the plan as a table with a note on what its figures are."""
+def costs(run: Run, lines: Sequence[Line], on: str | None = None) -> list[Cost]:
+    """Return what the lines will take, on the device ``on`` of the table where one is named.
+
+    Raises ConfigError for a device that is not in the table.
+    """
+    device = None if on is None else rates.device_named(on)
+    return [rates.cost(run, line.work, line.todo, device) for line in lines if line.work]
+
+
+def render(run: Run, lines: Sequence[Line], costs: Sequence[Cost]) -> str:
+    """Return the plan as two tables with a note on what their figures are."""
     from tabulate import tabulate
 
     cells = [
@@ -27,7 +46,37 @@ def render(run: Run, lines: Sequence[Line]) -> str:
     columns = ("stage", "quantity", "in all", "cached", "to do", "")
     align = ("left", "left", "right", "right", "right", "left")
     table = tabulate(cells, columns, tablefmt="simple", disable_numparse=True, colalign=align)
-    return (
-        f"{run.name}\n{table}\nEstimates take {CHARACTERS_A_TOKEN} characters for a token, "
-        f"{CAPTION_CHARACTERS} for a caption that is not there yet, and float32 features."
+    times = tabulate(
+        [(one.stage, one.unit, one.model, _time(one), _memory(one), one.source) for one in costs],
+        ("stage", "of", "model", "time", "memory", "by"),
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", "left", "right", "right", "left"),
     )
+    return "\n".join([f"{run.name}\n{table}\n", times, "", _total(costs), *NOTES])
+
+
+def _time(cost: Cost) -> str:
+    if cost.fastest is None or cost.slowest is None:
+        return "not told"
+    return _between(cost.fastest, cost.slowest)
+
+
+def _between(fastest: float, slowest: float) -> str:
+    first, last = rates.duration(fastest), rates.duration(slowest)
+    return first if first == last else f"{first} to {last}"
+
+
+def _memory(cost: Cost) -> str:
+    if cost.memory is None:
+        return ""
+    size = cost.memory / 1e9
+    return f"{size:.1f} GB" if size < 100 else f"{size:,.0f} GB"
+
+
+def _total(costs: Sequence[Cost]) -> str:
+    told = [one for one in costs if one.fastest is not None]
+    times = _between(*rates.total(told))
+    if lacking := sorted({f"{one.stage} {one.unit}" for one in costs if one not in told}):
+        return f"In all {times}, without what is not told: {', '.join(lacking)}."
+    return f"In all {times}."

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import encoder_of, without_encoder
 from pipeline.errors import InputError
-from pipeline.models import verifiers
+from pipeline.models import encoders, verifiers
 from pipeline.records import Query, Ranking
 from pipeline.retrieval import indexes, methods, plans
 from pipeline.retrieval.pool import Pool, fuse
 from pipeline.retrieval.scoring import Score, top_k
 from pipeline.retrieval.sections import section
 from pipeline.run import Run, StageReport, log, progress, stage, with_option
-from pipeline.stages import checks, embeddings, texts
+from pipeline.stages import checks, embeddings, texts, work
 from pipeline.stages.base import Line, Stage
 from pipeline.stages.inputs import Inputs, ready, settings_of
 from pipeline.store.identity import fingerprint
@@ -314,7 +314,9 @@ def _run(run: Run) -> list[StageReport]:
 def _plan(run: Run) -> list[Line]:
     sizes = {name: len(images) for name, images in run.dataset.galleries.items()}
     scores = sum(sizes[query.gallery] for query in run.queries)
-    return [Line("search", "queries", len(run.queries)), Line("search", "scores", scores)]
+    count, width = len(run.queries), encoders.width_of(run.config.encoder)
+    ranked = work.search(run, scores / max(count, 1), width)
+    return [Line("search", "queries", count, work=ranked), Line("search", "scores", scores)]
 
 
 def _index(run: Run) -> None:

@@ -18,7 +18,7 @@ from pipeline.records import Ranking
 from pipeline.retrieval import fusion, methods
 from pipeline.retrieval.fusion import fuse, scaled, walk
 from pipeline.run import Run, StageReport, log, progress, stage
-from pipeline.stages import checks, edit, search
+from pipeline.stages import checks, edit, search, work
 from pipeline.stages.base import Line, Stage
 from pipeline.stages.inputs import Inputs, ready
 from pipeline.store.identity import fingerprint
@@ -382,7 +382,8 @@ def _plan(run: Run) -> list[Line]:
     candidates = len(run.queries) * config.candidates + sum(len(q.group) for q in run.queries)
     calls = candidates * config.captions
     done = min(len(record_file(run).read()), calls)
-    return [Line("verify", "calls", calls, done, "at most")]
+    images = len(prompts.load(config.prompt).images)
+    return [Line("verify", "calls", calls, done, "at most", work.verify(run, images))]
 
 
 def _check(run: Run) -> None:

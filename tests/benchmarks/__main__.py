@@ -13,7 +13,7 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
-    *("train", "inversion", "own"),
+    *("train", "inversion", "own", "rates"),
 )
 WRITTEN = (
     "search",

@@ -1,15 +1,19 @@
 """What a plan says before a run is what the run then does; a profile says where the time went."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from pipeline import timings
 from pipeline.cli import main
 from pipeline.run import Run
 from pipeline.stages.everything import run_stages
-from pipeline.stages.plan import Line, plan
+from pipeline.stages.plan import Cost, Line, costs, plan
+from tests.conftest import PROJECT
 
 MakeRun = Callable[..., Run]
 
@@ -80,13 +84,91 @@ def test_tokens_are_estimated_from_the_rendered_prompt(make_run: MakeRun) -> Non
 
 def test_the_command_prints_the_plan_and_as_json(make_run: MakeRun) -> None:
     run = make_run()
-    lines = json.loads(seize(run, "plan", "--json").stdout)["lines"]
-    assert lines == [line.as_json() for line in plan(run)]
+    content = json.loads(seize(run, "plan", "--json").stdout)
+    lines = plan(run)
+    assert content["lines"] == [line.as_json() for line in lines]
+    assert content["costs"] == [cost.as_json() for cost in costs(run, lines)]
     shown = seize(run, "plan").stdout
     assert "distinct prompts" in shown
     assert "at most" in shown
     assert "Estimates take 4 characters for a token" in shown
     assert not run.cache.exists()  # planning leaves nothing behind
+
+
+def by_item(run: Run, on: str | None = None) -> dict[str, Cost]:
+    return {f"{cost.stage} {cost.unit}": cost for cost in costs(run, plan(run), on)}
+
+
+def test_every_time_says_what_it_is_and_a_run_of_ones_own_goes_before_estimates(
+    make_run: MakeRun,
+) -> None:
+    trial, run = make_run(), make_run()
+    trial.dataset.limit(4)
+    before = by_item(run)
+    assert before.keys() == {
+        *("caption images", "edit captions", "embed images", "embed texts", "search queries")
+    }
+    for cost in before.values():
+        assert cost.source.startswith("estimate: ")
+        assert "% of" in cost.source
+        assert cost.fastest is not None
+        assert cost.slowest is not None
+        assert 0 < cost.fastest < cost.slowest
+    assert before["caption images"].memory is not None
+    run_stages(trial)
+    after = by_item(run)
+    for name in ("caption images", "edit captions", "search queries"):
+        cost, kept = after[name], timings.last(run, *name.split())
+        assert kept is not None
+        assert cost.source.startswith(f"your last run: {kept.computed}")
+        assert cost.fastest is not None
+        assert cost.slowest is not None
+        seconds = cost.todo * kept.seconds / kept.computed
+        assert cost.fastest <= seconds <= cost.slowest
+    assert after["embed images"].source == "nothing to do"
+    other = make_run(captioner__samples=2)
+    assert by_item(other)["caption images"].source.startswith("estimate: ")
+    assert by_item(run, "h100")["caption images"].source.endswith("NVIDIA H100 SXM")
+    shown = seize(run, "plan").stdout
+    assert "your last run: " in shown
+    assert "In all " in shown
+    refused = CliRunner().invoke(main, ["plan", *run.command.split(), "--on", "h10"])
+    assert refused.exit_code == 2
+    assert "Did you mean 'h100'" in refused.stderr
+
+
+def test_a_server_is_timed_by_its_runs_alone_or_by_a_device_that_is_named(
+    make_run: MakeRun,
+) -> None:
+    run = make_run(llm__model="Qwen/Qwen2.5-7B-Instruct")
+    told = by_item(run)["edit captions"]
+    assert (told.fastest, told.memory, told.device) == (None, None, "a server")
+    assert "--on" in told.source
+    assert (
+        "without what is not told: edit captions" in seize(run, "plan", "--llm", told.model).stdout
+    )
+    on = by_item(run, "a100")["edit captions"]
+    assert "7B parameters by its name" in on.source
+    assert on.memory is not None
+    assert 14e9 < on.memory < 40e9, "float16 weights, and what the prompts in flight hold"
+    faster = by_item(run, "h100")["edit captions"]
+    assert on.slowest is not None
+    assert faster.slowest is not None
+    assert faster.slowest < on.slowest
+
+
+def test_a_plan_needs_no_torch(make_run: MakeRun) -> None:
+    run = make_run()
+    words = ["plan", *run.command.split(), "--cache", str(run.cache)]
+    program = (
+        "import sys, atexit; from pipeline.cli import main\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        f"main({words!r}, prog_name='seize')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True
+    )
+    assert done.stdout.rstrip().endswith("False")
 
 
 def test_a_profile_accounts_for_all_of_the_time(make_run: MakeRun) -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(pipeline.__file__).parent
 LAYERS = (
     {
         *{"config", "errors", "installation", "masking", "plugins", "printable"},
-        *{"processes", "profile", "records", "run", "yamls"},
+        *{"processes", "profile", "records", "run", "timings", "yamls"},
     },
     {"store"},
     {"datasets", "images"},

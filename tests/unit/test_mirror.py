@@ -101,6 +101,8 @@ ELSEWHERE = {
     "stages/decompose": "integration/test_decompose.py",
     "stages/embed": "integration/test_pipeline.py",
     "stages/embeddings": "integration/test_pipeline.py",
+    "stages/rates": "integration/test_plan.py",
+    "stages/work": "integration/test_plan.py",
     "stages/estimates": "integration/test_plan.py",
     "stages/evaluate": "integration/test_pipeline.py",
     "stages/everything": "integration/test_pipeline.py",

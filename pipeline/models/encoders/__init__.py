@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ConfigError
+from pipeline.models import sizes
 from pipeline.models.encoders.base import Encoder, EncoderKind, JointEncoder
 from pipeline.models.kinds import Role
 
@@ -19,6 +20,7 @@ __all__ = [
     "load",
     "load_joint",
     "width",
+    "width_of",
 ]
 
 ROLE: Role[ClipConfig, Encoder] = Role(
@@ -73,6 +75,14 @@ def width(settings: ClipConfig) -> int | None:
     encoder = ROLE.choose(settings)
     kind = encoder.kind
     return kind.width(encoder.settings) if isinstance(kind, EncoderKind) else None
+
+
+def width_of(settings: ClipConfig) -> int | None:
+    """Return what ``width`` does without a library of models, and without a check of the name."""
+    choice = ROLE.choose(settings)
+    if choice.kind_name == "open_clip":
+        return sizes.width(choice.settings)
+    return width(settings)
 
 
 def cut(settings: ClipConfig, texts: Sequence[str]) -> list[int] | None:
