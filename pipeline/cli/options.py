@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline import config
-from pipeline.cli.numbers import Finite, FiniteRange
+from pipeline.cli.numbers import Finite
 from pipeline.cli.overrides import override_options
 from pipeline.cli.registered import complete_preset, dataset_option
 
@@ -161,29 +161,3 @@ class Stage(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         context.meta["arguments"] = list(args)
         return super().parse_args(context, args)
-
-
-def vllm_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options about how vLLM is started."""
-    options = [
-        click.option("--vllm-bin", help="the vllm program; the one on PATH by default"),
-        click.option(
-            "--serve-arg",
-            "serve_arguments",
-            multiple=True,
-            metavar="ARGUMENT",
-            help="for `vllm serve`, e.g. --serve-arg='--max-model-len 1024'",
-        ),
-        click.option(
-            "--serve-timeout",
-            type=FiniteRange(min=0, min_open=True, max=config.LONGEST_WAIT),
-            default=900.0,
-            show_default=True,
-            help="seconds until the server must be ready",
-        ),
-    ]
-    return functools.reduce(lambda decorated, option: option(decorated), options, function)
-
-
-def split_arguments(arguments: tuple[str, ...]) -> list[str]:
-    return [word for argument in arguments for word in shlex.split(argument)]

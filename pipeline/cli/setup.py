@@ -15,12 +15,11 @@ from pipeline.cli.options import (
     data_root_option,
     json_option,
     preset_option,
-    split_arguments,
-    vllm_options,
 )
 from pipeline.cli.overrides import TRY, override_options
 from pipeline.cli.printing import print_metrics
 from pipeline.cli.registered import complete_preset, complete_prompt, dataset_option
+from pipeline.cli.serving import split_arguments, vllm_options
 from pipeline.models.prompts import edit as prompts
 from pipeline.printable import echo
 

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from pipeline import stages
-from pipeline.cli.options import Stage, json_option, log, run_options, split_arguments, vllm_options
+from pipeline.cli.options import Stage, json_option, log, run_options
 from pipeline.cli.printing import print_metrics, print_reports
 from pipeline.cli.registered import complete_device
+from pipeline.cli.serving import serve_option, serving, vllm_options
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 from pipeline.stages import base, checks
@@ -45,14 +46,14 @@ def _command(stage: base.Stage) -> click.Command:
         as_json: bool,
         model: str | None = None,
         retry_failed: bool = False,
-        **serving: Any,
+        **options: Any,
     ) -> None:
         checks.check(run if model is None else stage.with_model(run, model, ""), [stage])
         served = None
         if model is not None:
             stage.ready(run)
-            served = _serving(run, model, **serving)
-        with served or contextlib.nullcontext("") as url:
+            served = serving(run.cache, model, **options)
+        with served() if served else contextlib.nullcontext("") as url:
             if model is not None:
                 run = stage.with_model(run, model, url)
                 found = f"--{stage.serves} {model}"
@@ -63,15 +64,10 @@ def _command(stage: base.Stage) -> click.Command:
 
     options: Options = [run_options]
     if stage.serves:
-        options += [_serve("for this stage"), vllm_options]
+        options += [serve_option("for this stage"), vllm_options]
     if stage.retries:
         options.append(click.option("--retry-failed", is_flag=True, help=stage.retries))
     return _built(stage, run_stage, [*options, json_option])
-
-
-def _serve(when: str) -> Callable[[Any], Any]:
-    text = f"start `vllm serve MODEL` {when}"
-    return click.option("--serve", "model", metavar="MODEL", help=text)
 
 
 def _built(stage: base.Stage, function: Callable[..., None], options: Options) -> click.Command:
@@ -112,24 +108,9 @@ def _broken(name: str, error: ConfigError) -> click.Command:
     return tell
 
 
-def _serving(
-    run: Any,
-    model: str,
-    vllm_bin: str | None,
-    serve_arguments: tuple[str, ...],
-    serve_timeout: float,
-) -> contextlib.AbstractContextManager[str]:
-    """Return what serves ``model`` once it is entered; raises ConfigError without vllm now."""
-    from pipeline.models.serving.vllm import find, serve
-
-    log_file = run.cache / "vllm.log"
-    arguments = split_arguments(serve_arguments)
-    return serve(model, log_file, find(vllm_bin), arguments, timeout=serve_timeout)
-
-
 @click.command("run", cls=Stage)
 @run_options
-@_serve("to edit with")
+@serve_option("to edit with")
 @vllm_options
 @click.option("--profile", is_flag=True, help="show seconds, rates and peak memory by stage")
 @click.option(
@@ -144,7 +125,7 @@ def run_all(
     profile: bool,
     variants: bool,
     as_json: bool,
-    **serving: Any,
+    **options: Any,
 ) -> None:
     """Run every stage; then print metrics where the ground truth is known, and write submissions.
 
@@ -154,7 +135,7 @@ def run_all(
     """
     from dataclasses import asdict, replace
 
-    served = None if model is None else _serving(run, model, **serving)
+    served = None if model is None else serving(run.cache, model, **options)
     checks.check(run if model is None else run.with_llm(model, ""), stages.wanted(run))
     from pipeline import profile as profiling
     from pipeline.stages.everything import run_stages
@@ -164,8 +145,7 @@ def run_all(
         from pipeline.study import variants as both
 
         for one in both.of(run)[1:]:
-            again = None if model is None else _serving(run, model, **serving)
-            reports += run_stages(replace(one, profile=profile), model, again)[0]
+            reports += run_stages(replace(one, profile=profile), model, served)[0]
     rows = profiling.rows(reports) if profile else []
     if as_json:
         from pipeline.run import dump

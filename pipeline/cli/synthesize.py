@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.options import Stage, cache_option, json_option, preset_option
 from pipeline.cli.overrides import CAPTIONER, INDEX, LLM, override_options
+from pipeline.cli.serving import serve_option, serving, vllm_options, writing_with
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 
@@ -29,6 +30,8 @@ from pipeline.printable import echo
     help="difference, edit (with --eval), another of prompts/synthesize or a YAML file",
 )
 @click.option("--limit", type=click.IntRange(1, 1_000_000_000), help="reference images, drawn")
+@serve_option("to write with")
+@vllm_options
 @click.option("--retry-failed", is_flag=True, help="try again what failed before")
 @preset_option
 @functools.partial(override_options, chosen_options=(*CAPTIONER, *LLM, *INDEX, "--follow-links"))
@@ -43,11 +46,13 @@ def synthesize(
     evaluation: bool,
     prompt: str | None,
     limit: int | None,
+    model: str | None,
     retry_failed: bool,
     preset: str,
     overrides: dict[str, Any],
     cache: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write triplets about images that nobody annotated: reference, text and target.
 
@@ -64,9 +69,8 @@ def synthesize(
     from pipeline import config
     from pipeline.run import dump
 
-    if "llm.model" in overrides:
-        overrides.setdefault("synthesize.model", overrides["llm.model"])
-    settings = config.load(preset, overrides)
+    served = None if model is None else serving(cache, model, **options)
+    settings = config.load(preset, writing_with(model, overrides))
     if prompt is None and evaluation:
         prompt = settings.synthesize.eval_prompt
     if prompt is not None:
@@ -80,7 +84,7 @@ def synthesize(
         else _of_dataset(dataset or "", split, data_root, settings, cache)
     )
     split = "val" if evaluation else "train"
-    made = stage.synthesize(source, out, split, limit, retry_failed)
+    made = stage.synthesize(source, out, split, limit, retry_failed, served)
     echo(dump(made.as_json()) if as_json else made.summary())
 
 

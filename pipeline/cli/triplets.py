@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli.options import cache_option, json_option, preset_option
 from pipeline.cli.overrides import CLIP, LLM, override_options
+from pipeline.cli.serving import serve_option, serving, vllm_options, writing_with
 from pipeline.errors import InputError
 from pipeline.printable import echo, one_line
 
@@ -128,6 +129,8 @@ def show(
     default=0,
     help="words from which on a text is rewritten; all by default",
 )
+@serve_option("to write with")
+@vllm_options
 @click.option("--retry-failed", is_flag=True, help="try again what failed before")
 @_out
 @preset_option
@@ -139,12 +142,14 @@ def rewrite(
     prompt: str,
     words: int,
     longer_than: int,
+    model: str | None,
     retry_failed: bool,
     out: Path,
     preset: str,
     overrides: dict[str, Any],
     cache: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Let the LLM tell each text at length (fine), or shorter than an encoder's context (short).
 
@@ -156,15 +161,16 @@ def rewrite(
     from pipeline import config
     from pipeline.datasets import triplets as records
 
-    if "llm.model" in overrides:
-        overrides.setdefault("synthesize.model", overrides["llm.model"])
+    served = None if model is None else serving(cache, model, **options)
     found = records.read(file)
-    settings = config.load(preset, overrides)
+    settings = config.load(preset, writing_with(model, overrides))
     from pipeline.run import dump
     from pipeline.stages import rewriting, writing
 
     writer = writing.check(settings, prompt)
-    made, report = rewriting.rewrite(file, found, writer, cache, words, longer_than, retry_failed)
+    made, report = rewriting.rewrite(
+        file, found, writer, cache, words, longer_than, retry_failed, served
+    )
     records.write(out, made)
     if as_json:
         echo(dump({"file": str(out), "triplets": len(made), "stages": [report.as_json()]}))

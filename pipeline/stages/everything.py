@@ -1,5 +1,6 @@
 """All stages of one run, in order."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from pipeline import stages
@@ -9,11 +10,13 @@ from pipeline.stages import checks
 
 
 def run_stages(
-    run: Run, model: str | None = None, serving: AbstractContextManager[str] | None = None
+    run: Run,
+    model: str | None = None,
+    serving: Callable[[], AbstractContextManager[str]] | None = None,
 ) -> tuple[list[StageReport], dict[str, float] | None]:
     """Run every stage that the run needs; return their reports, and metrics where known.
 
-    With ``model``, ``serving`` serves it during the stage that asks the LLM, and yields the
+    With ``model``, ``serving()`` serves it during each stage that asks the LLM, and yields the
     server's URL. What any stage would refuse is refused before the first.
     """
     chosen = stages.wanted(run)
@@ -23,7 +26,7 @@ def run_stages(
     for stage in chosen:
         if model is not None and stage.serves == "llm":
             captioners.unload()  # the server may need its memory
-            with serving or nullcontext("") as url:
+            with serving() if serving else nullcontext("") as url:
                 run = stage.with_model(run, model, url)
                 reports += stage.run(run)
         else:

@@ -8,7 +8,7 @@ from pipeline.datasets.triplets import Triplet
 from pipeline.errors import ConfigError
 from pipeline.run import StageReport, stage
 from pipeline.stages import writing
-from pipeline.stages.writing import Question, Writer
+from pipeline.stages.writing import Question, Serving, Writer
 
 WAYS = ("fine", "short")
 
@@ -37,11 +37,12 @@ def rewrite(
     words: int,
     longer_than: int = 0,
     retry_failed: bool = False,
+    serving: Serving | None = None,
 ) -> tuple[list[Triplet], StageReport]:
     """Return the triplets with ``text_fine`` written, or a shorter ``text`` (the long one is kept
     as ``text_fine``); one whose text failed, or has ``longer_than`` words at most, is as it was.
 
-    ``words`` is what a short text may have at most.
+    ``words`` is what a short text may have at most; ``serving()`` serves the LLM while it writes.
     """
     check(writer)
     asked = {
@@ -52,7 +53,8 @@ def rewrite(
     records = writer.records(cache)
     reads: list[Path | str] = [file, writer.prompt.name]
     with stage("rewrite", _File(file.name), reads, records.file, "texts") as report:
-        answers = writing.write(writer, list(asked.values()), records, report, retry_failed)
+        questions = list(asked.values())
+        answers = writing.write(writer, questions, records, report, retry_failed, serving)
     made = []
     for number, one in enumerate(found):
         answer = answers[asked[number]]["answer"] if number in asked else None

@@ -20,11 +20,12 @@ from pipeline.datasets import triplets
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.triplets import Triplet
 from pipeline.errors import ConfigError, InputError
+from pipeline.models import captioners
 from pipeline.records import Query
 from pipeline.run import Run, StageReport, log, stage
 from pipeline.stages import caption, embed, embeddings, vetting, writing
 from pipeline.stages.neighbours import nearest
-from pipeline.stages.writing import Question, Writer
+from pipeline.stages.writing import Question, Serving, Writer
 from pipeline.store.features import FeatureFile
 from pipeline.store.files import storage_errors, write_json
 from pipeline.store.schema import WrittenRecord
@@ -104,12 +105,18 @@ def check(config: Config) -> Writer:
 
 
 def synthesize(
-    source: Source, out: Path, split: str, limit: int | None = None, retry_failed: bool = False
+    source: Source,
+    out: Path,
+    split: str,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    serving: Serving | None = None,
 ) -> Synthesized:
     """Write ``triplets.SPLIT.jsonl`` with its images' listing into the folder ``out``.
 
     ``limit`` draws that many reference images. What the cache holds is not computed again; a text
-    that failed stays so unless ``retry_failed``. Raises InputError where no triplet can be made.
+    that failed stays so unless ``retry_failed``. ``serving()`` serves the LLM while it writes.
+    Raises InputError where no triplet can be made.
     """
     run = source.run
     writer = check(run.config)
@@ -129,7 +136,9 @@ def synthesize(
     records = writer.records(run.cache)
     reads: list[Path | str] = [caption.record_file(run).file, writer.prompt.name]
     with stage("synthesize", run, reads, records.file, "texts") as report_:
-        answers = writing.write(writer, list(asked), records, report_, retry_failed)
+        if serving:
+            captioners.unload()  # the server may need its memory
+        answers = writing.write(writer, list(asked), records, report_, retry_failed, serving)
     reports.append(report_)
     found = list(_triplets(source, writer, asked, answers, made, dropped))
     found, more = _with_targets(source, gallery, found, dropped)

@@ -4,7 +4,8 @@ The answers are kept in one file a model and prompt, whatever they are for: keye
 went in, so that the same question is never asked twice, and a stopped run resumes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import WrittenRecord, typed
 
 FOLDER = "synthesize"
+Serving = Callable[[], contextlib.AbstractContextManager[str]]
+"""Returns what serves the LLM while it is entered, and yields its URL."""
 
 
 class Question(NamedTuple):
@@ -72,6 +75,11 @@ class Writer:
         own = config.synthesize.model
         llm = config.llm if own is None else config.llm.model_copy(update={"model": own})
         return cls(config.model_copy(update={"llm": llm}), prompts.load(prompt))
+
+    def at(self, url: str) -> "Writer":
+        """Return the same with its LLM behind a server."""
+        llm = self.config.llm.model_copy(update={"url": url})
+        return Writer(self.config.model_copy(update={"llm": llm}), self.prompt)
 
     @property
     def name(self) -> str:
@@ -183,17 +191,22 @@ def write(
     records: RecordFile,
     report: StageReport,
     retry_failed: bool = False,
+    serving: Serving | None = None,
 ) -> dict[Question, WrittenRecord]:
     """Ask what is not answered yet; return each question's record. Answers are kept as they come.
 
-    One that failed before stays so, unless ``retry_failed``. Raises ModelError if the LLM cannot
-    answer, or if its first answers show that it does something else.
+    One that failed before stays so, unless ``retry_failed``. The LLM is behind the URL that
+    ``serving()`` yields, where it is given and something is to be asked. Raises ModelError if the
+    LLM cannot answer, or if its first answers show that it does something else.
     """
     settled = Writer(settle(writer.config, records), writer.prompt)
     wanted = list(dict.fromkeys(questions))
     with records:
         stored = {question: _why_failed(record) for question, record in known(records).items()}
-        asking.keep(settled, wanted, stored, records, report, retry_failed, "text")
+        lacking = any(q not in stored or (retry_failed and stored[q] is not None) for q in wanted)
+        with serving() if serving and lacking else contextlib.nullcontext("") as url:
+            asker = settled.at(url) if url else settled
+            asking.keep(asker, wanted, stored, records, report, retry_failed, "text")
         answered = known(records)
     return {question: answered[question] for question in wanted}
 

@@ -21,6 +21,7 @@ from pipeline.datasets.triplets import Triplet
 from pipeline.demo import differences, world
 from pipeline.run import Run
 from pipeline.stages import embed, embeddings
+from tests.conftest import PROJECT
 from tests.stub import Fault, Running, Stub
 
 FEW = (
@@ -394,3 +395,69 @@ def test_from_a_folder_to_the_best_method_and_weights_by_the_demos_own_llm(
     asked = (str(photos / found[0].reference), found[0].text, "--gallery", str(photos))
     shown = seize("query", *asked, *best, "--method", "pdv", "--config", "demo", *places)
     assert shown["images"]
+
+
+VLLM = f"""#!{sys.executable}
+import json, os, sys
+sys.path.insert(0, {str(PROJECT)!r})
+from aiohttp import web
+from tests.stub import Stub
+with open(os.environ["STARTED"], "a") as stream:
+    print(*sys.argv[1:3], file=stream)
+def words(text):
+    if "Image" not in text:
+        return text
+    return json.dumps({{"text": "is on a beach", "target_caption": f"scene {{hash(text)}}"}})
+stub = Stub(answer=words, model=sys.argv[2])
+app = stub.application()
+async def healthy(request):
+    return web.Response()
+app.router.add_get("/health", healthy)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[sys.argv.index("--port") + 1]), print=None)
+"""
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """A program that serves as ``vllm serve`` does; returns what was served so far."""
+    program, started = tmp_path / "vllm", tmp_path / "started"
+    program.write_text(VLLM)
+    program.chmod(0o755)
+    monkeypatch.setenv("STARTED", str(started))
+    return lambda: started.read_text().splitlines() if started.exists() else []
+
+
+def test_an_llm_is_served_for_as_long_as_it_writes_and_not_where_all_is_written(
+    photos: Path, tmp_path: Path, vllm: Callable[[], list[str]]
+) -> None:
+    serve = ("--serve", "writer", "--vllm-bin", str(tmp_path / "vllm"))
+    made = run(tmp_path, str(photos), "--prompt", "edit", *serve)
+    found = triplets.read(tmp_path / "out" / "triplets.train.jsonl")
+    assert made["triplets"] == len(found) > 3
+    assert {one.generator for one in found} == {"writer"}
+    assert vllm() == ["serve writer"]
+    again = run(tmp_path, str(photos), "--prompt", "edit", *serve)
+    assert again["triplets"] == made["triplets"]
+    assert vllm() == ["serve writer"]
+    given = ("triplets", "rewrite", str(tmp_path / "out" / "triplets.train.jsonl"), "--config")
+    more = ("demo", "--out", str(tmp_path / "o.jsonl"), "--cache", str(tmp_path / "cache"))
+    result = CliRunner().invoke(main, [*given, *more, *serve], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert vllm() == ["serve writer"] * 2
+    missing = (*command(tmp_path, str(photos)), "--serve", "writer", "--vllm-bin", "/no/vllm")
+    refused = CliRunner().invoke(main, missing)
+    assert (refused.exit_code, "There is no vllm at /no/vllm" in refused.stderr) == (2, True)
+
+
+def test_every_stage_of_a_run_that_asks_the_llm_has_it_served(
+    small_world: Path, tmp_path: Path, vllm: Callable[[], list[str]]
+) -> None:
+    options = [
+        *("--dataset", "circo", "--data-root", str(small_world), "--limit", "2", *FEW),
+        *("--method", "pool:planned,seize", "--set", "search.decompose.prompt=atomic"),
+        *("--cache", str(tmp_path / "cache"), "--submissions", str(tmp_path / "submissions")),
+        *("--serve", "writer", "--vllm-bin", str(tmp_path / "vllm")),
+    ]
+    result = CliRunner().invoke(main, ["run", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert vllm() == ["serve writer"] * 2  # decompose, edit

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "cli/printing": "integration/test_cli.py",
     "cli/setup": "integration/test_cli.py",
     "cli/pairs": "unit/study/test_published.py",
+    "cli/serving": "integration/test_synthesize.py",
     "cli/stages": "integration/test_cli.py",
     "cli/turns": "integration/test_turns.py",
     "cli/train": "integration/test_train.py",
