@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.retrieval import bounded, products
 from pipeline.retrieval.scoring import Ends, RankEnds, Score, normalise, top_k
 
 BLOCK = 4_096
@@ -208,6 +209,16 @@ def top_images(
     return torch.cat([best.scores for best in kept]), torch.cat([best.rows for best in kept])
 
 
+def first_product(score: Score, images: int, k: int, excluded: Tensor | None) -> str | None:
+    """Return the name of the quick product that ``top_images`` takes first on this processor.
+
+    None where the search is too small for one, or of another kind.
+    """
+    if isinstance(score, RankEnds) or not bounded.pays(score, images, k, excluded):
+        return None
+    return products.ranked(score.positive.shape[1])[0].name
+
+
 def _one_pass(
     ends: Ends,
     gallery: Gallery,
@@ -216,6 +227,31 @@ def _one_pass(
     excluded: Tensor | None,
     device: str,
     advance: Callable[[int], Any],
+) -> Best:
+    images = gallery.shape[0] if inside is None else int(inside.sum())
+    if not bounded.pays(ends, images, k, excluded):
+        return _plain_pass(ends, gallery, k, inside, excluded, device, advance)
+    kept = Best(ends.count, k)
+    read = blocks(gallery, inside, device, advance, 0)
+    left_out = torch.from_numpy(bounded.search(ends, read, images, k, kept, excluded))
+    if left_out.all():
+        return _plain_pass(ends, gallery, k, inside, excluded, device)
+    if left_out.any():
+        own = ends.map(itemgetter(left_out))
+        never = None if excluded is None else excluded[left_out]
+        rest = _plain_pass(own, gallery, k, inside, never, device)
+        kept.scores[left_out], kept.rows[left_out] = rest.scores, rest.rows
+    return kept
+
+
+def _plain_pass(
+    ends: Ends,
+    gallery: Gallery,
+    k: int,
+    inside: NDArray[np.bool_] | None,
+    excluded: Tensor | None,
+    device: str,
+    advance: Callable[[int], Any] = ignore,
 ) -> Best:
     kept = Best(ends.count, k)
     for rows, features in blocks(gallery, inside, device, advance, ends.count):

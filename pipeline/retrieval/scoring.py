@@ -74,6 +74,26 @@ class Ends:
         return (torch.maximum if self.take_max else torch.minimum)(positive, negative)
 
 
+def shortest(ends: Ends) -> Tensor:
+    """Return the shortest vector (queries, d) between both ends of each query.
+
+    Each vector between them is a bound. With a shorter one fewer images reach a given inner
+    product, so that the list that is needed is shorter too.
+    """
+    import torch
+
+    if ends.positive is ends.negative:
+        return ends.positive
+    line = ends.positive - ends.negative
+    length = (line * line).sum(dim=1).clamp(min=torch.finfo(line.dtype).tiny)
+    return between(ends, (-(ends.negative * line).sum(dim=1) / length).clamp(0, 1))
+
+
+def between(ends: Ends, share: Tensor) -> Tensor:
+    """Return share·q⁺ + (1 − share)·q⁻ (queries, d) for ``share`` in [0, 1], (queries)."""
+    return share[:, None] * ends.positive + (1 - share)[:, None] * ends.negative
+
+
 @dataclass(frozen=True)
 class RankEnds:
     """The rank variant of SEIZE's score, for normalised features float32 (queries, d).

@@ -1,5 +1,6 @@
 """The best images of a run's galleries, by the scan or by the index that its settings ask for."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ class Searcher:
     """Searches the galleries among the run's image features.
 
     Attributes: ``visited``, images that were scored exactly where an index served, of all queries
-    together, and ``scanned``, queries for which no list was long enough.
+    together, and ``scanned``, queries for which no list was long enough; ``steps``, seconds of
+    scans by the product that came first, where there was a choice.
     Raises ConfigError for a kind of index that there is not.
     """
 
@@ -31,8 +33,13 @@ class Searcher:
         self.run = run
         self.images = images
         self.device = resolve_device(run.config.runtime.device)
-        self.visited = self.scanned = 0
+        self.restart()
         self._opened: dict[bytes, tuple[Gallery, Index]] = {}
+
+    def restart(self) -> None:
+        """Count from nothing again."""
+        self.visited = self.scanned = 0
+        self.steps: dict[str, float] = {}
 
     @property
     def scans(self) -> bool:
@@ -53,9 +60,16 @@ class Searcher:
         """
         excluded = part.excluded if excluding else None
         if self.scans or not len(part.chosen):
-            return ranking.top_images(
+            start, kind = time.monotonic(), None
+            if self.device == "cpu":
+                kind = ranking.first_product(score, len(part.chosen), k, excluded)
+            found = ranking.top_images(
                 score, part.gallery, k, part.inside, excluded, self.device, advance
             )
+            if kind is not None:
+                step = f"{kind} first"
+                self.steps[step] = self.steps.get(step, 0.0) + time.monotonic() - start
+            return found
         if isinstance(score, RankEnds):
             raise indexes.needs_scan(self.run.config.search.index.kind)
         gallery, index = self._open(part)
@@ -64,12 +78,12 @@ class Searcher:
             place = np.searchsorted(chosen, excluded.numpy()).clip(max=len(chosen) - 1)
             here = chosen[place] == excluded.numpy()
             excluded = excluded.new_tensor(np.where(here, place, -1))
-        found = certified.search(
+        listed = certified.search(
             score, gallery, index, k, excluded, device=self.device, advance=advance
         )
-        self.visited += int(found.visited.sum())
-        self.scanned += found.scanned
-        return found.scores, found.rows.new_tensor(chosen[found.rows.numpy()])
+        self.visited += int(listed.visited.sum())
+        self.scanned += listed.scanned
+        return listed.scores, listed.rows.new_tensor(chosen[listed.rows.numpy()])
 
     def _open(self, part: Part) -> tuple[Gallery, Index]:
         """Return the gallery of the part's images and its index, built if need be.

@@ -174,10 +174,10 @@ def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
             name = one.config.search.method
             lists = methods.lists(one.config, name, run.dataset.name, inputs.clues)
             searcher = inputs.searcher
-            searcher.visited = searcher.scanned = 0  # LDRE has searched its drops
+            searcher.restart()  # LDRE has searched its drops
             if lists is None:
                 score = methods.score(one.config, name, run.dataset.name, inputs.clues)
-                searcher.visited = searcher.scanned = 0
+                searcher.restart()
                 made = rank(one, score, searcher)
             else:
                 made = plans.rank(one, lists, searcher)
@@ -186,6 +186,7 @@ def _searched(run: Run, runs: Sequence[Run]) -> list[StageReport]:
             report.failed |= inputs.lacks(name)
             write_records(output.file, output.header, map(asdict, made))
             report.computed = len(made)
+            report.steps |= {step: round(seconds, 4) for step, seconds in searcher.steps.items()}
             if not searcher.scans:
                 report.visited = round(searcher.visited / len(made), 1)
                 log.info(

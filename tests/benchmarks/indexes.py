@@ -25,7 +25,7 @@ from pipeline.retrieval.files import Features
 from pipeline.retrieval.indexes import certified
 from pipeline.retrieval.indexes.flat import Flat
 from pipeline.retrieval.ranking import top_images
-from pipeline.retrieval.scoring import Ends, increment_ends, normalise
+from pipeline.retrieval.scoring import Ends, between, increment_ends, normalise, shortest
 from tests.benchmarks.report import Size, table
 
 WIDTH = 64
@@ -152,10 +152,10 @@ def _lists_needed(ends: Ends, features: Features) -> str:
 
     shares = torch.linspace(0, 1, 5).tolist()
     rows = [
-        (f"λ = {share:g}", *needed(certified.between(ends, torch.full((QUERIES,), share))))
+        (f"λ = {share:g}", *needed(between(ends, torch.full((QUERIES,), share))))
         for share in shares
     ]
-    rows.append(("the shortest", *needed(certified.shortest(ends))))
+    rows.append(("the shortest", *needed(shortest(ends))))
     return table(
         f"List that the certificate needs for the {K} best of {features.shape[0]:,} images, by "
         "λ of λq⁺ + (1 − λ)q⁻",

@@ -1,8 +1,11 @@
-"""How fast the search is at CIRCO's size, against the two bare matrix products A·Gᵀ and B·Gᵀ.
+"""How fast the search is at CIRCO's size, against FAISS's flat search and bare matrix products.
 
-``make bench ARGS=search``: ratios measured in one run, best of some rounds. The gallery is
-synthetic: clustered unit vectors; composed features lie near a gallery image, content features near
-the composed ones, as captions and edits do.
+FAISS searches with one product where SEIZE's score takes two, A·Gᵀ and B·Gᵀ.
+
+``make bench ARGS=search``: ratios measured in one run, best of some rounds in which all ways take
+turns. Galleries are synthetic: clustered unit vectors, and ones of a falling spectrum around a
+mean, as CLIP's; composed features lie near a gallery image, content features near the composed
+ones, as captions and edits do.
 """
 
 import multiprocessing
@@ -14,12 +17,16 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.retrieval.ranking import top_images
+from pipeline.retrieval import products
+from pipeline.retrieval.products import Product
+from pipeline.retrieval.ranking import Gallery, top_images
 from pipeline.retrieval.scoring import Ends, RankEnds, Score, increment_ends, normalise
 from pipeline.store.features import FeatureFile, write_features
 from tests.benchmarks.report import Size, extra_memory, table
@@ -76,13 +83,59 @@ def best(run: Callable[[], Any], rounds: int) -> float:
     return min(times)
 
 
+def best_of(rounds: int, *runs: Callable[[], Any]) -> list[float]:
+    """Return the seconds of each run's fastest; they take turns, so that all meet the same load."""
+    times = [[best(run, 1) for run in runs] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def of_falling_spectrum(queries: int, images: int, width: int) -> tuple[Array, Array, Array]:
+    """Return features as ``data`` does, but without clusters, and far from evenly spread.
+
+    The mean takes half of their length, and the variance along the i-th direction falls as 1 / i.
+    """
+    rng = np.random.default_rng(1)
+    spread = (1 / np.sqrt(1 + np.arange(width))).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(width, width)))[0].astype(np.float32)
+    mean = rng.normal(size=width).astype(np.float32)
+    mean *= np.linalg.norm(spread) / np.linalg.norm(mean)
+
+    def drawn(rows: int) -> Array:
+        made: Array = rng.normal(size=(rows, width)).astype(np.float32) * spread @ turn
+        return made
+
+    raw = drawn(images) + mean
+    composed = raw[rng.integers(images, size=queries)] + 0.5 * drawn(queries)
+    content = composed + 0.7 * drawn(queries)
+    found = [normalise(torch.from_numpy(rows)).numpy() for rows in (composed, content, raw)]
+    return found[0], found[1], found[2]
+
+
+def by(kinds: tuple[type[Product], ...], score: Score, gallery: Gallery, k: int) -> None:
+    """Search by certain products; by none, in the plain way."""
+    with patch.object(products, "ranked", lambda width: kinds):
+        top_images(score, gallery, k)
+
+
 def tables(size: Size) -> Iterator[str]:
-    """Measure 800 queries (small: 200) on 123,403 images of 768 dimensions."""
-    queries, images, width, k = 800 if size == "full" else 200, 123_403, 768, 50
+    """Measure 800 queries (small: 400) on 123,403 images (61,000) of 768 dimensions."""
+    queries, images, width, k = (
+        (800, 123_403, 768, 50) if size == "full" else (400, 61_000, 768, 50)
+    )
+    rounds = 5 if size == "full" else 2
     a, b, g = data(queries, images, width)
     composed, content, gallery = map(torch.from_numpy, (a, b, g))
     ends = increment_ends(content, composed, 0.13, 2.1)
+    others = increment_ends(content, composed, 2.1, 0.13)
+    drops = (content - composed).repeat(960 // queries + 1, 1)[:960]
+    one = ends.map(itemgetter(slice(1)))
     store = ArrayGallery(g)
+    flat = faiss.IndexFlatIP(width)
+    flat.add(g)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    start = time.perf_counter()
+    first = products.ranked(width)
+    choice = time.perf_counter() - start
 
     def bare() -> None:
         for start in range(0, images, 16_384):
@@ -90,43 +143,101 @@ def tables(size: Size) -> Iterator[str]:
             _ = composed @ block.T
             _ = content @ block.T
 
-    rounds = 3 if size == "full" else 2
-    products = best(bare, rounds)
-    ours = best(lambda: top_images(ends, store, k), rounds)
-    theirs = best(lambda: released(composed, content, normalise(gallery), k), 1)
     with tempfile.TemporaryDirectory() as folder:
-        stored, others = on_disk(g, Path(folder)), increment_ends(content, composed, 2.1, 0.13)
-        drops = (content - composed).repeat(960 // queries + 1, 1)[:960]
-        by_place = RankEnds(content[:100], composed[:100], 5e-7, 5e-7)
-        halves = best(lambda: top_images(ends, stored, k), rounds)
-        runs = (
-            (f"smaller of two ends, {queries} queries", ends, k),
-            (f"larger of two ends, {queries} queries", others, k),
-            (f"LDRE's largest drops, {len(drops)} captions", Ends(drops, drops), 5),
-            ("rank variant, 100 queries", by_place, k),
+        stored = on_disk(g, Path(folder))
+        ways: dict[str, Callable[[], Any]] = {
+            "FAISS IndexFlatIP, one product": lambda: flat.search(a, k),
+            "two bare products by torch": bare,
+            f"seize as here: {', then '.join(kind.name for kind in first)}": lambda: top_images(
+                ends, store, k
+            ),
+            "the same, larger of both ends": lambda: top_images(others, store, k),
+            "the same, float16 on disk": lambda: top_images(ends, stored, k),
+            f"the same, LDRE's {len(drops)} drops, k = 5": lambda: top_images(
+                Ends(drops, drops), store, 5
+            ),
+            "plain, two products where needed": lambda: by((), ends, store, k),
+        }
+        for kind in products.PRODUCTS:
+            if kind.supported() and products.holds(kind, width):
+                ways[f"by {kind.name} alone"] = partial(by, (kind,), ends, store, k)
+        seconds = dict(zip(ways, best_of(rounds, *ways.values()), strict=True))
+        seconds["as released"] = best(lambda: released(composed, content, normalise(gallery), k), 1)
+        single = dict(
+            zip(
+                ("FAISS IndexFlatIP, one query", "seize, one query", "seize, one, float16 on disk"),
+                best_of(
+                    rounds,
+                    lambda: flat.search(a[:1], k),
+                    lambda: top_images(one, store, k),
+                    lambda: top_images(one, stored, k),
+                ),
+                strict=True,
+            )
         )
-        fresh = multiprocessing.get_context("spawn")  # memory that was freed is not given back
-        taken = []
-        for name, score, count in runs:
-            with ProcessPoolExecutor(1, mp_context=fresh) as one:
-                taken.append((name, one.submit(memory, score, stored.file, count).result()))
-    ways = (
-        ("two products", products),
-        ("as released", theirs),
-        ("seize", ours),
-        ("seize, float16 on disk", halves),
-    )
+        taken = list(_memories(ends, others, drops, content, composed, stored, k))
+    title = f"{queries} queries, {images:,} images, {width} dimensions, k = {k}, best of {rounds}"
     yield table(
-        f"Search, {queries} queries, {images:,} images, {width} dimensions, k = {k}, best of "
-        f"{rounds} runs",
-        ("way", "seconds", "ratio to two products"),
-        [(name, f"{seconds:.2f}", f"{seconds / products:.2f}") for name, seconds in ways],
+        f"Search, {title}; finding out what is quick took {choice:.2f} s, once",
+        ("way", "seconds", "ratio to FAISS", "to two products"),
+        [*_ratios(seconds, "two bare products by torch"), *_ratios(single)],
+    )
+    a, b, g = of_falling_spectrum(queries, images, width)
+    harder = increment_ends(torch.from_numpy(b), torch.from_numpy(a), 0.13, 2.1)
+    store, flat = ArrayGallery(g), faiss.IndexFlatIP(width)
+    flat.add(g)
+    ways = {
+        "FAISS IndexFlatIP, one product": lambda: flat.search(a, k),
+        "seize as here": lambda: top_images(harder, store, k),
+        "plain, two products where needed": lambda: by((), harder, store, k),
+    }
+    yield table(
+        f"The same on features of a falling spectrum, {title}",
+        ("way", "seconds", "ratio to FAISS"),
+        _ratios(dict(zip(ways, best_of(rounds, *ways.values()), strict=True))),
     )
     yield table(
         f"Memory of the search beside {images:,} images in float16 on disk",
         ("score", "extra MB at the peak"),
         [(name, f"{size / 1e6:.0f}") for name, size in taken],
     )
+
+
+def _ratios(seconds: dict[str, float], other: str | None = None) -> list[tuple[str, ...]]:
+    """Return lines: a way, its seconds, and their ratios to the first way's and to other's."""
+    first = next(iter(seconds.values()))
+    return [
+        (
+            way,
+            f"{taken:.3f}",
+            f"{taken / first:.2f}",
+            *(() if other is None else (f"{taken / seconds[other]:.2f}",)),
+        )
+        for way, taken in seconds.items()
+    ]
+
+
+def _memories(
+    ends: Ends,
+    others: Ends,
+    drops: torch.Tensor,
+    content: torch.Tensor,
+    composed: torch.Tensor,
+    stored: FeatureFile,
+    k: int,
+) -> Iterator[tuple[str, int]]:
+    """Yield what some searches are called and take at their peak."""
+    by_place = RankEnds(content[:100], composed[:100], 5e-7, 5e-7)
+    runs = (
+        (f"smaller of two ends, {ends.count} queries", ends, k),
+        (f"larger of two ends, {ends.count} queries", others, k),
+        (f"LDRE's largest drops, {len(drops)} captions", Ends(drops, drops), 5),
+        ("rank variant, 100 queries", by_place, k),
+    )
+    fresh = multiprocessing.get_context("spawn")  # memory that was freed is not given back
+    for name, score, count in runs:
+        with ProcessPoolExecutor(1, mp_context=fresh) as one:
+            yield name, one.submit(memory, score, stored.file, count).result()
 
 
 def memory(score: Score, file: Path, k: int) -> int:

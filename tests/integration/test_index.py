@@ -5,17 +5,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.retrieval import bounded, products, ranking
 from pipeline.retrieval.indexes import certified
+from pipeline.retrieval.scoring import Ends
 from pipeline.run import Run
 from pipeline.stages import search
 from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
+
+NAMES = {kind.name for kind in products.PRODUCTS}
 
 
 def with_index(run: Run, kind: str, **fields: object) -> Run:
@@ -57,6 +62,31 @@ def test_search_by_an_index_gives_the_scans_rankings_gallery_by_gallery(
         search.search(with_index(run.with_method("seize-rank"), "flat"))
     with pytest.raises(ConfigError, match="Did you mean 'faiss-hnsw'"):
         search.search(with_index(run, "hnsw"))
+
+
+def test_a_scan_by_quick_products_ranks_as_the_plain_one_and_a_profile_names_the_first(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(search__top_k=1)
+    run_stages(run)
+    (plain,), expected = search.search(run), images(run)
+    assert plain.steps == {}
+    search.ranking_file(run).file.unlink()
+    monkeypatch.setattr(bounded, "MULTIPLY_ADDS", 0)
+    monkeypatch.setattr(bounded, "QUERIES", 1)
+    for module in (bounded, ranking):
+        monkeypatch.setattr(module, "FIRST", len(run.dataset.images) // 8)
+    monkeypatch.setattr(bounded, "pays", partial(pays_for_one, bounded.pays))
+    (quick,) = search.search(run)
+    assert images(run) == expected
+    assert [step.removesuffix(" first") in NAMES for step in quick.steps] == [True]
+
+
+def pays_for_one(
+    pays: Callable[..., bool], ends: Ends, images: int, k: int, excluded: object
+) -> bool:
+    """Whether a search pays that takes a part in sixteen of its first block."""
+    return pays(ends, images, 0, None)
 
 
 def test_another_breadth_makes_another_ranking_of_the_same_index(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.retrieval.indexes.base import Index, Rows
 from pipeline.retrieval.ranking import Gallery, ignore, top_images, without
-from pipeline.retrieval.scoring import Ends, normalise, top_k
+from pipeline.retrieval.scoring import Ends, normalise, shortest, top_k
 
 FIRST = 2
 """A query's first list is this many times as long as the top-k: nearly always enough."""
@@ -48,24 +48,6 @@ class Found:
     """Images that were scored exactly (queries); the whole gallery for a query that was scanned."""
     scanned: int
     """Queries that were scanned in the end, because no list was long enough."""
-
-
-def shortest(ends: Ends) -> Tensor:
-    """Return the shortest vector (queries, d) between both ends of each query.
-
-    Each vector between them is a bound. With a shorter one fewer images reach a given inner
-    product, so that the list that is needed is shorter too.
-    """
-    if ends.positive is ends.negative:
-        return ends.positive
-    line = ends.positive - ends.negative
-    length = (line * line).sum(dim=1).clamp(min=torch.finfo(line.dtype).tiny)
-    return between(ends, (-(ends.negative * line).sum(dim=1) / length).clamp(0, 1))
-
-
-def between(ends: Ends, share: Tensor) -> Tensor:
-    """Return share·q⁺ + (1 − share)·q⁻ (queries, d) for ``share`` in [0, 1], (queries)."""
-    return share[:, None] * ends.positive + (1 - share)[:, None] * ends.negative
 
 
 def search(
