@@ -46,7 +46,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
     "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
-    "--concurrency": ("runtime.concurrency", int, "requests in flight; chosen from the server"),
+    "--concurrency": ("runtime.concurrency", int, "most requests in flight; chosen by asking"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
     "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),
     "--allow-pickle": ("runtime.allow_pickle", bool, "load CLIP weights that can run code"),

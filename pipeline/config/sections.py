@@ -151,7 +151,7 @@ class RuntimeConfig(Section):
         default=None,
         ge=1,
         le=65_536,
-        description="requests in flight to a server; chosen from it by default",
+        description="requests in flight to a server at most; found out by asking by default",
     )
     timeout: float = Field(
         default=120.0, gt=0, le=LONGEST_WAIT, description="seconds a request may take"

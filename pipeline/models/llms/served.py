@@ -21,8 +21,8 @@ class ServedLlm:
 
     @property
     def notes(self) -> list[str]:
-        """What the servers do not take, in words."""
-        return self.manner.notes
+        """What the servers do not take, and how often they refused, in words."""
+        return [*self.manner.notes, *self.client.notes]
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield answers as they arrive; raises ModelError if the server or the model is not there.

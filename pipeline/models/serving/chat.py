@@ -4,47 +4,33 @@ aiohttp, not the ``openai`` package: at tens of thousands of short requests its 
 """
 
 import asyncio
-import base64
+import functools
 import json
-import os
+import random
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
 import aiohttp
-import tenacity
 
 from pipeline.config import RuntimeConfig
-from pipeline.errors import ConfigError, ModelError
-from pipeline.masking import hide, without_credentials
+from pipeline.errors import ModelError
 from pipeline.models.serving import dialect, responses
+from pipeline.models.serving.connection import URLS, Connection
 from pipeline.models.serving.endpoints import CHAT, Endpoint, tokens_of
-from pipeline.models.serving.responses import ODD, BodyError, line, read_body
+from pipeline.models.serving.faults import OVERLOADED, Kind, Refused, Transient
+from pipeline.models.serving.pace import MOST, START, Pace, Ticket
+from pipeline.models.serving.responses import BodyError, read_body
 from pipeline.run import log
 
 BREAK_AFTER = 20
 """Requests that fail one after another, none succeeding, before the server is called broken."""
+BREAK_SOON = 3
+"""The same where nothing was answered for twice as long as a request may take."""
 NOT_HERE = (404, 405, 501)
 """HTTP statuses of an address that answers no such requests, and never will."""
-CHECK_TIMEOUT = 10.0
-"""Seconds in which a server that is there lists its models."""
-FALLBACK_CONCURRENCY = 64
-"""Requests in flight at a server that does not tell how many it can take."""
-URLS = "--llm-url, --captioner-url, --verifier-url, --clip-url"
-"""The options that name a server; a client does not know which one it serves."""
-MOST_CONCURRENCY = 256
-"""vLLM's own default for how many sequences it runs at a time."""
-LONGEST_MESSAGE = 300
-"""Characters of a server's error that are shown."""
 LONGEST_COMPLAINT = 10_000
 """Characters of an error's body in which is looked for what the server refuses."""
-LONGEST_SECRET = 10_000
-"""Characters beyond those shown that are looked through for secrets which reach into them."""
-LONGEST_NAME = 100
-"""Characters of a served model's name that are shown."""
-NAMED = 5
-"""Models that an error names of those which a server serves."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +50,12 @@ class Completion:
     """What the endpoint answers that is no text, such as a vector."""
 
 
-class Transient(Exception):
-    """A fault worth another try; ``after`` is how many seconds the server asks to wait."""
-
-    def __init__(self, message: str, after: float | None = None, busy: bool = False) -> None:
-        super().__init__(message)
-        self.after = after
-        self.busy = busy  # HTTP 429: tried again until the total limit, however often
-
-
 @dataclass
 class _State:
     """What the requests of one ``complete`` call share."""
 
     requests: Iterator[tuple[int, dict[str, Any]]]
+    answered_at: float
     done: list[Completion] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     error: ModelError | None = None
@@ -85,11 +63,10 @@ class _State:
 
 
 class ChatClient:
-    """One model behind one server. The key comes from the environment and never leaves requests.
+    """One model behind one server; see ``Connection`` for its address and key.
 
-    A user and password in ``url`` take the key's place, and ``self.url`` is without them.
-    ``concurrency`` None chooses from the server: as many requests as fit a vLLM's KV cache.
-    Raises ConfigError for a key that no request can carry.
+    ``concurrency`` None: as many requests in flight as fit a vLLM's KV cache; at other servers the
+    number is found by asking. Safe to use from threads, which share it.
     """
 
     def __init__(
@@ -100,26 +77,33 @@ class ChatClient:
         manner: dialect.Manner | None = None,
         endpoint: Endpoint = CHAT,
     ) -> None:
-        self.url, credentials = without_credentials(url.rstrip("/"))
+        self.connection = Connection(url, model, runtime, endpoint.advice)
+        self.url = self.connection.url
         self.dialect = dialect.Dialect(self.url, manner or dialect.Manner())
         self.model = model
         self.runtime = runtime
         self.endpoint = endpoint
-        self._authorization, self._secrets = _authorization(credentials, runtime.api_key_variable)
+        self.pace = Pace(lambda times: _backoff(times), runtime.give_up_after)
+        self._paced = False
+        self._refusal = ""
 
-    def _session(self, **options: Any) -> aiohttp.ClientSession:
-        """Return a session for requests to the server; proxies of the environment are not used."""
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self._authorization:
-            headers["Authorization"] = self._authorization
-        return aiohttp.ClientSession(headers=headers, auto_decompress=False, **options)
+    @property
+    def notes(self) -> list[str]:
+        """How often the server refused requests, in words."""
+        if not self.pace.refusals:
+            return []
+        return [
+            f"The server at {self.url} refused {self.pace.refusals:,} requests for the time being, "
+            f"the last so: {self._refusal}. They were asked again, in the end {self.pace.number:,} "
+            "at a time."
+        ]
 
     def check(self) -> None:
         """Raise ModelError if the server is not there, refuses the key or serves another model."""
 
         async def ask() -> None:
-            async with self._session() as session:
-                await self._check(session)
+            async with self.connection.session() as session:
+                await self.connection.check(session)
 
         asyncio.run(ask())
 
@@ -141,13 +125,12 @@ class ChatClient:
             return
         timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
         connector = aiohttp.TCPConnector(limit=0)
-        async with self._session(timeout=timeout, connector=connector) as session:
-            await self._check(session)
-            count = self.runtime.concurrency or await self._fitting(session, first[1])
-            state = _State(_chain(first, requests))
-            workers = [asyncio.create_task(self._work(session, state)) for _ in range(count)]
-            for worker in workers:
-                worker.add_done_callback(lambda _: state.wake.set())
+        async with self.connection.session(timeout=timeout, connector=connector) as session:
+            await self.connection.check(session)
+            await self._set_pace(session, first[1])
+            state = _State(_chain(first, requests), self.pace.clock())
+            asking = asyncio.create_task(self._ask_all(session, state))
+            asking.add_done_callback(lambda _: state.wake.set())
             try:
                 while True:
                     state.wake.clear()
@@ -156,71 +139,156 @@ class ChatClient:
                         yield batch
                     elif state.error:
                         raise state.error
-                    elif all(worker.done() for worker in workers):
+                    elif asking.done():
                         break
                     else:
                         await state.wake.wait()
-                for worker in workers:
-                    worker.result()  # raises what no fault of a server explains
+                asking.result()  # raises what no fault of a server explains
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
 
-    async def _work(self, session: aiohttp.ClientSession, state: _State) -> None:
-        """Take requests one by one until there are none left, or one ended it for all."""
-        while state.error is None:
-            request = next(state.requests, None)
-            if request is None:
-                return
-            try:
-                completion = await self._ask(session, *request)
-            except ModelError as error:
-                state.error = state.error or error
-                state.wake.set()
-                return
-            state.failed_in_a_row = state.failed_in_a_row + 1 if completion.reason else 0
-            state.done.append(completion)
+    async def _ask_all(self, session: aiohttp.ClientSession, state: _State) -> None:
+        """Take requests as there is room for them until there are none, or one ended it for all."""
+        working: set[asyncio.Task[None]] = set()
+        ended = asyncio.Event()
+
+        def done(ticket: Ticket, work: asyncio.Task[None]) -> None:
+            self.pace.leave(ticket)  # it may have been cancelled before it began
+            if not work.cancelled() and work.exception() is None:
+                working.discard(work)
+            ended.set()
+
+        try:
+            while state.error is None:
+                if len(working) >= self.pace.number:  # those that wait for another try count, too
+                    ended.clear()
+                    await ended.wait()
+                    continue
+                ticket = await self.pace.enter()
+                request = None
+                try:
+                    request = next(state.requests, None)
+                finally:
+                    if request is None:
+                        self.pace.leave(ticket)
+                if request is None:
+                    break
+                work = asyncio.create_task(self._work(session, state, request, ticket))
+                working.add(work)
+                work.add_done_callback(functools.partial(done, ticket))
+            await asyncio.gather(*working)
+        finally:
+            for work in working:
+                work.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+
+    async def _work(
+        self,
+        session: aiohttp.ClientSession,
+        state: _State,
+        request: tuple[int, dict[str, Any]],
+        ticket: Ticket,
+    ) -> None:
+        try:
+            completion = await self._ask(session, *request, ticket)
+        except ModelError as error:
+            state.error = state.error or error.with_traceback(None)
             state.wake.set()
-            if state.failed_in_a_row >= BREAK_AFTER and state.error is None:
-                state.error = ModelError(
-                    f"The server at {self.url} failed at {state.failed_in_a_row} requests in a "
-                    f"row, the last: {completion.reason}. Answers so far are kept; mend the server "
-                    "or the request, then repeat the same command with --retry-failed."
-                )
+            return
+        state.done.append(completion)
+        state.wake.set()
+        if completion.reason is None:
+            state.failed_in_a_row, state.answered_at = 0, self.pace.clock()
+            return
+        state.failed_in_a_row += 1
+        silent = self.pace.clock() - state.answered_at > 2 * self.runtime.give_up_after
+        most = BREAK_SOON if silent else BREAK_AFTER
+        if state.failed_in_a_row >= most and state.error is None:
+            state.error = ModelError(
+                f"The server at {self.url} failed at {state.failed_in_a_row} requests in a "
+                f"row, the last: {completion.reason}. Answers so far are kept; mend the server "
+                "or the request, then repeat the same command with --retry-failed."
+            )
 
     async def _ask(
-        self, session: aiohttp.ClientSession, key: int, body: dict[str, Any]
+        self, session: aiohttp.ClientSession, key: int, body: dict[str, Any], ticket: Ticket
     ) -> Completion:
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            wait=_wait,
-            stop=tenacity.stop_any(
-                _TriedEnough(self.runtime.retries),
-                tenacity.stop_before_delay(self.runtime.give_up_after),
-            ),
-            reraise=True,
-        )
         thinks = False
         while True:  # again in the words that this server takes
             roomy = thinks or self.dialect.thinks
             sent = self.dialect.body(body, roomy)
             data = json.dumps({"model": self.model, **sent}).encode()
             try:
-                reply: dialect.Reply = await retrying(self._once, session, data)
+                reply = await self._persist(session, data, ticket)
             except Transient as fault:
-                await self._check(session)  # raises if it is the server, not this request
-                tries = retrying.statistics["attempt_number"]
-                return Completion(key, (), reason=f"{fault}, after {tries} tries")
-            except _Refused as refusal:
+                await self.connection.check(session)  # raises if it is the server, not this request
+                return Completion(key, (), reason=str(fault))
+            except Refused as refusal:
                 adapts = self.endpoint.adapts
                 if not (adapts and self.dialect.learns(body, sent, roomy, refusal.complaint)):
                     return Completion(key, (), reason=str(refusal))
-                continue
-            thinks = self.dialect.needs_room(reply, roomy)
-            if not thinks:
-                texts, truncated, first_token, tokens, _, content = reply
-                return Completion(key, texts, truncated, None, first_token, tokens, content)
+            else:
+                thinks = self.dialect.needs_room(reply, roomy)
+                if not thinks:
+                    texts, truncated, first_token, tokens, _, content = reply
+                    return Completion(key, texts, truncated, None, first_token, tokens, content)
+            ticket = await self.pace.enter()
+
+    async def _persist(
+        self, session: aiohttp.ClientSession, data: bytes, ticket: Ticket
+    ) -> dialect.Reply:
+        """Send a request until it is answered; raises the last Transient, which says how often.
+
+        Only what may be the request's own fault counts against ``runtime.retries``.
+        """
+        end = self.pace.clock() + self.runtime.give_up_after
+        tries = faults = excused = 0
+        while True:
+            tries += 1
+            try:
+                return await self._send(session, data, ticket)
+            except Transient as fault:
+                last = fault.with_traceback(None)  # which would hold this frame, in a circle
+            pause = last.after or 0.0
+            if last.excused(excused):
+                excused += 1
+                again = _backoff(excused - 1) if excused > 1 and last.crowded else 0.0
+                pause, wait = again, max(again, pause, self.pace.rest())
+            else:
+                faults += 1
+                pause = wait = max(pause, _backoff(faults))
+            left = end - self.pace.clock()
+            if faults <= self.runtime.retries and wait <= left:
+                try:
+                    async with asyncio.timeout(left):
+                        await asyncio.sleep(pause)
+                        ticket = await self.pace.enter()
+                    continue
+                except TimeoutError:
+                    pass
+            asked = ""
+            if last.after is not None and last.after > left:
+                asked = f" and asks to wait {last.after:,.0f} s"
+            raise Transient(f"{last}{asked}, after {tries} tries", last.kind)
+
+    async def _send(
+        self, session: aiohttp.ClientSession, data: bytes, ticket: Ticket
+    ) -> dialect.Reply:
+        """Send a request once, and learn from what becomes of it how many the server takes."""
+        ticket.at = self.pace.clock()
+        try:
+            reply = await self._once(session, data)
+            self.pace.answered(ticket)
+            return reply
+        except Transient as fault:
+            if fault.kind != "other":
+                self._tell(fault)
+                rests = fault.kind in ("limited", "refused")
+                fault.crowded = self.pace.refused(ticket, fault.after, rests)
+            raise
+        finally:
+            self.pace.leave(ticket)
 
     async def _once(self, session: aiohttp.ClientSession, data: bytes) -> dialect.Reply:
         try:
@@ -228,153 +296,80 @@ class ChatClient:
             async with session.post(address, data=data, allow_redirects=False) as response:
                 content = await read_body(response)
         except TimeoutError:
-            raise Transient(f"no answer within {self.runtime.timeout:g} s") from None
+            raise Transient(f"no answer within {self.runtime.timeout:g} s", "late") from None
         except BodyError as error:
             raise Transient(str(error)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Transient(f"connection lost ({type(error).__name__})") from None
+            # A body that was cut short is this request's fault.
+            cut = isinstance(error, aiohttp.ClientPayloadError | ValueError)
+            kind: Kind = "other" if cut else "lost"
+            raise Transient(f"connection lost ({type(error).__name__})", kind) from None
+        self.pace.told(responses.allowance(response.headers))
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
             return self.endpoint.parse(content)
         except ValueError as error:
-            raise Transient(self._shown(str(error))) from None
+            raise Transient(self.connection.shown(str(error))) from None
 
     async def _fault(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse, content: bytes
     ) -> Exception:
         """Return the exception that a response other than 200 stands for."""
-        status = response.status
-        said = f"HTTP {status}: {self._shown(responses.message(content))}"
-        complaint = self._shown(dialect.complaint(content), LONGEST_COMPLAINT)
+        status, shown = response.status, self.connection.shown
+        said = f"HTTP {status}: {shown(responses.message(content))}"
+        complaint = shown(dialect.complaint(content), LONGEST_COMPLAINT)
         if dialect.out_of_money(status, complaint):
             return ModelError(
                 f"The server at {self.url} answers no more: {said}. What was answered is kept; "
                 "settle this with whoever runs it, then repeat the same command."
             )
         if 300 <= status < 400:
-            return self._sent_on(response)
+            return self.connection.sent_on(response)
         if status in (401, 403):
-            return self._wants_key()
+            return self.connection.wants_key()
         if status in NOT_HERE:
-            await self._check(session)  # raises if the model is not served
+            await self.connection.check(session)  # raises if the model is not served
             return ModelError(
                 f"{self.url}/{self.endpoint.path}: {said}. Is the address right ({URLS})?"
                 f"{self.endpoint.advice}"
             )
         if status >= 500 and dialect.refuses_system(complaint):
-            return _Refused(said, complaint)
+            return Refused(said, complaint)
         if status in (408, 409, 425, 429) or status >= 500:
             after = responses.retry_after(response.headers.get("Retry-After"))
-            return Transient(said, after, busy=status == 429)
-        return _Refused(said, complaint)
+            limited = status == 429 or (status in OVERLOADED and after is not None)
+            kind: Kind = "refused" if status in OVERLOADED else "other"
+            return Transient(said, "limited" if limited else kind, after)
+        return Refused(said, complaint)
 
-    def _shown(self, text: str, length: int = LONGEST_MESSAGE) -> str:
-        """Return the beginning of what a server said, without the secrets that it was sent.
-
-        They are masked before anything is cut: a part of one would be no secret to ``replace``.
-        """
-        return hide(line(text[: length + LONGEST_SECRET]), self._secrets)[:length]
-
-    def _sent_on(self, response: aiohttp.ClientResponse) -> ModelError:
-        where = self._shown(response.headers.get("Location", ""))
-        return ModelError(
-            f"The server at {self.url} sends requests on to {where or 'elsewhere'} (HTTP "
-            f"{response.status}). That is not followed: captions, images and the key would go "
-            f"there. If it is the right one, give its address ({URLS})."
-        )
-
-    def _wants_key(self) -> ModelError:
-        variable = self.runtime.api_key_variable
-        return ModelError(
-            f"The server at {self.url} refuses the key: set {variable} to one that it takes."
-        )
-
-    async def _check(self, session: aiohttp.ClientSession) -> None:
-        """Raise ModelError if the server is not there or does not serve the model."""
-        limit = aiohttp.ClientTimeout(total=CHECK_TIMEOUT)
-        try:
-            address = f"{self.url}/models"
-            async with session.get(address, timeout=limit, allow_redirects=False) as response:
-                content = await read_body(response)
-        except BodyError:
-            return  # as of those that do not list their models
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            raise ModelError(
-                f"There is no server at {self.url}, or it stopped answering "
-                f"({type(error).__name__}). What was answered is kept. Start it (`seize serve-llm "
-                f"{self.model}`, or `vllm serve`) or give the address of one that runs ({URLS}); "
-                f"then repeat the same command.{self.endpoint.advice}"
-            ) from None
-        if response.status in (401, 403):
-            raise self._wants_key()
-        if 300 <= response.status < 400:
-            raise self._sent_on(response)
-        try:
-            served = [str(model["id"]) for model in json.loads(content)["data"]]
-        except ODD:
-            return  # some servers do not list their models
-        if self.model not in served:
-            named = ", ".join(self._shown(name, LONGEST_NAME) for name in served[:NAMED])
-            more = f" and {len(served) - NAMED:,} more" if len(served) > NAMED else ""
-            raise ModelError(
-                f"The server at {self.url} does not serve {self.model!r}. It serves: "
-                f"{named or 'nothing'}{more}. Name one that it serves, or give the address of "
-                f"another server ({URLS})."
+    def _tell(self, fault: Transient) -> None:
+        """Say once that the server refuses."""
+        if not self._refusal:
+            log.info(
+                "The server at %s takes fewer requests at a time, or in a time, than it is sent "
+                "(%s). They are asked again, as many as it takes.",
+                self.url,
+                fault,
             )
+        self._refusal = str(fault)
 
-    async def _fitting(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> int:
-        """Return how many requests like ``body`` a vLLM's KV cache holds; else a fixed number."""
-        try:
-            address = f"{self.url.removesuffix('/v1')}/metrics"
-            async with session.get(address, allow_redirects=False) as response:
-                metrics = (await read_body(response)).decode(errors="replace")
-        except (aiohttp.ClientError, OSError, ValueError):
-            metrics = ""
-        capacity = responses.kv_cache(metrics)
-        count = FALLBACK_CONCURRENCY
-        if capacity is not None:
-            count = min(max(capacity // max(tokens_of(body), 1), 8), MOST_CONCURRENCY)
-        log.info("Keeps %d requests in flight at %s (--concurrency changes it).", count, self.url)
-        return count
-
-
-def _authorization(credentials: str, variable: str) -> tuple[str | None, list[str]]:
-    """Return the Authorization header, None without any, and what of it must never be shown.
-
-    Raises ConfigError for a key that cannot be in a header.
-    """
-    if credentials:
-        said = unquote(credentials)
-        encoded = base64.b64encode(said.encode()).decode()
-        return f"Basic {encoded}", [credentials, said, encoded, said.partition(":")[2]]
-    key = os.environ.get(variable, "").strip()  # a file with Windows' line ends leaves \r
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            f"The key in {variable} holds a line break or another character that a request cannot "
-            "carry. Set it again, to the key alone."
-        )
-    return (f"Bearer {key}", [key]) if key else (None, [])
-
-
-class _TriedEnough(tenacity.stop.stop_base):
-    """Stop after some retries, unless the server only says that it is busy."""
-
-    def __init__(self, retries: int) -> None:
-        self.retries = retries
-
-    def __call__(self, state: tenacity.RetryCallState) -> bool:
-        fault = state.outcome.exception() if state.outcome else None
-        busy = isinstance(fault, Transient) and fault.busy
-        return not busy and state.attempt_number > self.retries
-
-
-class _Refused(Exception):
-    """The server will never answer this request (HTTP 400 and the like)."""
-
-    def __init__(self, message: str, complaint: str) -> None:
-        super().__init__(message)
-        self.complaint = complaint  # all that it says about it
+    async def _set_pace(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> None:
+        """Choose the number in flight: at a vLLM how many like ``body`` its cache holds."""
+        if self._paced:
+            return
+        self._paced = True
+        number = self.runtime.concurrency
+        if number is None:
+            capacity = responses.kv_cache(await self.connection.metrics(session))
+            if capacity is None:
+                said = "Begins with %d requests in flight at %s, and finds out how many it takes"
+                log.info(f"{said} (--concurrency N: at most N).", START, self.url)
+                return
+            number = min(max(capacity // max(tokens_of(body), 1), 8), MOST)
+            said = "Keeps %d requests in flight at %s (--concurrency changes it)."
+            log.info(said, number, self.url)
+        self.pace.keep(number)
 
 
 def _chain(
@@ -384,14 +379,9 @@ def _chain(
     yield from rest
 
 
-_backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=30, jitter=1)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Back off with jitter, and at least as long as the server asks."""
-    fault = state.outcome.exception() if state.outcome else None
-    asked = fault.after if isinstance(fault, Transient) and fault.after else 0.0
-    return max(asked, float(_backoff(state)))
+def _backoff(times: int) -> float:
+    """Return the seconds to wait before another try, after so many; with jitter."""
+    return min(0.5 * 2.0 ** (times - 1), 30.0) + random.uniform(0, 1)
 
 
 def in_turn(batches: AsyncGenerator[list[Completion], None]) -> Iterator[Completion]:

@@ -29,7 +29,7 @@ def connect(
 
 
 class Replicas:
-    """Servers that answer alike. ``concurrency`` is for each of them. Safe to use from threads.
+    """Servers that answer alike, each with its own number in flight. Safe to use from threads.
 
     Each takes requests as its answers come, so a quicker one takes more. One that is gone is left
     out until the next call, which tries all again, and the others take what it had in flight.
@@ -38,6 +38,11 @@ class Replicas:
     def __init__(self, clients: Sequence[ChatClient]) -> None:
         self.clients = tuple(clients)
         self._gone: set[str] = set()  # their URLs, so that each is told once
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say of each server, in words."""
+        return [note for client in self.clients for note in client.notes]
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield a completion for each request as ``ChatClient.complete`` does.

@@ -32,6 +32,11 @@ class Reranker:
         self.client = connect(config.url, config.model, runtime, endpoint=endpoint)
         self._useless: list[float] | None = []  # scores; None once one was a probability
 
+    @property
+    def notes(self) -> list[str]:
+        """How often the servers refused requests, in words."""
+        return self.client.notes
+
     def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
         """Yield verdicts as they come; raises ModelError if the server cannot be used.
 

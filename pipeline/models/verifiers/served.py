@@ -37,8 +37,8 @@ class ServedVerifier:
 
     @property
     def notes(self) -> list[str]:
-        """What the servers do not take, in words."""
-        return self.manner.notes
+        """What the servers do not take, and how often they refused, in words."""
+        return [*self.manner.notes, *self.client.notes]
 
     def judge(self, prompt: VerifyPrompt, questions: Iterable[Question]) -> Iterator[Verdict]:
         """Yield verdicts as they come; raises ModelError if the server cannot be used.

@@ -54,7 +54,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda state: 0.01)
+    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda times: 0.01)
 
 
 def served(url: str, **settings: Any) -> ServedEncoder:

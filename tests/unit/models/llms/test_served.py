@@ -44,9 +44,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr(
-        "pipeline.models.serving.chat._backoff", lambda state: 0.01 * state.attempt_number
-    )
+    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda times: 0.01 * times)
 
 
 def llm(server: Running, model: str = "echo", **runtime: Any) -> ServedLlm:

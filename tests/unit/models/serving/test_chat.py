@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda state: 0.01)
+    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda times: 0.01)
 
 
 def client(url: str, model: str = "echo", **runtime: Any) -> ChatClient:
@@ -235,7 +235,7 @@ def test_credentials_of_an_address_are_used_and_never_shown(
     with pytest.raises(ModelError, match="There is no server at http://127") as error:
         completed(url)
     said = f"{error.value} {caplog.text} {answers[1].reason}"
-    assert "Keeps 64 requests in flight" in said
+    assert "Begins with 8 requests in flight" in said
     assert not any(part in said for part in ("hun", "bWU6"))
 
 

@@ -31,9 +31,7 @@ def servers() -> Iterator[list[Running]]:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off by milliseconds."""
-    monkeypatch.setattr(
-        "pipeline.models.serving.chat._backoff", lambda state: 0.01 * state.attempt_number
-    )
+    monkeypatch.setattr("pipeline.models.serving.chat._backoff", lambda times: 0.01 * times)
 
 
 def requests(count: int) -> Iterator[tuple[int, dict[str, Any]]]:

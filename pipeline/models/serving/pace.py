@@ -1,0 +1,301 @@
+"""How many requests one server is sent at a time, and when: learnt from what it answers.
+
+The number begins small and is doubled while that makes more answers a second (the number divided by
+the mean latency: Little's law). A refusal (HTTP 429, 503, a connection that is refused or lost, no
+answer in time) halves it; what the server held while it refused is what it can take, to which the
+number returns at once, and beyond which it goes by small and ever rarer steps. A server that
+refuses while it has nothing else to do limits requests by time: it is left alone for a while, then
+asked as often as it answered before, and a little more often as long as that goes well.
+"""
+
+import asyncio
+import functools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.models.serving.responses import Allowance
+
+START = 8
+"""Requests in flight at first, at a server that does not tell how many it can take."""
+MOST = 256
+"""vLLM's own default for how many sequences it runs at a time."""
+SPAN = 16
+"""Answers, at least, by which the speed of a number in flight is judged."""
+ELASTICITY = 0.1
+"""A number that is twice as high must give ``2 ** ELASTICITY`` times as many answers a second."""
+PATIENCE, LONGEST_PATIENCE = 32, 4096
+"""Answers before a higher number is tried again; doubled whenever that fails."""
+FASTER, SLOWEST, UNBOUND = 0.05, 64, 8
+"""By how much requests come closer after twice as many answers as the server gave before it refused
+(at most ``SLOWEST``), doubled each time; after how many times they are not kept apart any more."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One request in flight."""
+
+    at: float
+    """When it was sent."""
+    era: int
+    """The number's changes before that."""
+    full: bool
+    """Whether no other could have been sent beside it."""
+    open: bool = True
+    """Whether it still counts."""
+
+
+class Pace:
+    """The number in flight at one server. Safe to use from threads, each with its own event loop.
+
+    ``backoff`` gives the seconds to wait after so many refusals in a row; ``patience`` is how many
+    seconds a server may ask to be left alone.
+    """
+
+    def __init__(
+        self,
+        backoff: Callable[[int], float],
+        longest_rest: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self.refusals = 0
+        """Requests that the server refused, all told."""
+        self.in_flight = 0
+        self.number = START
+        """How many may be in flight."""
+        self._backoff = backoff
+        self._longest_rest = longest_rest
+        self._lock = threading.RLock()
+        self._waiting: deque[Callable[[], object]] = deque()  # they wake those who wait
+        self._growth = _Growth()
+        self._spacing = _Spacing()
+        self._in_a_row = 0
+        self._rest_until = -math.inf
+        self._left: float = math.inf  # requests that the server allows until ``_renewed``
+        self._renewed = -math.inf
+
+    def keep(self, number: int) -> None:
+        """Have ``number`` in flight and never more; fewer only where the server refuses."""
+        with self._lock:
+            self.number = number
+            self._growth.most = number
+
+    async def enter(self) -> Ticket:
+        """Wait until a request may be sent, and count it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            woken = loop.create_future()
+            wake = functools.partial(loop.call_soon_threadsafe, _finish, woken)
+            with self._lock:
+                wait = self.wait()
+                if wait <= 0:
+                    return self.take()
+                self._waiting.append(wake)
+            try:
+                async with asyncio.timeout(wait if wait < math.inf else None):
+                    await woken
+            except TimeoutError:
+                self._forget(wake)
+            except asyncio.CancelledError:
+                if not self._forget(wake):  # it was this one's turn
+                    with self._lock:
+                        self._rouse()
+                raise
+
+    def _forget(self, wake: Callable[[], object]) -> bool:
+        """Take one who waits out of the line; return whether it was in there."""
+        with self._lock:
+            found = wake in self._waiting
+            if found:
+                self._waiting.remove(wake)
+            return found
+
+    def wait(self) -> float:
+        """Return in how many seconds a request may be sent; endless where others must end first."""
+        if self.in_flight >= (1 if self._spacing.probes else self.number):
+            return math.inf
+        now, until = self.clock(), max(self._rest_until, self._spacing.next)
+        if self._left <= 0 and now >= self._renewed and self.in_flight:
+            return math.inf  # one answer tells how many more are allowed from now on
+        if self._left <= 0:
+            until = max(until, self._renewed)
+        return max(until - now, 0.0)
+
+    def take(self) -> Ticket:
+        """Count a request as sent."""
+        now = self.clock()
+        self.in_flight += 1
+        self._left -= 1
+        self._spacing.send(now)
+        self._rouse()
+        return Ticket(now, self._growth.era, self.in_flight >= self.number)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Count a request as ended, once; after ``answered`` or ``refused`` if it was either."""
+        with self._lock:
+            if ticket.open:
+                ticket.open = False
+                self.in_flight -= 1
+                self._rouse()
+
+    def answered(self, ticket: Ticket) -> None:
+        """Learn from an answer."""
+        with self._lock:
+            self._in_a_row = 0
+            self._spacing.answered(ticket.at)
+            self.number = self._growth.answered(ticket, self.number, self.clock() - ticket.at)
+
+    def refused(self, ticket: Ticket, after: float | None = None, rests: bool = True) -> bool:
+        """Learn from a refusal; return whether the server had other requests at that time.
+
+        ``after`` is how many seconds it asks to wait. ``rests``: where it had no others, it is left
+        alone for a while.
+        """
+        with self._lock:
+            now, others = self.clock(), self.in_flight - 1
+            self.refusals += 1
+            self.number = self._growth.refused(ticket, self.number, others)
+            if after is not None and after <= self._longest_rest:
+                self._rest_until = max(self._rest_until, now + after)
+            elif rests and not others:
+                self._in_a_row += 1
+                self._rest_until = max(self._rest_until, now + self._backoff(self._in_a_row))
+            if not others and self._rest_until > now:
+                self._spacing.refused(now)
+            return others > 0
+
+    def rest(self) -> float:
+        """Return for how many seconds the server is left alone from now on."""
+        return max(self._rest_until - self.clock(), 0.0)
+
+    def told(self, allowance: Allowance) -> None:
+        """Learn how many more requests the server allows, and until when."""
+        remaining, seconds = allowance
+        with self._lock:
+            self._left = math.inf
+            if remaining is not None and seconds is not None and seconds <= self._longest_rest:
+                # Others in flight may or may not be counted yet.
+                self._left = remaining - (self.in_flight - 1)
+                self._renewed = self.clock() + seconds
+
+    def _rouse(self) -> None:
+        """Let the next who waits look whether it may go."""
+        if self._waiting and self.in_flight < self.number:
+            self._waiting.popleft()()
+
+
+class _Growth:
+    """The number in flight as it follows from answers and refusals."""
+
+    def __init__(self) -> None:
+        self.most = MOST
+        self.era = 0
+        self._cut_at = 0  # the era that the last refusal began
+        self._step = MOST
+        self._proven = 0  # what the server held while it refused more
+        self._halved = 0  # half of what was in flight when it refused
+        self._best: tuple[int, float] | None = None  # a number, and its answers a second
+        self._patience, self._resting = PATIENCE, 0
+        self._answers, self._seconds = 0, 0.0  # of the current number
+
+    def answered(self, ticket: Ticket, number: int, seconds: float) -> int:
+        """Return the number after an answer that took ``seconds``."""
+        self._resting -= 1
+        if number < min(self._proven, self.most):
+            return self._change(number + 1)
+        if not ticket.full or ticket.era != self.era:
+            return number
+        self._answers += 1
+        self._seconds += seconds
+        if self._answers < max(number, SPAN):
+            return number
+        speed = number * self._answers / max(self._seconds, 1e-9)
+        self._answers, self._seconds = 0, 0.0
+        if self._best is not None and number > self._best[0]:
+            before, best = self._best
+            if speed < best * (number / before) ** ELASTICITY:
+                self._rest()
+                return self._change(before)
+            self._step *= 2
+            self._patience = PATIENCE
+        self._best = number, speed
+        higher = min(number + self._step, 2 * number, self.most)
+        return number if self._resting > 0 or higher == number else self._change(higher)
+
+    def refused(self, ticket: Ticket, number: int, others: int) -> int:
+        """Return the number after a refusal, while ``others`` were in flight.
+
+        Requests that were sent before the number was halved do not halve it again.
+        """
+        if not others:  # that is no matter of the number
+            self._proven = max(self._proven, min(self._halved, self.most))
+            return max(number, self._proven)
+        if ticket.era < self._cut_at:
+            self._proven = min(self._proven, others)
+            return self._change(min(number, self._proven))
+        self._halved = max(number // 2, 1)
+        self._proven, self._step, self._best = others, 1, None
+        self._rest()
+        number = self._change(min(self._halved, self._proven))
+        self._cut_at = self.era
+        return number
+
+    def _rest(self) -> None:
+        self._resting = self._patience
+        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+
+    def _change(self, number: int) -> int:
+        self.era += 1
+        self._answers, self._seconds = 0, 0.0
+        return number
+
+
+class _Spacing:
+    """Seconds between requests to a server that takes only so many in a time."""
+
+    def __init__(self) -> None:
+        self.next = -math.inf
+        """When the next may be sent."""
+        self._apart = 0.0
+        self._began: float | None = None  # when the requests were sent that ``_count`` counts
+        self._count = 0
+        self._refused_at: float | None = None
+        self._enough, self._clean = 0, 0
+
+    @property
+    def probes(self) -> bool:
+        """Whether one request is to find out whether the server takes any again."""
+        return self._refused_at is not None
+
+    def send(self, now: float) -> None:
+        """Note a request that is sent."""
+        self._began = now if self._began is None else self._began
+        self.next = now + self._apart
+
+    def answered(self, sent: float) -> None:
+        """Note an answer to what was ``sent``; the first after a rest tells the server's time."""
+        if self._refused_at is not None and sent >= self._refused_at:
+            if self._count and self._began is not None:
+                self._apart = (sent - self._began) / self._count
+                self._enough, self._clean = min(max(2 * self._count, START), SLOWEST), 0
+            self._began, self._count, self._refused_at = sent, 0, None
+        self._count += 1
+        if self._apart and self._refused_at is None and not self._count % self._enough:
+            self._apart /= 1 + FASTER * 2**self._clean
+            self._clean += 1
+            if self._clean > UNBOUND:
+                self._apart = 0.0
+
+    def refused(self, now: float) -> None:
+        """Note that the server rests from now on."""
+        if self._refused_at is None:
+            self._refused_at = now
+
+
+def _finish(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_result(None)
