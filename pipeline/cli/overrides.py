@@ -35,7 +35,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
         float,
         "cosine from which images are near-duplicates, shown as one result",
     ),
-    "--index": ("search.index.kind", str, "scan, flat, faiss-hnsw, faiss-ivf or milvus"),
+    "--index": ("search.index.kind", str, "scan, flat, clusters, faiss-hnsw, faiss-ivf or milvus"),
     "--milvus-url": (
         "runtime.milvus_url",
         str,

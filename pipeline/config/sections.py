@@ -15,12 +15,15 @@ class IndexConfig(Section):
     """Where the search takes its candidates from. An approximate index may change the ranking."""
 
     kind: str = Field(
-        default="scan", description="scan, flat, faiss-hnsw, faiss-ivf or milvus: see docs/scale.md"
+        default="scan",
+        description="scan, flat, clusters, faiss-hnsw, faiss-ivf or milvus: see docs/scale.md",
     )
     links: int = Field(default=32, ge=2, description="HNSW: neighbours of an image")
     construction: int = Field(default=100, ge=1, description="HNSW: images tried to link one")
     breadth: int = Field(default=256, ge=1, description="HNSW: images tried a query")
-    lists: int | None = Field(default=None, ge=1, description="IVF: clusters; 4·√images by default")
+    lists: int | None = Field(
+        default=None, ge=1, description="IVF and clusters: how many; 4·√images by default"
+    )
     probes: int = Field(default=64, ge=1, description="IVF: clusters tried a query")
 
 

@@ -184,6 +184,20 @@ def is_intact(file: Path) -> bool:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from None
 
 
+def is_ready(file: Path) -> bool:
+    """Return whether there is a sealed file that is as it was written; a damaged one is not used.
+
+    Who reads it memory-mapped believes what stands there: damaged, it crashes the process or gives
+    wrong results.
+    """
+    if not file.exists():
+        return False
+    if is_intact(file):
+        return True
+    log.warning("%s is damaged; it is built again.", file)
+    return False
+
+
 def _checksum_of_file(file: Path, end: int) -> bytes:
     checksum = xxhash.xxh3_64()
     with file.open("rb") as stream:

@@ -45,7 +45,7 @@ def test_search_by_an_index_gives_the_scans_rankings_gallery_by_gallery(
     for method in ("seize", "ldre"):
         search.search(run.with_method(method))
         expected[method] = images(run.with_method(method))
-    for kind in ("flat", "faiss-hnsw", "faiss-ivf"):
+    for kind in ("flat", "clusters", "faiss-hnsw", "faiss-ivf"):
         for method in ("seize", "ldre"):
             indexed = with_index(run.with_method(method), kind)
             (report,) = search.search(indexed)
@@ -55,8 +55,8 @@ def test_search_by_an_index_gives_the_scans_rankings_gallery_by_gallery(
         # An approximate index may change the ranking, so it has a file of its own.
         assert (search.ranking_file(indexed).file == search.ranking_file(run).file) is False
         same = search.ranking_file(with_index(run, kind)).file == search.ranking_file(run).file
-        assert same is (kind == "flat")
-        built = list(run.cache.rglob(f"{kind}-*.faiss"))
+        assert same is (kind in ("flat", "clusters"))
+        built = list(run.cache.rglob(f"{kind}-*"))
         assert len(built) == (0 if kind == "flat" else 3)
     with pytest.raises(ConfigError, match="seize-rank"):
         search.search(with_index(run.with_method("seize-rank"), "flat"))

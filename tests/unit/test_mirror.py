@@ -202,6 +202,7 @@ ELSEWHERE = {
     "retrieval/indexes/certified": "unit/retrieval/indexes/test_indexes.py",
     "retrieval/indexes/faiss": "unit/retrieval/indexes/test_indexes.py",
     "retrieval/indexes/flat": "unit/retrieval/indexes/test_indexes.py",
+    "retrieval/indexes/layout": "unit/retrieval/indexes/test_clusters.py",
     "retrieval/indexes/milvus": "unit/retrieval/indexes/test_indexes.py",
     "retrieval/methods/baselines": "unit/retrieval/methods/test_methods.py",
     "retrieval/methods/ensemble": "unit/retrieval/methods/test_methods.py",

@@ -21,6 +21,14 @@ def _flat(gallery: "Gallery", settings: IndexConfig, file: Path, runtime: Runtim
     return Flat(gallery, resolve_device(runtime.device))
 
 
+def _clusters(
+    gallery: "Gallery", settings: IndexConfig, file: Path, runtime: RuntimeConfig
+) -> "Index":
+    from pipeline.retrieval.indexes.clusters import opened
+
+    return opened(gallery, settings, file.with_suffix(".clusters"))
+
+
 def _hnsw(gallery: "Gallery", settings: IndexConfig, file: Path, runtime: RuntimeConfig) -> "Index":
     from pipeline.retrieval.indexes.faiss import hnsw
 
@@ -43,12 +51,13 @@ def _milvus(
 
 KINDS: dict[str, Opener] = {
     "flat": _flat,
+    "clusters": _clusters,
     "faiss-hnsw": _hnsw,
     "faiss-ivf": _ivf,
     "milvus": _milvus,
 }
 
-EXACT = ("scan", "flat")
+EXACT = ("scan", "flat", "clusters")
 """Kinds that never change a ranking."""
 
 

@@ -1,9 +1,11 @@
 """What an index of a gallery offers, whatever serves it."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.retrieval.ranking import Gallery
 
@@ -22,6 +24,20 @@ class Index(Protocol):
         """Return the k largest inner products of each of ``vectors`` (n, d), falling, and their
         gallery rows, both (n, k); row -1 and -inf fill up where it found fewer.
         """
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best images of every query, best first, equal scores in gallery order."""
+
+    scores: Tensor
+    """float32 (queries, up to k); -inf where there are fewer."""
+    rows: Tensor
+    """int64 (queries, up to k)."""
+    visited: NDArray[np.int64]
+    """Images whose whole feature was read (queries); all of the gallery where it was scanned."""
+    scanned: int
+    """Queries that were scanned in the end, because no list was long enough."""
 
 
 class Members:

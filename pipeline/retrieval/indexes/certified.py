@@ -7,16 +7,15 @@ ends bound it together. With an exact index the result is that of the scan.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.retrieval.indexes.base import Index, Rows
+from pipeline.retrieval.indexes.base import Found, Index, Rows
+from pipeline.retrieval.indexes.clusters import Clusters
 from pipeline.retrieval.ranking import Gallery, ignore, top_images, without
 from pipeline.retrieval.scoring import Ends, normalise, shortest, top_k
 
@@ -34,20 +33,6 @@ SHARE = 8
 
 CANDIDATES = 64 << 20
 """Bytes of candidates' features held at a time."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best images of every query, best first, equal scores in gallery order."""
-
-    scores: Tensor
-    """float32 (queries, up to k); -inf where there are fewer."""
-    rows: Tensor
-    """int64 (queries, up to k)."""
-    visited: NDArray[np.int64]
-    """Images that were scored exactly (queries); the whole gallery for a query that was scanned."""
-    scanned: int
-    """Queries that were scanned in the end, because no list was long enough."""
 
 
 def search(
@@ -70,6 +55,8 @@ def search(
     if excluded is None:
         excluded = torch.full((ends.count, 1), -1)
     k = min(k, images)
+    if isinstance(index, Clusters):  # which knows more than a list's end to stop at
+        return index.best(ends, _probes(ends, bound), k, excluded, advance)
     scores = torch.full((ends.count, k), float("-inf"))
     rows = torch.zeros((ends.count, k), dtype=torch.long)
     visited = np.zeros(ends.count, dtype=np.int64)
@@ -79,8 +66,7 @@ def search(
         open_ones = []
         for chunk in torch.split(todo, max(1, CANDIDATES // (4 * width * length))):
             own = ends.map(itemgetter(chunk))
-            probes = [own.positive, own.negative] if own.take_max else [bound(own)]
-            found, unseen = _listed(index, probes, length)
+            found, unseen = _listed(index, _probes(own, bound), length)
             exact = _exact(own, gallery, found, excluded[chunk])
             best, places = top_k(exact, torch.arange(found.shape[1]), k)
             sure = best[:, -1] > unseen + _margin(own)
@@ -98,6 +84,11 @@ def search(
         visited[todo.numpy()] = images
         advance(len(todo))
     return Found(scores, rows, visited, len(todo))
+
+
+def _probes(ends: Ends, bound: Callable[[Ends], Tensor]) -> list[Tensor]:
+    """Return vectors (queries, d) one of which bounds each image's score from above."""
+    return [ends.positive, ends.negative] if ends.take_max else [bound(ends)]
 
 
 def _listed(index: Index, probes: list[Tensor], length: int) -> tuple[Tensor, Tensor]:

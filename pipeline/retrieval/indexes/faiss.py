@@ -16,8 +16,8 @@ from pipeline.errors import InputError
 from pipeline.retrieval.indexes.base import Rows, Scores, Vectors
 from pipeline.retrieval.ranking import Gallery
 from pipeline.retrieval.scoring import normalise
-from pipeline.run import log, progress
-from pipeline.store.files import atomic, is_intact, lock, seal
+from pipeline.run import progress
+from pipeline.store.files import atomic, is_ready, lock, seal
 
 BLOCK = 16_384
 """Images added at a time."""
@@ -54,9 +54,9 @@ class Faiss:
 
 def hnsw(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
     """Return the graph in ``file``, built first where it is not there."""
-    if not _is_there(file):
+    if not is_ready(file):
         with lock(file):
-            if not _is_there(file):
+            if not is_ready(file):
                 index = _factory(gallery, f"HNSW{settings.links}_SQfp16")
                 index.hnsw.efConstruction = settings.construction
                 _fill(index, gallery, file)
@@ -68,9 +68,9 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
 
     A sample of the gallery, evenly spaced, says where the clusters are; it is held in memory.
     """
-    if not _is_there(file):
+    if not is_ready(file):
         with lock(file):
-            if not _is_there(file):
+            if not is_ready(file):
                 images = gallery.shape[0]
                 lists = settings.lists or round(4 * images**0.5)
                 lists = max(1, min(lists, images // SAMPLES))
@@ -79,19 +79,6 @@ def ivf(gallery: Gallery, settings: IndexConfig, file: Path) -> Faiss:
                 index.train(_features(gallery.take(np.arange(count) * images // count)))
                 _fill(index, gallery, file)
     return Faiss(file, settings.breadth, settings.probes)
-
-
-def _is_there(file: Path) -> bool:
-    """Return whether there is an index that is as it was written; a damaged one is built again.
-
-    FAISS believes what it reads: a damaged index crashes the process or gives rows that are not.
-    """
-    if not file.exists():
-        return False
-    if is_intact(file):
-        return True
-    log.warning("%s is damaged; it is built again.", file)
-    return False
 
 
 def _factory(gallery: Gallery, description: str) -> Any:
