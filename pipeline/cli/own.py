@@ -237,7 +237,7 @@ def _shown(word: str) -> str | Path:
     type=click.IntRange(1, 1024),
     default=20,
     show_default=True,
-    help="MiB of an uploaded image",
+    help="MiB of the images uploaded for a query",
 )
 @click.option(
     "--max-pixels",

@@ -27,12 +27,13 @@ from pipeline.errors import InputError, SeizeError
 from pipeline.images.files import encoded, endings, open_image
 from pipeline.own import dialogue, running
 from pipeline.own.checks import lacking
-from pipeline.own.folder import State
+from pipeline.own.folder import State, hash_of
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
 from pipeline.own.result import Result
 from pipeline.pages import bodies, openapi, tokens
-from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, Bodies, Form
+from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, MOST_UPLOADS, Bodies, Form, Model
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
+from pipeline.pages.export import MOST_EXPORTED, Exported, Exports
 from pipeline.pages.indexing import Indexing
 from pipeline.pages.owner import Owner
 from pipeline.pages.questions import (
@@ -87,7 +88,7 @@ class Limits:
     """What one server does for its users."""
 
     upload: int = 20 << 20
-    """Bytes of an uploaded image."""
+    """Bytes of the images that are uploaded for one query."""
     pixels: int = 50_000_000
     """Pixels of an uploaded image."""
     queries: int = 4
@@ -142,6 +143,7 @@ class App:
         self.quick = Workers(2, backlog)  # images, and rankings by texts that are known
         self.texts = Workers(1, limits.waiting)  # rankings by new texts, which CLIP has to read
         self.bodies = Bodies()
+        self.exports = Exports(gallery, self.quick)
         self._images: OrderedDict[str, tuple[State, bytes]] = OrderedDict()
         """Small images by hash, and what their files were when they were read."""
         self._images_lock = threading.Lock()
@@ -160,6 +162,7 @@ class App:
             web.get("/images/{hash:[0-9a-f]{64}}/{size:small|large}", self.image),
             web.post("/query", self.query),
             web.post("/rank", self.rank),
+            web.post("/export", self.export),
         ]
 
     async def health(self, request: web.Request) -> web.Response:
@@ -169,11 +172,11 @@ class App:
 
     async def described(self, request: web.Request) -> web.Response:
         """Answer what can be asked, as OpenAPI has it."""
-        return answer(openapi.description(Question, Texts))
+        return answer(openapi.description(Question, Texts, Exported))
 
     async def documented(self, request: web.Request) -> web.Response:
         """Answer the same as a page."""
-        text = openapi.page(openapi.description(Question, Texts))
+        text = openapi.page(openapi.description(Question, Texts, Exported))
         return web.Response(text=text, content_type="text/html")
 
     async def settings(self, request: web.Request) -> web.Response:
@@ -198,6 +201,8 @@ class App:
                 "max_upload": self.limits.upload,
                 "longest_text": LONGEST_TEXT,
                 "most_images": MOST_IMAGES,
+                "most_exported": MOST_EXPORTED,
+                "most_uploads": MOST_UPLOADS,
             }
         )
 
@@ -286,10 +291,10 @@ class App:
             return await self._search(request, form)
 
     async def _search(self, request: web.Request, form: Form) -> web.StreamResponse:
-        question = _asked(bodies.parse(Question, form.fields), form.image is not None)
+        question = _asked(bodies.parse(Question, form.fields), bool(form.images))
         self._check_index()
         gallery = _chosen(self.gallery, question)
-        upload = form.image
+        uploads = await self.light.submit(lambda: [hash_of(one.content) for one in form.images])
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[str]()
 
         def tell(step: str) -> None:
@@ -303,17 +308,21 @@ class App:
                     *(gallery, question.references, question.relative_caption, left),
                     *(question.state, question.unwanted, tell),
                 )
-            contents: list[bytes] = []
-            names: list[str] = []
+            own = [question.reference] if question.reference else []
+            contents = [
+                *map(self.gallery.content, own),
+                *(upload.content for upload in form.images),
+                *map(self.gallery.content, question.more),
+            ]
+            names = [
+                *("the image" for _ in own),
+                *(upload.name for upload in form.images),
+                *("a further image" for _ in question.more),
+            ]
             pixels: int | None = None  # an image of the gallery may have what the index takes
             by = "runtime.max_pixels"
-            if upload is not None:
-                contents, names = [upload.content], [upload.name]
+            if form.images:
                 pixels, by = self.limits.pixels, "--max-pixels"
-            elif question.reference is not None:
-                contents, names = [self.gallery.content(question.reference)], ["the image"]
-            contents += map(self.gallery.content, question.more)
-            names += ["a further image"] * len(question.more)
             text, unwanted = question.relative_caption, question.unwanted
             return gallery.search(contents, text, names, tell, pixels, by, unwanted)
 
@@ -330,7 +339,7 @@ class App:
                 await send({"step": "wait", "ahead": ahead})
             async for step in _until(job, steps):
                 await send({"step": step})
-            await send({"result": _result(await job, question.start)})
+            await send({"result": _result(await job, question.start) | {"uploads": uploads}})
         except SeizeError as error:
             await send({"error": for_visitors(error)})
         except ConnectionError:  # the user has gone
@@ -344,10 +353,7 @@ class App:
 
     async def rank(self, request: web.Request) -> web.Response:
         """Answer a ranking by given texts (JSON): sliders, another method, edits by hand."""
-        with self.bodies.hold(request, JSON_BYTES):
-            async with self.bodies.arriving():
-                body = await bodies.read(request, JSON_BYTES)
-            asked = _asked(await self.light.submit(lambda: bodies.parse_json(Texts, body)))
+        asked = _asked(await self._json(request, Texts))
         gallery = _chosen(self.gallery, asked)
         texts = [asked.relative_caption, asked.unlike, *asked.captions, *asked.edited_captions]
         left = asked.left(gallery.config.search.method)
@@ -363,6 +369,17 @@ class App:
             )
         )
         return answer(_result(ranked, asked.start))
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Answer the originals of images (JSON: their hashes) as one ZIP file."""
+        self._check_index()
+        return await self.exports.send(request, await self._json(request, Exported))
+
+    async def _json(self, request: web.Request, kind: type[Model]) -> Model:
+        with self.bodies.hold(request, JSON_BYTES):
+            async with self.bodies.arriving():
+                body = await bodies.read(request, JSON_BYTES)
+            return await self.light.submit(lambda: bodies.parse_json(kind, body))
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:
         """Load the models while the first user reads the page; end the threads with the server."""

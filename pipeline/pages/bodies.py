@@ -22,7 +22,7 @@ from pipeline.printable import one_line
 from pipeline.yamls import first_problem
 
 FORM_BYTES = 1 << 16
-"""Bytes that a form may have beside its image."""
+"""Bytes that a form may have beside its images."""
 JSON_BYTES = 4 << 20
 """Bytes of a JSON body."""
 JSON_STRUCTURE = 1 << 16
@@ -37,6 +37,8 @@ RECEIVED = 32
 """Bodies that may arrive at a time."""
 HELD = 256 << 20
 """Bytes of bodies held in memory at a time."""
+MOST_UPLOADS = 8
+"""Images of a form."""
 LONGEST_NAME = 100
 """Characters kept of an upload's name."""
 
@@ -60,10 +62,10 @@ class Upload:
 
 @dataclass
 class Form:
-    """A form's fields by name, and its image."""
+    """A form's fields by name, and its images."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    image: Upload | None = None
+    images: list[Upload] = field(default_factory=list)
 
 
 class Bodies:
@@ -129,7 +131,7 @@ async def read(request: web.Request, most: int) -> bytes:
 
 
 async def read_form(request: web.Request, most_image: int) -> Form:
-    """Return a form (multipart, or fields alone as in a URL); its image has ``most_image`` bytes.
+    """Return a form (multipart, or fields alone as in a URL); its images have ``most_image``.
 
     Raises InputError for what is no form, HTTPRequestEntityTooLarge for what is too large.
     """
@@ -149,7 +151,8 @@ async def read_form(request: web.Request, most_image: int) -> Form:
 
 async def _multipart(request: web.Request, most_image: int) -> Form:
     check_encoding(request.headers, request.charset)
-    form, reader, left = Form(), await request.multipart(), FORM_BYTES
+    form, reader = Form(), await request.multipart()
+    left, left_images = FORM_BYTES, most_image
     while (part := await reader.next()) is not None:
         if not isinstance(part, BodyPartReader) or part.name is None:
             raise InputError("A form's fields have names, and no forms inside.")
@@ -162,12 +165,13 @@ async def _multipart(request: web.Request, most_image: int) -> Form:
             content = await _part(request, part, left, most_image)
             left -= len(content)
             form.fields[part.name] = content.decode()
-        elif form.image is not None:
-            raise InputError("The form has more than one image.")
+        elif len(form.images) >= MOST_UPLOADS:
+            raise InputError(f"The form has more than {MOST_UPLOADS} images: send fewer.")
         else:
-            content = await _part(request, part, most_image, most_image)
+            content = await _part(request, part, left_images, most_image)
+            left_images -= len(content)
             if content or part.filename:  # a browser sends an empty one where none was chosen
-                form.image = Upload(file_name(part.filename or ""), content)
+                form.images.append(Upload(file_name(part.filename or ""), content))
     return form
 
 

@@ -6,6 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 
 from pipeline import __version__
+from pipeline.pages.bodies import MOST_UPLOADS
 from pipeline.pages.result import WEB
 
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -26,6 +27,7 @@ RESULT = {
         "vector": {"type": "string", "description": "the query, for a turn that goes on from it"},
         "images": {
             "type": "array",
+            "description": "from `start` on, at most `top_k`",
             "items": {
                 "type": "object",
                 "properties": {
@@ -47,13 +49,16 @@ RESULT = {
 }
 
 
-def description(question: type[BaseModel], texts: type[BaseModel]) -> dict[str, Any]:
-    """Return the API's description; ``question`` and ``texts`` are what the requests are read as.
+def description(
+    question: type[BaseModel], texts: type[BaseModel], exported: type[BaseModel]
+) -> dict[str, Any]:
+    """Return the API's description; the types are what /query, /rank and /export are read as.
 
     The schemas of requests are the models' own, so that they cannot differ from what is taken.
     """
     asked = question.model_json_schema()
-    asked["properties"] |= {"image": {"type": "string", "format": "binary"}}
+    file = {"type": "string", "format": "binary"}
+    asked["properties"] |= {"image": {"type": "array", "items": file, "maxItems": MOST_UPLOADS}}
     errors = {
         "400": _answer("what is wrong, in a sentence", ERROR),
         "401": _answer("a token is needed", ERROR),
@@ -133,6 +138,18 @@ def description(question: type[BaseModel], texts: type[BaseModel]) -> dict[str, 
                         "content": {"application/json": {"schema": texts.model_json_schema()}}
                     },
                     "responses": {"200": _answer("the ranking", RESULT)} | errors,
+                }
+            },
+            "/export": {
+                "post": {
+                    "summary": "The originals of images as one ZIP file, sent as they are read.",
+                    "requestBody": {
+                        "content": {"application/json": {"schema": exported.model_json_schema()}}
+                    },
+                    "responses": {
+                        "200": {"description": "the file", "content": {"application/zip": {}}}
+                    }
+                    | errors,
                 }
             },
         },

@@ -88,7 +88,7 @@ def test_a_turn_goes_on_from_a_result(served: Served) -> None:
 def test_the_page_of_it_loads_nothing_from_elsewhere(served: Served, page: Page) -> None:
     seen = watch(page)
     page.goto(served.address + "docs")
-    assert page.locator("h2").all_text_contents()[-1] == "POST /rank"
+    assert page.locator("h2").all_text_contents()[-1] == "POST /export"
     assert page.get_by_text("unlike_images").count() == 2
     assert all(url.startswith(served.address) for url in seen.requests)
     assert seen.errors == []

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.client
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,6 +366,56 @@ def test_what_is_no_http_is_answered_with_the_usual_headers(served: Served, sent
         assert json.loads(response.read())["error"]
 
 
+@pytest.mark.parametrize(
+    ("images", "status", "said"),
+    [
+        (["0" * 64], 400, "no such image"),
+        (["../secret"], 400, "images"),
+        ([], 400, "images"),
+        (["0" * 64] * 501, 400, "images"),
+        ([0] * 1000, 400, "1,000 items"),
+        ("0" * 64, 400, "images"),
+        (None, 400, "images"),
+    ],
+)
+def test_only_images_of_the_gallery_are_exported(
+    served: Served, images: Any, status: int, said: str
+) -> None:
+    body = json.dumps({"images": images}).encode()
+    found, headers, content = served.request("/export", "POST", body)
+    assert found == status
+    assert HEADERS.items() <= headers.items()
+    assert said in json.loads(content)["error"]
+
+
+def test_an_export_is_for_the_page_alone(served: Served) -> None:
+    body = json.dumps({"images": [one_of(served)]}).encode()
+    status, headers, content = served.request("/export", "POST", body)
+    assert (status, headers["Content-Type"]) == (200, "application/zip")
+    assert headers["Content-Disposition"] == 'attachment; filename="seize.zip"'
+    assert HEADERS.items() <= headers.items()
+    with zipfile.ZipFile(io.BytesIO(content)) as saved:
+        assert [hash_of(saved.read(name)) for name in saved.namelist()] == [one_of(served)]
+    for other in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert served.request("/export", "POST", body, other)[0] == 403
+    assert served.request("/export")[0] == 405
+
+
+def test_who_takes_no_zip_file_keeps_nobody_waiting(served: Served) -> None:
+    every = list(served.gallery.paths)
+    body = json.dumps({"images": every}).encode()
+    head = f"POST /export HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    opened = [connect(served, head.encode() + body) for _ in range(20)]
+    try:
+        with Watch(served):
+            answers = [one.recv(12) for one in opened]
+        assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        assert b"HTTP/1.1 200" in answers
+    finally:
+        for one in opened:
+            one.close()
+
+
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "//", "", "null", "http://a]b"])
 def test_an_origin_that_is_no_address_is_another_site(served: Served, origin: str) -> None:
     status, headers, _ = served.request("/settings", headers={"Origin": origin})
@@ -482,12 +534,19 @@ def knows_the_token(port: int, token: str) -> None:
         connection.close()
         return response.status, dict(response.headers.items())
 
-    for path in ("/", "/settings", "/gallery", "/openapi.json", "/images/" + "0" * 64 + "/small"):
+    for path in (
+        "/",
+        "/export",
+        "/settings",
+        "/gallery",
+        "/openapi.json",
+        "/images/" + "0" * 64 + "/small",
+    ):
         status, headers = ask(path)
         assert status == 401
         assert headers["WWW-Authenticate"] == "Bearer"
         assert ask(path, Authorization=f"Bearer {token[:-1]}x")[0] == 401
-        assert ask(path, Authorization=f"Bearer {token}")[0] in (200, 404)
+        assert ask(path, Authorization=f"Bearer {token}")[0] in (200, 404, 405)
     assert ask("/healthz")[0] == 200
     assert ask("/?token=wrong")[0] == 401
     status, headers = ask(f"/?text=is+red&token={token}")

@@ -1,11 +1,13 @@
 """What the page keeps and gives away: addresses, a folder being indexed, selection, files."""
 
+import base64
 import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +122,15 @@ def test_what_is_selected_is_saved(served: Served, page: Page, tmp_path: Path) -
     some.value.save_as(tmp_path / "some.json")
     saved = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert [image["path"] for image in saved["images"]] == [paths[1], paths[4]]
+    with page.expect_download() as images:
+        page.get_by_role("button", name="Save the images").click()
+    images.value.save_as(tmp_path / "seize.zip")
+    with zipfile.ZipFile(tmp_path / "seize.zip") as saved_images:
+        assert saved_images.testzip() is None
+        assert saved_images.namelist() == [paths[1], paths[4]]
+        for name in saved_images.namelist():
+            assert saved_images.read(name) == (served.root / name).read_bytes()
+    expect(page.get_by_role("status").first).to_have_text("2 images saved.")
     page.get_by_role("button", name="Select none").click()
     assert page.locator("#images :checked").count() == 0
 
@@ -265,3 +276,66 @@ def test_the_next_turn_begins_with_what_is_chosen(served: Served, page: Page) ->
     page.locator("#images li").first.get_by_role("button", name="as the new reference").click()
     assert begins.input_value() == "image"
     assert seen.errors == []
+
+
+def test_several_images_are_uploaded_and_searched_with_together(
+    served: Served, page: Page, small_world: Path
+) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    pictures = sorted((small_world / "CIRR").rglob("*.png"))[:3]
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    page.get_by_label("Upload an image").set_input_files(pictures)
+    status = page.get_by_role("status").first
+    expect(status).to_have_text("3 reference images")
+    expect(page.locator("#reference-name")).to_have_text(pictures[0].name)
+    expect(page.locator("#further li")).to_have_count(2)
+    ask(page, "is red", IMAGES)
+    gallery = served.gallery.with_search(top_k=24)
+    shows(page, gallery.query(pictures, "is red").paths)
+    # By the texts and images that are known now, and with an image of the folder.
+    page.get_by_label("Method").select_option("image")
+    expect(status).to_have_text("Ranked by image.")
+    by_image = gallery.with_search(method="image")
+    shows(page, by_image.query(pictures, "is red").paths)
+    page.get_by_role("button", name=f"No longer like {pictures[1].name}").click()
+    card = page.locator("#images li").first
+    also = card.locator(".file").text_content() or ""
+    card.get_by_role("button", name=f"Like {also}, too").click()
+    ask(page, "is red", IMAGES)
+    files = [pictures[0], pictures[2], served.root / also]
+    shows(page, by_image.query(files, "is red").paths)
+    page.reload()
+    expect(status).to_have_text(re.compile("upload it again"))
+    many = [pictures[0]] * 9
+    for number, file in enumerate(many):
+        many[number] = Path(shutil.copy(file, served.root.parent / f"{number}.png"))
+    page.get_by_label("Upload an image").set_input_files(many)
+    expect(status).to_have_text("At most 8 images are searched with at a time.")
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_images_are_dropped_and_pasted(
+    served: Served, page: Page, small_world: Path, how: str
+) -> None:
+    page.goto(served.address)
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    pictures = sorted((small_world / "CIRR").rglob("*.png"))[:2]
+    contents = [[one.name, base64.b64encode(one.read_bytes()).decode()] for one in pictures]
+    page.evaluate(
+        """([how, contents]) => {
+            const data = new DataTransfer();
+            for (const [name, content] of contents) {
+                const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type: "image/png" }));
+            }
+            document.dispatchEvent(how === "drop"
+                ? new DragEvent("drop", { dataTransfer: data, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: data }));
+        }""",
+        [how, contents],
+    )
+    expect(page.locator("#reference-name")).to_have_text(pictures[0].name)
+    expect(page.locator("#further li")).to_have_count(1)
+    expect(page.get_by_label("What should differ")).to_be_focused()

@@ -7,7 +7,7 @@ const at = (id) => document.getElementById(id);
 const state = {
   settings: null, // what /settings says
   reference: null, // {file, url, name} or {hash, path}
-  further: [], // images {hash, path} that the query is about beside the reference
+  further: [], // what the query is about beside the reference, each as that is
   unlike: [], // images {hash, path} that are not wanted
   turns: [], // {reference, text, draft, left, asked, shown, method, weights, start, count}
   current: -1,
@@ -62,19 +62,37 @@ function setReference(reference) {
   at("reference-name").textContent = at("reference-name").title = nameOf(reference);
 }
 
-function takeFile(file) {
-  if (!file) return;
+// Says why files cannot be searched with; null where they can.
+function refused(files) {
+  const { max_upload: limit, most_uploads: most, endings } = state.settings;
+  const none = files.find(
+    ({ name, type }) => !type.startsWith("image/") && !endings.some((one) => name.toLowerCase().endsWith(one)),
+  );
+  if (none) return texts.noImage(none.name);
+  const large = files.find(({ size }) => size > limit);
+  const mebibytes = Math.floor(limit / 2 ** 20);
+  if (large) return texts.tooLarge(large.name, mebibytes);
+  if (files.length > most) return texts.tooMany(most);
+  if (files.reduce((sum, { size }) => sum + size, 0) > limit) return texts.tooLargeTogether(mebibytes);
+  return null;
+}
+
+// Takes files as reference images: the first alone, or several with all that they replace.
+function takeFiles(list) {
+  const files = [...list];
+  if (!files.length || !state.settings) return;
   at("state").value = "image";
-  const limit = state.settings?.max_upload ?? Infinity;
-  if (!file.type.startsWith("image/") && !state.settings?.endings.some((one) => file.name.toLowerCase().endsWith(one))) {
-    say(texts.noImage(file.name), true);
-  } else if (file.size > limit) {
-    say(texts.tooLarge(file.name, Math.floor(limit / 2 ** 20)), true);
-  } else {
-    setReference({ file, url: URL.createObjectURL(file), name: file.name });
-    say(texts.reference(file.name));
-    at("text").focus();
+  const why = refused(files);
+  if (why) {
+    say(why, true);
+    return;
   }
+  const [first, ...others] = files.map((file) => ({ file, url: URL.createObjectURL(file), name: file.name }));
+  setReference(first);
+  state.further = others.length ? others : state.further.filter(({ file }) => !file);
+  showFurther();
+  say(others.length ? texts.references(files.length) : texts.reference(first.name));
+  at("text").focus();
 }
 
 function takeFromGallery({ hash, path }, said = texts.reference(path)) {
@@ -85,7 +103,7 @@ function takeFromGallery({ hash, path }, said = texts.reference(path)) {
 }
 
 at("file").addEventListener("change", (event) => {
-  takeFile(event.target.files[0]);
+  takeFiles(event.target.files);
   event.target.value = "";
 });
 at("forget").addEventListener("click", () => {
@@ -101,11 +119,10 @@ document.addEventListener("dragleave", () => at("drop").classList.remove("over")
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   at("drop").classList.remove("over");
-  takeFile(event.dataTransfer.files[0]);
+  takeFiles(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])][0];
-  if (file) takeFile(file);
+  takeFiles(event.clipboardData?.files ?? []);
 });
 at("reference").addEventListener("error", () => { // a format that the browser does not show
   at("reference").hidden = true;
@@ -196,9 +213,12 @@ async function ask(question, signal) {
     form.append("vector", left.vector);
     form.append("carried_captions", left.captions.join("\n"));
   }
-  if (reference?.file && !left) form.append("image", reference.file);
-  else if (reference) form.append("reference", reference.hash);
-  if (further.length) form.append("further", hashesOf(further));
+  const every = [reference, ...further].filter(Boolean);
+  const sent = left ? [] : every.filter(({ file }) => file);
+  for (const { file } of sent) form.append("image", file);
+  const known = further.filter((image) => !sent.includes(image));
+  if (reference && !sent.includes(reference)) form.append("reference", reference.hash);
+  if (known.length) form.append("further", hashesOf(known));
   form.append("relative_caption", text);
   if (unlike) form.append("unlike", unlike);
   if (unlikeImages.length) form.append("unlike_images", hashesOf(unlikeImages));
@@ -225,11 +245,13 @@ async function search(question, linked = false) {
   say(texts.asking);
   try {
     const result = await ask(question, abort.signal);
+    const uploads = [...result.uploads]; // their hashes, in the order in which they were sent
+    const known = (image) => (image.file && uploads.length ? { ...image, hash: uploads.shift() } : image);
     const reference = question.reference && {
-      ...question.reference,
-      hash: result.reference,
+      ...known(question.reference),
       path: result.path ?? question.reference.path,
     };
+    const further = question.further.map(known);
     const shown = {
       captions: [...result.captions],
       edited_captions: [...result.edited_captions],
@@ -239,7 +261,7 @@ async function search(question, linked = false) {
     };
     const typed = !linked && at("text").value.trim() !== question.text; // while this was asked
     const draft = typed ? at("text").value : undefined;
-    state.turns.push({ ...question, reference, asked: result, shown, draft });
+    state.turns.push({ ...question, reference, further, asked: result, shown, draft });
     state.current = state.turns.length - 1;
     remember(!linked);
     show();
@@ -272,7 +294,7 @@ at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (state.busy) return;
   const text = at("text").value.trim();
-  if (!text && !state.reference) {
+  if (!text && !state.reference && !state.further.length) {
     say(texts.sayFirst, true);
     at("text").focus();
     return;
@@ -322,10 +344,13 @@ function remember(anew) {
   else history.replaceState(entry, "", address());
 }
 
+// The images that an address names; raises for one that is not here, as an upload is not.
 async function imagesOf(hashes) {
   const found = [];
-  for (const one of (hashes ?? "").split(",").filter(Boolean)) {
-    found.push(...(await listed({ hash: one })).images);
+  for (const hash of (hashes ?? "").split(",").filter(Boolean)) {
+    const { images } = await listed({ hash });
+    if (!images.length) throw new Error(texts.uploadAgain);
+    found.push(...images);
   }
   return found;
 }
@@ -342,19 +367,17 @@ async function follow() {
   for (const name of ["alpha_pos", "alpha_neg"]) {
     if (known[method].weights && fields.has(name)) weights[name] = fields.get(name);
   }
-  let reference = null;
-  if (hash) {
-    const found = await listed({ hash }).catch(() => ({ images: [] }));
-    if (!found.images.length) {
-      at("text").value = text;
-      say(texts.uploadAgain, true);
-      return;
-    }
-    [reference] = found.images;
-  }
   const unlike = fields.get("unlike") ?? "";
-  const further = await imagesOf(fields.get("further"));
-  const unlikeImages = await imagesOf(fields.get("unlike_images"));
+  at("text").value = text;
+  at("unlike").value = unlike;
+  let images;
+  try {
+    images = await Promise.all(["reference", "further", "unlike_images"].map((name) => imagesOf(fields.get(name))));
+  } catch (error) {
+    say(lost(error), true);
+    return;
+  }
+  const [[reference = null], further, unlikeImages] = images;
   const question = { reference, further, unlike, unlikeImages, start: 0, count: PAGE };
   // What a turn before left is not in the address, so the turns before are asked again.
   let carried = null;
@@ -659,11 +682,11 @@ function showKept(list, place, label, field) {
   renew(
     at(place),
     state[list].map((image) => {
-      const button = action("", label(image.path), () => {
-        state[list] = state[list].filter(({ hash }) => hash !== image.hash);
+      const button = action("", label(nameOf(image)), () => {
+        state[list] = state[list].filter((one) => one !== image);
         showKept(list, place, label, field);
       });
-      button.append(element("img", { src: imageUrl(image.hash), alt: "" }));
+      button.append(element("img", { src: urlOf(image), alt: "" }));
       return element("li", {}, button);
     }),
     at(field),
@@ -819,6 +842,25 @@ at("json").addEventListener("click", () => {
   const { text, method, weights } = turn();
   const images = kept().map((image) => Object.fromEntries(FIELDS.map((f) => [f, image[f]])));
   save(JSON.stringify({ text, method, weights, images }, null, 2), "application/json", "seize.json");
+});
+at("zip").addEventListener("click", async () => {
+  const hashes = kept().map(({ hash }) => hash);
+  const { most_exported: most } = state.settings;
+  if (hashes.length > most) {
+    say(texts.zipMost(number(most)), true);
+    return;
+  }
+  say(texts.zipping(hashes.length));
+  try {
+    const body = JSON.stringify({ images: hashes });
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch("/export", { method: "POST", headers, body });
+    if (!response.ok) await answer(response);
+    save(await response.blob(), "application/zip", "seize.zip");
+    say(texts.zipped(hashes.length));
+  } catch (error) {
+    say(lost(error), true);
+  }
 });
 at("size").addEventListener("input", () => {
   document.documentElement.style.setProperty("--side", `${at("size").value}rem`);
