@@ -93,7 +93,7 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no HTTP, or what failed outside the page's own rules."""
-        if status >= 500:
+        if status >= 500 and not isinstance(exc, ConnectionError):  # that is a client that has gone
             log.error("A request failed", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("The answer is under way already.")

@@ -136,3 +136,23 @@ def test_many_requests_on_one_connection_are_answered() -> None:
                 await streams[0].readuntil(b"hello")
 
     asyncio.run(check())
+
+
+def test_an_answer_that_breaks_off_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """The client sees that it is not whole; a client that has gone is nothing to be told of."""
+
+    async def breaks_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half")
+        raise ConnectionResetError("gone")
+
+    async def check() -> None:
+        async with serving(8, breaks_off) as connect:
+            reader, _ = await connect(ASK)
+            content = await asyncio.wait_for(reader.read(), 60)
+            assert content.startswith(b"HTTP/1.1 200")
+            assert content.endswith(b"half\r\n"), "no last chunk"
+
+    asyncio.run(check())
+    assert caplog.text == ""
