@@ -25,6 +25,12 @@ class IndexConfig(Section):
         default=None, ge=1, description="IVF and clusters: how many; 4·√images by default"
     )
     probes: int = Field(default=64, ge=1, description="IVF: clusters tried a query")
+    shards: int = Field(default=1, ge=1, description="parts of the gallery with an index each")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What makes an approximate index give another ranking, as fingerprints have it."""
+        return self.model_dump(exclude={"shards"} if self.shards == 1 else set())
 
 
 class SearchConfig(Section):

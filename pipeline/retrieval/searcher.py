@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config import resolve_device
 from pipeline.retrieval import indexes, ranking
-from pipeline.retrieval.indexes import certified
+from pipeline.retrieval.indexes import certified, shards
 from pipeline.retrieval.indexes.base import Index, Members
 from pipeline.retrieval.parts import Part
 from pipeline.retrieval.ranking import Gallery, ignore
@@ -93,15 +93,17 @@ class Searcher:
         key = part.chosen.tobytes()
         if key not in self._opened:
             settings = self.run.config.search.index
+            built = {k: v for k, v in settings.content.items() if k not in ("breadth", "probes")}
             content = {
                 "features": self.images.file.name,
                 "names": [self.images.names[row] for row in part.chosen],
-                "settings": settings.model_dump(exclude={"breadth", "probes"}),
+                "settings": built,
             }
             folder = self.images.file.parent.parent / "indexes"
             file = folder / f"{settings.kind}-{fingerprint(content)}"
             whole = len(part.chosen) == len(self.images.names)
             gallery: Gallery = self.images if whole else Members(self.images, part.chosen)
-            index = indexes.KINDS[settings.kind](gallery, settings, file, self.run.config.runtime)
+            opener = indexes.KINDS[settings.kind]
+            index = shards.opened(opener, gallery, settings, file, self.run.config.runtime)
             self._opened[key] = gallery, index
         return self._opened[key]

@@ -56,7 +56,7 @@ def header(run: Run) -> dict[str, Any]:
         "gallery": run.dataset.gallery_fingerprint,
     }
     if search.index.kind not in indexes.EXACT:
-        content["index"] = search.index.model_dump()
+        content["index"] = search.index.content
     return content
 
 

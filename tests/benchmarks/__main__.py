@@ -12,12 +12,13 @@ from tests import documents
 from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
-    *("stages", "search", "checksums", "indexes", "embed", "embedder", "caption"),
+    *("stages", "search", "checksums", "indexes", "clusters", "embed", "embedder", "caption"),
     *("train", "inversion", "own", "rates"),
 )
 WRITTEN = (
     "search",
     "indexes",
+    "clusters",
     "levers",
     "fusions",
     "train",

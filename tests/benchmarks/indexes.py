@@ -52,15 +52,18 @@ LARGEST = {"faiss-hnsw": 1_000_000, "milvus": 100_000}
 galleries: with a million images it took minutes to fill, and minutes more to close."""
 
 
-def gallery(images: int, file: Path) -> Features:
-    """Write a gallery of float16 features (images, WIDTH) block by block, and open it."""
+def gallery(images: int, file: Path, spread: float = 1.0) -> Features:
+    """Write a gallery of float16 features (images, WIDTH) block by block, and open it.
+
+    ``spread`` is how wide a cluster is, as a share of how far centres lie apart.
+    """
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CLUSTERS, WIDTH), dtype=np.float32) * DEVIATIONS
     array = np.lib.format.open_memmap(file, "w+", np.float16, (images, WIDTH))
     for start in range(0, images, 65_536):
         count = min(65_536, images - start)
         rows = centres[rng.integers(CLUSTERS, size=count)]
-        rows += rng.standard_normal((count, WIDTH), dtype=np.float32) * DEVIATIONS
+        rows += rng.standard_normal((count, WIDTH), dtype=np.float32) * (spread * DEVIATIONS)
         array[start : start + count] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     array.flush()
     del array

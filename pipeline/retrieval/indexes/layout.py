@@ -24,7 +24,7 @@ from pipeline.store.files import atomic, seal
 BLOCK = 16_384
 """Images read at a time."""
 
-SAMPLES = 64
+SAMPLES = 32
 """Images a centre is found from, on average."""
 
 REST = 0.3
@@ -145,7 +145,7 @@ def _centres(sample: Vectors, count: int) -> Vectors:
     means = faiss.Kmeans(
         sample.shape[1],
         count,
-        niter=8,
+        niter=6,
         seed=1,
         min_points_per_centroid=1,
         max_points_per_centroid=SAMPLES,
