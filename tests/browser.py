@@ -1,11 +1,14 @@
 """A real headless Chromium for tests: the one of this machine, or one installed on first use."""
 
+import importlib.resources
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from playwright.sync_api import (
@@ -78,6 +81,34 @@ def launch(playwright: Playwright) -> Browser:
     """Start a headless Chromium; installs one where there is none, RuntimeError if it cannot."""
     kept = playwright.chromium.executable_path
     return playwright.chromium.launch(executable_path=find_chromium(kept) or install_chromium(kept))
+
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+WIDTHS = (1280, 390)
+"""Pixels of a desktop's and a phone's screen."""
+
+
+def barriers(page: Page) -> list[str]:
+    """Return what axe-core finds on ``page`` that keeps someone from using it, light and dark, wide
+    and narrow: nothing that it calls minor or moderate."""
+    axe = importlib.resources.files("axe_playwright_python") / "axe.min.js"
+    page.evaluate(axe.read_text(encoding="utf-8"))  # not as an element: the page forbids those
+    before, found = page.viewport_size, []
+    for scheme, width in itertools.product(SCHEMES, WIDTHS):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": width, "height": 800})
+        # Two frames, in which the page has followed its new size.
+        page.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        for one in page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:200] for node in one["nodes"][:3]]
+                found.append(f"{scheme}, {width} pixels: {one['id']}: {one['help']}: {nodes}")
+    page.emulate_media(color_scheme="light")
+    if before is not None:
+        page.set_viewport_size(before)
+    return found
 
 
 @dataclass

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from pipeline.pages.result import write_page
 from tests.app_server import Served, ask, shows
-from tests.browser import MODELS, watch
+from tests.browser import MODELS, barriers, watch
 from tests.conftest import PROJECT
 
 IMAGES = 60
@@ -339,3 +340,40 @@ def test_images_are_dropped_and_pasted(
     expect(page.locator("#reference-name")).to_have_text(pictures[0].name)
     expect(page.locator("#further li")).to_have_count(1)
     expect(page.get_by_label("What should differ")).to_be_focused()
+
+
+def test_everyone_can_use_every_state_of_the_page(served: Served, page: Page) -> None:
+    """As far as axe-core sees."""
+    seen = watch(page)
+    page.goto(served.address)
+    expect(page.locator("#samples button").first).to_be_visible()
+    assert barriers(page) == [], "the start"
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#status")).to_have_class("error")
+    assert barriers(page) == [], "an error"
+    page.get_by_role("button", name="Pick from the gallery").click()
+    expect(page.locator("#candidates button")).to_have_count(48)
+    assert barriers(page) == [], "the picker"
+    page.locator("#candidates button").first.click()
+    ask(page, CHANGE, IMAGES)
+    page.get_by_text("Captions and edited captions").click()
+    card = page.locator("#images li").first
+    card.get_by_role("button", name="Less like").click()
+    card.get_by_role("checkbox").check()
+    page.locator("#images li").nth(1).get_by_role("button", name=", too").click()
+    assert barriers(page) == [], "the results"
+    page.locator("#images .view").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert barriers(page) == [], "the viewer"
+    page.goto(served.address + "docs")
+    assert barriers(page) == [], "the API's page"
+    assert seen.errors == []
+
+
+def test_everyone_can_read_a_result_that_is_one_file(
+    served: Served, page: Page, tmp_path: Path
+) -> None:
+    first = next(iter(served.root.iterdir()))
+    write_page(served.gallery.with_search(top_k=3).query(first, CHANGE), tmp_path / "result.html")
+    page.goto((tmp_path / "result.html").as_uri())
+    assert barriers(page) == []

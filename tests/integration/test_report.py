@@ -25,7 +25,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.store.jsonl import write_records
 from pipeline.study import tune
-from tests.browser import Seen, watch
+from tests.browser import Seen, barriers, watch
 from tests.integration.test_cli import seize
 from tests.integration.test_decompose import at, plan_of
 from tests.stub import Fault, Running, Stub
@@ -261,6 +261,21 @@ def test_it_fits_narrow_screens_and_text_is_legible(
         }"""
     )
     assert all(ratio >= 4.5 for ratio in ratios.values()), ratios  # WCAG 2.2, 1.4.3
+
+
+def test_everyone_can_use_it(
+    show: Callable[..., tuple[Page, Seen]], runs: dict[str, Run], tmp_path: Path
+) -> None:
+    """As far as axe-core sees: with two rankings, and with a tuning."""
+    run, folder = runs["circo-val"], tmp_path / "outputs"
+    tune.tune(run, {"positive": [0.0, 0.13], "negative": [0.5, 1.0]}, folder)
+    page, _ = show(run, outputs=folder)
+    page.locator(".results").first.wait_for()
+    page.get_by_label("open all captions").check()
+    assert barriers(page) == []
+    page, _ = show(run, other="image")
+    page.locator(".results").first.wait_for()
+    assert barriers(page) == []
 
 
 def test_printing_shows_every_matching_query(

@@ -313,6 +313,15 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "800px" });
 
+// What is wider than the screen is scrolled by keyboard, too.
+const wide = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+for (const part of document.querySelectorAll(".figures section, .scroll")) wide.observe(part);
+
 choose(0);
 filter();
 for (const { article } of cards) watcher.observe(article);
