@@ -78,10 +78,12 @@ def tensors(file: Path) -> dict[str, Tensor]:
             content: Any = load_file(file)
         else:
             content = _read(file)
+    except (KeyError, EOFError, IndexError) as error:  # which say a byte, or nothing
+        raise _unreadable(file, "it is damaged, or no file of torch.save") from error
     except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise _unreadable(file, error) from None
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, IndexError) as error:
-        raise _unreadable(file, error) from None
+        raise _unreadable(file, str(error)) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(file, str(error) or type(error).__name__) from None
     for place in PLACES:
         if isinstance(content, Mapping) and isinstance(content.get(place), Mapping):
             content = content[place]
@@ -98,9 +100,8 @@ def tensors(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def _unreadable(file: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ModelError(f"{file} cannot be read as weights of φ: {reason}")
+def _unreadable(file: Path, why: str) -> ModelError:
+    return ModelError(f"{file} cannot be read as weights of φ: {' '.join(why.split())[:200]}")
 
 
 def _read(file: Path) -> Any:
@@ -224,7 +225,7 @@ def _check(network: Network, file: Path, d: int | None, t: int | None, v: int | 
     theirs = _widths_of(network)
     needed = (d, t, v)[: len(theirs)]
     if any(width not in (None, own) for own, width in zip(theirs, needed, strict=True)):
-        names = "image feature, text token, image token"
+        names = ", ".join(("image feature", "text token", "image token")[: len(theirs)])
         raise ModelError(
             f"{file} was trained for another backbone: its widths ({names}) are "
             f"{_widths(theirs)}, this encoder's {_widths(needed)}. Choose the weights of this "
