@@ -68,4 +68,9 @@ def first_problem(error: ValidationError) -> str:
     """Return a pydantic error as one line: field, and what is wrong with it."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
-    return f"{field or 'content'}: {problem['msg']}"
+    return f"{field or 'content'}: {words(problem['msg'])}"
+
+
+def words(message: str) -> str:
+    """Return what pydantic says of a field, without the type that it puts before our own words."""
+    return message.removeprefix("Value error, ")

@@ -86,6 +86,8 @@ def audit(
         chosen = singles or ("image", "text")
         files = [Pair()(text) for text in chosen if "=" in text]
         methods = [text for text in chosen if "=" not in text]
+        for method in methods:
+            auditing.check_single(method)
         alone = compare.rows_of_run(run.with_method(",".join(methods))) if methods else []
         alone += rows_of_files(run.dataset, files)
         rows = [row for row in compare.rows_of_run(run) if row.name not in methods]

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from pipeline.errors import InputError
+from pipeline.yamls import words
 
 Predictions = Mapping[str, Sequence[str]]
 """Query id to image ids, best first."""
@@ -58,7 +59,9 @@ def parse_entry(kind: type[Annotation], content: Any, where: str) -> Annotation:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        what = "is missing" if problem["type"] == "missing" else f"is wrong: {problem['msg']}"
+        what = (
+            "is missing" if problem["type"] == "missing" else f"is wrong: {words(problem['msg'])}"
+        )
         raise InputError(f"{where}: {repr(field) if field else 'it'} {what}.") from None
 
 

@@ -1,6 +1,7 @@
 """One table of validation metrics, a ranking a row: intervals and tests of their differences."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,15 @@ def baseline_of(dataset: Dataset, rows: Sequence[Row], asked: str | None, metric
     return max(known, key=lambda name: known[name])
 
 
+def check_names(rows: Sequence[Row]) -> None:
+    """Raise ConfigError for two rows of one name."""
+    counts = Counter(row.name for row in rows)
+    if twice := next((name for name, count in counts.items() if count > 1), None):
+        raise ConfigError(
+            f"Two rows are called {twice!r}. Give a file's row another name: --with NAME=FILE."
+        )
+
+
 def compare(
     dataset: Dataset,
     rows: Sequence[Row],
@@ -173,8 +183,9 @@ def compare(
     difference_high (percentage points) against ``baseline`` by the paired bootstrap: queries
     (sessions, where they are turns) are resampled within their stratum, the same ones for both; p,
     that of Fisher's randomisation test of the difference, and p_holm, corrected for as many rows as
-    are compared in this metric. Raises ConfigError for an unknown row.
+    are compared in this metric. Raises ConfigError for an unknown row, or two of one name.
     """
+    check_names(rows)
     names = [row.name for row in rows]
     baseline = baseline_of(dataset, rows, baseline)
     weights = resample(dataset.strata(), dataset.units, resamples, seed)

@@ -201,6 +201,15 @@ def test_the_command_tells_everything_in_every_form(searched: Run, tmp_path: Pat
         assert seize("audit", *given, "--format", form).exit_code == 0
     one = seize("audit", *given, "--single", "text", "--single", f"theirs={own}", "--json")
     assert set(json.loads(one.stdout)["shortcuts"]["singles"]) == {"text", "theirs"}
+    for refused, said in (
+        (("--single", "seize"), "reads the image and the text"),
+        (("--single", "image+text"), "reads the image and the text"),
+        (("--single", "lincir"), "reads the image and the text"),
+        (("--with", f"pdv={own}"), "Two rows are called 'pdv'"),
+        (("--with", f"image={own}"), "Two rows are called 'image'"),
+    ):
+        failed = seize("audit", *given, *refused)
+        assert (failed.exit_code, said in failed.stderr) == (2, True)
     wrong = seize("audit", *given, "--with", "theirs")
     assert wrong.exit_code == 2
     assert "NAME=FILE" in wrong.stderr

@@ -240,8 +240,8 @@ def empty_folder(path: Path) -> Path:
     ("more", "code", "message"),
     [
         (("--method", "sieze"), 2, "Did you mean 'seize'"),
-        (("--method", "seize,ldre"), 2, "only search and compare take several"),
-        (("--method", "all"), 2, "only search and compare take several"),
+        (("--method", "seize,ldre"), 2, "Several are taken by embed, search"),
+        (("--method", "all"), 2, "Several are taken by embed, search"),
         (("--method", "roles"), 2, "needs edits with roles"),
         (("--method", "roles+verify"), 2, "needs edits with roles"),
         (("--edits-per-caption", "3"), 2, "at temperature 0"),

@@ -172,7 +172,7 @@ def test_a_missing_ranking_names_the_methods_to_search(make_run: MakeRun) -> Non
     both = make_run(search__method="seize,ldre")
     with pytest.raises(MissingStageError, match=r"seize search --config demo .* --method ldre$"):
         compare.rows_of_run(both)
-    with pytest.raises(ConfigError, match="only search and compare take several"):
+    with pytest.raises(ConfigError, match="Several are taken by embed, search"):
         evaluate(both)
     with pytest.raises(ConfigError, match="Did you mean 'seize'"):
         compare.compare(run.dataset, compare.rows_of_run(run), "sieze")
@@ -277,6 +277,9 @@ def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -
     assert {"p", "p_holm"} <= content["table"][0].keys()
     best = seize("compare", *given, "--json", "--baseline", "best", "--permutations", "200")
     assert json.loads(best.stdout)["baseline"] in EVERY
+    (own,) = submit.files(run).values()
+    twice = seize("compare", *given, "--with", f"pdv={own}")
+    assert (twice.exit_code, "Two rows are called 'pdv'" in twice.stderr) == (2, True)
     out = tmp_path / "table.md"
     options = ("--format", "markdown", "--out", str(out), "--metric", "mAP@10")
     assert seize("compare", *given, *options).exit_code == 0

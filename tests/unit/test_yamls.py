@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from pipeline.errors import ConfigError
 from pipeline.yamls import LONGEST_FILE, MOST_NODES, first_problem, parse_yaml, read_yaml
@@ -45,12 +45,22 @@ def test_a_wrong_field_is_one_line_with_its_place() -> None:
     class Inner(BaseModel):
         count: int
 
+        @field_validator("count")
+        @classmethod
+        def _few(cls, count: int) -> int:
+            if count > 9:
+                raise ValueError("count must be below 10")
+            return count
+
     class Outer(BaseModel):
         inner: Inner
 
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"inner": {"count": "many"}})
     assert first_problem(caught.value).startswith("inner.count: Input should be a valid integer")
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"inner": {"count": 10}})
+    assert first_problem(caught.value) == "inner.count: count must be below 10"
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate([])
     assert first_problem(caught.value).startswith("content: ")

@@ -36,7 +36,10 @@ def names() -> list[str]:
 def find(name: str) -> Method:
     """Return the method of that name, whichever encoder it names; ConfigError with the nearest."""
     if name == "all" or len(split(name)) > 1:
-        raise ConfigError(f"--method {name}: only search and compare take several methods.")
+        raise ConfigError(
+            f"--method {name}: one method is needed here, or a pool of them (--method pool:A,B). "
+            "Several are taken by embed, search, compare, audit and turns."
+        )
     if name.endswith(VERIFIED):
         raise ConfigError(f"{name} is made by the verify stage, from the ranking by {base(name)}.")
     if is_pool(name):

@@ -6,11 +6,17 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config import VERIFIED
+from pipeline.errors import ConfigError
+from pipeline.retrieval import methods
 from pipeline.run import Run
 from pipeline.study import tables
 from pipeline.study.audit import cuts, faults, shortcuts
-from pipeline.study.compare import Row
+from pipeline.study.compare import Row, check_names
 from pipeline.study.tables import Format, words
+
+IMAGES = frozenset({"reference", "reference_raw"})
+"""Clues that are features of the reference image."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,18 @@ def _sections(found: shortcuts.Shortcuts) -> list[Section]:
     ]
 
 
+def check_single(method: str) -> None:
+    """Raise ConfigError for a method that reads the image and the text."""
+    clues, reads = methods.clues_of(method), methods.reads(method)
+    by_both = method.endswith(VERIFIED) or any(clue.by_model for clue in clues.values())
+    sees = bool(clues.keys() & IMAGES or reads & {"captions", "edits"})
+    if by_both or (sees and reads - {"captions"}):
+        raise ConfigError(
+            f"--single {method}: it reads the image and the text. Rankings by one of them alone "
+            "are told from those by both: name this one with --method."
+        )
+
+
 def audit(
     run: Run,
     singles: Sequence[Row],
@@ -74,8 +92,10 @@ def audit(
 ) -> Audit:
     """Look at a split: ``singles`` are rankings by one modality alone, ``rows`` those by both.
 
-    What is not on this machine (features, image files, captions) is left out and noted.
+    What is not on this machine (features, image files, captions) is left out and noted. Raises
+    ConfigError for two rows of one name.
     """
+    check_names([*singles, *rows])
     found = None
     if run.dataset.has_ground_truth:
         found = shortcuts.shortcuts(run.dataset, singles, rows, first, resamples)

@@ -133,7 +133,7 @@ def test_a_pool_needs_what_its_parts_need() -> None:
         ("pool:seize,seize", "two or more different methods"),
         ("pool:seize,pvd", "Did you mean 'pdv'"),
         ("pool:seize,pdv+verify", "made by the verify stage"),
-        ("pool:seize,pdv,,text", "only search and compare take several"),
+        ("pool:seize,pdv,,text", "Several are taken by embed, search"),
         ("pool:", "two or more different methods"),
     ],
 )

@@ -301,7 +301,9 @@ def test_another_backbone_is_refused_with_both_shapes(tmp_path: Path) -> None:
         checkpoints.load(file, 16, T)
     fine = tmp_path / "fine.safetensors"
     save_file(FineGrained(D, V).state_dict(), fine)
-    with pytest.raises(ModelError, match="image token.* 12 x 12 x 14, this encoder's 12 x 12 x 20"):
+    with pytest.raises(
+        ModelError, match=r"image token.* 12 x 12 x 14, this encoder's 12 x 12 x 20"
+    ):
         checkpoints.load(fine, D, D, 20)
 
 
