@@ -260,7 +260,7 @@ def _schema(config: "Config") -> Finding:
     runtime = config.runtime.model_copy(update=limits)
     brief = config.model_copy(update={"runtime": runtime})
     (tried,) = trial.try_prompt(brief, None, "a red apple on a table", "is green")
-    if tried["roles"]:
+    if tried["edited_caption"] is not None:
         return Finding("server", "JSON schema", "ok", "the answer follows the prompt's schema")
     said = f"the answer does not follow the prompt's schema: {tried['raw'] or tried['reason']!r}"
     fix = "serve with decoding held to a JSON schema (vLLM does), or choose --prompt seize"

@@ -21,8 +21,8 @@ from pipeline.models.embedding import finite
 from pipeline.models.kinds import Choice
 from pipeline.own.loaded import Images
 from pipeline.run import log, slug
-from pipeline.stages import caption, edit, embeddings
-from pipeline.stages.edit import Pair
+from pipeline.stages import caption, edit, editor, embeddings
+from pipeline.stages.editor import Pair
 from pipeline.store.features import FeatureFile, write_features
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
@@ -138,12 +138,12 @@ class Shared:
 
         A failure is not kept: the next query asks again, as a server may be back by then.
         """
-        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
+        pairs = editor.make_pairs(captions, [relative_caption], self.config.llm.edits)
         with self.alone(llms.ROLE.chosen(self.config)):
             known = self._edits.values
             # Files of earlier versions hold failures, too.
             todo = [pair for pair in dict.fromkeys(pairs) if known.get(pair) is None]
-            for made in edit.ask(self._editing, todo) if todo else ():
+            for made in editor.ask(self._editing, todo) if todo else ():
                 if made.text is not None:
                     self._edits.add(made.pair, made.text, made.record())
                 elif made.reason:
@@ -152,7 +152,7 @@ class Shared:
 
     def why_missing(self, captions: Sequence[str], relative_caption: str) -> str | None:
         """Return the most common reason of the captions' edits that this process saw fail."""
-        pairs = edit.make_pairs(captions, [relative_caption], self.config.llm.edits)
+        pairs = editor.make_pairs(captions, [relative_caption], self.config.llm.edits)
         missing = (pair for pair in pairs if self._edits.values.get(pair) is None)
         reasons = Counter(self._why[pair] for pair in missing if pair in self._why)
         return max(reasons, key=reasons.__getitem__, default=None)

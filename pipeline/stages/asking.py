@@ -53,6 +53,10 @@ class Asker(Protocol[Key, Made]):
         """Yield the request of each key, in order; its key is the place in ``todo``."""
         ...
 
+    def answers(self, llm: llms.Llm, todo: Sequence[Key], attempt: int) -> Iterator[llms.Answer]:
+        """Yield what the LLM answers to the requests; its key is the place in ``todo``."""
+        ...
+
     def judge(self, key: Key, answer: llms.Answer) -> Judged[Key, Made]:
         """Return what an answer is worth."""
         ...
@@ -82,7 +86,7 @@ def ask(
     llm = llms.load(config.llm, config.runtime)
     for attempt in range(config.llm.attempts):
         last, bad = attempt == config.llm.attempts - 1, []
-        for answer in llm.answer(asker.requests(todo, attempt)):
+        for answer in asker.answers(llm, todo, attempt):
             key = todo[answer.key]
             judged = asker.judge(key, answer)
             if first is not None and attempt == 0:

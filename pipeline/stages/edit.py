@@ -1,47 +1,24 @@
 """The edit stage: the LLM turns every caption and its relative caption into an edited caption."""
 
-import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.models import llms
 from pipeline.models.kinds import Given
-from pipeline.models.llms import Answer
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts.edit import Prompt
 from pipeline.records import Query
 from pipeline.run import Run, StageReport, stage
-from pipeline.stages import asking, caption, checks, estimates, texts, work
+from pipeline.stages import asking, caption, checks, estimates, texts, together, work
 from pipeline.stages.base import ByQuery, Certainty, Line, Stage, TextKind
+from pipeline.stages.editor import Editor, Pair, make_pairs
 from pipeline.store.identity import fingerprint
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import EditRecord, typed
 
 NO_ROLES = "edits with roles: edit with --prompt roles, or another prompt that has `answer: roles`."
-
-
-class Pair(NamedTuple):
-    """What one edit is made from; records are keyed by it, so equal pairs are edited once."""
-
-    caption: str
-    relative_caption: str
-    shared_concept: str = ""
-    """CIRCO's, where the configuration asks for it."""
-    sample: int = 0
-    """The number of the edit, where there are several a caption."""
-
-    def record(self) -> dict[str, Any]:
-        """Return the pair as fields of a record; the rare ones only where they are set."""
-        rare = {"shared_concept": self.shared_concept, "sample": self.sample}
-        return {
-            "caption": self.caption,
-            "relative_caption": self.relative_caption,
-            **{name: value for name, value in rare.items() if value},
-        }
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -102,23 +79,17 @@ def pairs(run: Run, captions: dict[str, list[str]]) -> list[Pair]:
     return list(dict.fromkeys(wanted))
 
 
+def groups(run: Run, captions: dict[str, list[str]]) -> list[together.Group]:
+    """Return what is edited by one call where captions are edited together, in query order."""
+    by_query = (together.groups(query_pairs(run, query, captions)) for query in run.queries)
+    return list(dict.fromkeys(group for found in by_query for group in found))
+
+
 def query_pairs(run: Run, query: Query, captions: dict[str, list[str]]) -> list[Pair]:
     """Return one query's pairs, captions innermost: every caption as often as it is edited."""
     concept = (query.shared_concept or "") if run.config.dataset.shared_concept else ""
     texts = captions.get(query.id, [])
     return make_pairs(texts, run.relative_captions(query), run.config.llm.edits, concept)
-
-
-def make_pairs(
-    captions: Sequence[str], relative_captions: Sequence[str], edits: int, concept: str = ""
-) -> list[Pair]:
-    """Return the pairs that ``captions`` are edited by, captions innermost."""
-    return [
-        Pair(caption, relative, concept, sample)
-        for relative in relative_captions
-        for sample in range(edits)
-        for caption in captions
-    ]
 
 
 def read(run: Run) -> dict[str, list[str | None]]:
@@ -185,7 +156,8 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     that cannot work, ModelError if the LLM cannot answer.
     """
     source = caption.record_file(run).file
-    wanted = pairs(run, caption.read(run))
+    captions = caption.read(run)
+    wanted = pairs(run, captions)
     records = record_file(run)
     if _given(run):
         return caption.given("edit", run, records)
@@ -194,76 +166,9 @@ def edit(run: Run, retry_failed: bool = False) -> StageReport:
     reads: list[Path | str] = [source, run.config.llm.prompt]
     with stage("edit", run, reads, records.file, "captions") as report, records:
         stored = {pair: _why_failed(record) for pair, record in _records(records).items()}
-        asking.keep(Editor(config), wanted, stored, records, report, retry_failed, "edit")
+        editor = Editor(config, groups(run, captions))
+        asking.keep(editor, wanted, stored, records, report, retry_failed, "edit")
     return report
-
-
-class Edited(NamedTuple):
-    """A pair with its edited caption, or None and the reason."""
-
-    pair: Pair
-    text: str | None
-    reason: str | None
-    roles: dict[str, list[str]] | None = None
-    """What the LLM said of each role, where it was asked for them."""
-
-    def record(self) -> dict[str, Any]:
-        """Return it as a record of the edit stage's file."""
-        made = self.pair.record() | {"edited_caption": self.text}
-        if self.roles is not None:
-            made |= {role: self.roles[role] for role in prompts.ROLES}
-        return made if self.reason is None else made | {"reason": self.reason}
-
-
-@dataclass(frozen=True)
-class Editor:
-    """An LLM with the prompt that it edits by, as an ``asking.Asker``."""
-
-    config: Config
-
-    @functools.cached_property
-    def prompt(self) -> Prompt:
-        """What the LLM is asked with."""
-        return prompts.load(self.config.llm.prompt)
-
-    def requests(self, todo: Sequence[Pair], attempt: int = 0) -> Iterator[llms.Request]:
-        """Yield the request of each pair; attempts differ by seed, and then by heat."""
-        config, prompt = self.config.llm, self.prompt
-        warm = max(config.temperature, asking.RETRY_TEMPERATURE)
-        for key, pair in enumerate(todo):
-            yield llms.Request(
-                key=key,
-                messages=prompt.messages(pair.caption, pair.relative_caption, pair.shared_concept),
-                max_tokens=prompt.max_tokens,
-                stop=tuple(prompt.stop),
-                temperature=config.temperature if attempt == 0 else warm,
-                seed=config.seed + attempt + pair.sample * config.attempts,
-                schema=prompt.answer_schema,
-            )
-
-    def judge(self, pair: Pair, answer: Answer) -> asking.Judged[Pair, Edited]:
-        """Return the edited caption in an answer, with the roles that it names."""
-        text, reason = judge(self.prompt, pair, answer)
-        with_roles = text is not None and self.prompt.answer_schema is not None
-        roles = self.prompt.fields(answer.text or "") if with_roles else None
-        return asking.Judged(pair, Edited(pair, text, reason, roles), text, reason)
-
-    def failure(self, pair: Pair, why: str) -> Edited:
-        """Return a pair without an edit."""
-        return Edited(pair, None, why)
-
-    def named(self, pair: Pair) -> str:
-        """Return both texts."""
-        return " | ".join(pair[:2])
-
-    def change(self, pair: Pair) -> str:
-        """Return the relative caption."""
-        return pair.relative_caption
-
-
-def ask(config: Config, todo: Sequence[Pair]) -> Iterator[Edited]:
-    """Yield each pair with what the LLM made of it, as answers come; raises as ``asking.ask``."""
-    return (judged.made for judged in asking.ask(Editor(config), todo))
 
 
 def check(config: Config) -> None:
@@ -281,20 +186,6 @@ def check(config: Config) -> None:
             f"The prompt {prompt.name!r} does not use {{{{ shared_concept }}}}. Choose one that "
             "does with --prompt, or drop --shared-concept."
         )
-
-
-def judge(prompt: Prompt, pair: Pair, answer: Answer) -> tuple[str | None, str | None]:
-    """Return the edited caption in an LLM's answer, or None and what is wrong with it."""
-    if answer.text is None:
-        return None, answer.reason or "no answer"
-    text, reason, ended = prompt.read(answer.text)
-    if reason:
-        return None, reason
-    if answer.truncated and not ended:
-        return None, f"the answer was longer than {prompt.max_tokens} tokens"
-    if prompt.repeated(text, pair.caption, pair.relative_caption, pair.shared_concept):
-        return None, "the answer repeats the prompt"
-    return text, None
 
 
 def _records(records: RecordFile) -> dict[Pair, EditRecord]:
@@ -327,20 +218,33 @@ def _plan(run: Run) -> list[Line]:
         for query in run.queries
         if query.id not in captions
     }
-    made, unknown = pairs(run, captions), pairs(run, stand_ins)
-    total, done = len(made) + len(unknown), edited(run)
-    cached = sum(pair in done for pair in made)
-    prompt = prompts.load(run.config.llm.prompt)
+    prompt, done = prompts.load(run.config.llm.prompt), edited(run)
+    made, unknown = _asked(run, prompt, captions), _asked(run, prompt, stand_ins)
+    total, edits = len(made) + len(unknown), sum(map(len, made + unknown))
+    cached = sum(all(pair in done for pair in group) for group in made)
     asked = estimates.tokens(prompt, made) + estimates.tokens(prompt, unknown, stand_in=True)
-    each, answered = asked / max(total, 1), prompt.max_tokens
+    each = asked / max(total, 1)
+    answered = prompt.tokens_of(round(edits / max(total, 1)))
     certainty: Certainty = "at most" if unknown else "exact"
     record = 3 * (estimates.CAPTION_CHARACTERS + estimates.BESIDE)  # caption, text and edit
     return [
         Line("edit", "distinct prompts", total, cached, certainty, work.edit(run, each, answered)),
         Line("edit", "prompt tokens", round(total * each), round(cached * each), "estimate"),
         Line("edit", "tokens answered", total * answered, cached * answered, "at most"),
-        Line("edit", "bytes of edits", total * record, cached * record, "estimate"),
+        Line(
+            *("edit", "bytes of edits", edits * record),
+            round(edits / max(total, 1) * cached) * record,
+            "estimate",
+        ),
     ]
+
+
+def _asked(run: Run, prompt: Prompt, captions: dict[str, list[str]]) -> list[together.Group]:
+    """Return the pairs that the prompts are about, each with those that it asks for together."""
+    if prompt.answer == "together":
+        found = groups(run, captions)
+        return [call.group for call in together.calls(found, {p for group in found for p in group})]
+    return [(pair,) for pair in pairs(run, captions)]
 
 
 def _most(run: Run) -> int:

@@ -15,16 +15,16 @@ SAMPLE = 200
 
 
 def tokens(
-    prompt: Prompt, pairs: Sequence[tuple[str, str, str, int]], stand_in: bool = False
+    prompt: Prompt, groups: Sequence[Sequence[tuple[str, str, str, int]]], stand_in: bool = False
 ) -> float:
-    """Return about how many tokens all prompts of an edit stage's ``pairs`` have.
+    """Return about how many tokens all prompts have, of one or several pairs of the edit stage.
 
     Captions that ``stand_in`` for some that do not exist yet count as of the usual length.
     """
-    sample = pairs[:: len(pairs) // SAMPLE + 1]
-    lengths = [
-        sum(len(message["content"]) for message in prompt.messages(caption, relative, concept))
-        for text, relative, concept, _ in sample
-        for caption in ["x" * CAPTION_CHARACTERS if stand_in else text]
-    ]
-    return sum(lengths) / max(len(lengths), 1) * len(pairs) / CHARACTERS_A_TOKEN
+    sample = groups[:: len(groups) // SAMPLE + 1]
+    lengths = []
+    for group in sample:
+        captions = ["x" * CAPTION_CHARACTERS if stand_in else pair[0] for pair in group]
+        messages = prompt.messages_of(captions, *group[0][1:3])
+        lengths.append(sum(len(message["content"]) for message in messages))
+    return sum(lengths) / max(len(lengths), 1) * len(groups) / CHARACTERS_A_TOKEN

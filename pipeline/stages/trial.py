@@ -8,7 +8,7 @@ from pipeline.errors import ModelError
 from pipeline.images.files import open_image
 from pipeline.models import captioners, llms
 from pipeline.models.prompts import edit as prompts
-from pipeline.stages.edit import Editor, Pair, judge
+from pipeline.stages.editor import Editor, Pair, judge
 
 
 def try_prompt(
@@ -34,14 +34,18 @@ def try_prompt(
     prompt = prompts.load(config.llm.prompt)
     asked = [Pair(caption, relative_caption, shared_concept) for caption in dict.fromkeys(texts)]
     found: dict[int, dict[str, Any]] = {}
-    for answer in llms.load(config.llm, config.runtime).answer(Editor(config).requests(asked)):
+    llm = llms.load(config.llm, config.runtime)
+    together = prompt.answer == "together"
+    for answer in Editor(config).answers(llm, asked):
         edited, reason = judge(prompt, asked[answer.key], answer)
-        messages = prompt.messages(*asked[answer.key][:3])
+        shown = asked if together else [asked[answer.key]]
+        captions = [pair.caption for pair in shown]
+        messages = prompt.messages_of(captions, relative_caption, shared_concept)
         found[answer.key] = {
             "messages": messages,
             "raw": answer.text,
             "edited_caption": edited,
-            "roles": prompt.fields(answer.text or "") if prompt.answer_schema else None,
+            "roles": prompt.fields(answer.text or "") if prompt.answer == "roles" else None,
             "reason": reason,
         }
     return [found[key] for key in sorted(found)]

@@ -131,6 +131,12 @@ class Writer:
                 schema=prompt.answer_schema,
             )
 
+    def answers(
+        self, llm: llms.Llm, todo: Sequence[Question], attempt: int
+    ) -> Iterator[llms.Answer]:
+        """Yield the answer to each question."""
+        return llm.answer(self.requests(todo, attempt))
+
     def judge(self, question: Question, answer: llms.Answer) -> asking.Judged[Question, Written]:
         """Return the fields in an answer; that there is nothing to write is no fault."""
         fields, reason = self._read(answer)

@@ -23,7 +23,7 @@ class CaptionRecord(TypedDict):
 
 
 class EditRecord(TypedDict):
-    """A line of the edit stage's file; see ``edit.Pair``."""
+    """A line of the edit stage's file; see ``editor.Pair``."""
 
     caption: str
     relative_caption: str

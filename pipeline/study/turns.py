@@ -16,7 +16,7 @@ from pipeline.retrieval import methods, turns
 from pipeline.retrieval.clues import Clue, Texts
 from pipeline.retrieval.turns import Carried, State
 from pipeline.run import Run
-from pipeline.stages import edit, embed, inputs, known, search, texts
+from pipeline.stages import edit, editor, embed, inputs, known, search, texts
 from pipeline.stages.inputs import Inputs
 from pipeline.study import compare
 
@@ -133,12 +133,12 @@ def ready(run: Run, before: Sequence[Carried] | None, state: State) -> None:
     embed.embed_texts(run, list(dict.fromkeys([*relative, *said, *own])))
 
 
-def pairs_of(run: Run, query: Query, carried: Carried) -> list[edit.Pair]:
+def pairs_of(run: Run, query: Query, carried: Carried) -> list[editor.Pair]:
     """Return the pairs of a query whose captions were carried on."""
     return edit.query_pairs(run, query, {query.id: list(carried.captions)})
 
 
-def edited(run: Run, before: Sequence[Carried]) -> dict[edit.Pair, str | None]:
+def edited(run: Run, before: Sequence[Carried]) -> dict[editor.Pair, str | None]:
     """Return the edits of captions that were carried on; those that are lacking are made."""
     asked = zip(run.queries, before, strict=True)
     wanted = dict.fromkeys(pair for query, one in asked for pair in pairs_of(run, query, one))
@@ -147,7 +147,7 @@ def edited(run: Run, before: Sequence[Carried]) -> dict[edit.Pair, str | None]:
     with records:
         known = edit.by_pair(records)
         todo = [pair for pair in wanted if pair not in known]
-        for made in edit.ask(config, todo) if todo else ():
+        for made in editor.ask(config, todo) if todo else ():
             records.append(made.record())
             known[made.pair] = made.text
     return {pair: known[pair] for pair in wanted}

@@ -50,7 +50,7 @@ from pipeline.pages.report.queries import side_of
 from pipeline.retrieval import methods
 from pipeline.retrieval.files import Features, read_excluded
 from pipeline.run import Run
-from pipeline.stages import caption, edit, embed, export, released, search, verify
+from pipeline.stages import caption, edit, editor, embed, export, released, search, verify
 from pipeline.stages.evaluate import evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile, write_features
@@ -414,10 +414,10 @@ def _texts(root: Path, dataset: datasets.Dataset) -> Iterator[Reader]:
 
     def answer(file: Path) -> None:
         text = file.read_text(encoding="utf-8", errors="replace")
-        pair = edit.Pair("a dog", "is a cat")
+        pair = editor.Pair("a dog", "is a cat")
         for name in ("seize", "roles"):
             prompt = prompts.load(name)
-            edit.judge(prompt, pair, Answer(0, text))
+            editor.judge(prompt, pair, Answer(0, text))
             prompt.fields(text)
 
     def request(file: Path) -> None:

@@ -61,6 +61,7 @@ ELSEWHERE = {
     "models/imported": "integration/test_released.py",
     "models/prompts/files": "unit/models/prompts/test_edit.py",
     "models/serving/connection": "unit/models/serving/test_chat.py",
+    "stages/editor": "unit/stages/test_edit.py",
     "models/serving/keeper": "integration/test_serving.py",
     "models/serving/vllm": "integration/test_serving.py",
     "models/vetting": "integration/test_hostile_weights.py",

@@ -1,6 +1,7 @@
 """The edit stage against a real vLLM server: agreement, faults, kills on either side."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,26 @@ def test_served_edits_are_those_of_the_same_model_in_process(
     reports, metrics = run_stages(served)
     assert reports[1].computed == 0
     assert metrics
+
+
+def test_the_report_tells_what_the_prefix_cache_held(make_run: MakeRun, server: str) -> None:
+    asked = [
+        Request(i, [{"role": "user", "content": "red circle " * 80}], 1, (), 0.0, 0)
+        for i in range(20)
+    ]
+    llm = ServedLlm(LlmConfig(model=MODEL, url=server), RuntimeConfig(concurrency=1))
+    assert sum(answer.text is not None for answer in llm.answer(asked)) == 20
+    (note,) = llm.notes
+    found = re.search(
+        r"had ([\d.]+)% of the prompts' tokens in its prefix cache \(([\d,]+) of", note
+    )
+    assert found, note
+    print(note)
+    # The same prompt 20 times: all but the last, incomplete block of it, and all of the first time.
+    assert int(found[2].replace(",", "")) > 0
+    run = make_run().with_llm(MODEL, server)
+    caption.caption(run)
+    assert "in its prefix cache" in " ".join(edit.edit(run).notes)
 
 
 def test_a_too_long_prompt_is_that_records_failure_with_the_lengths(server: str) -> None:

@@ -1,11 +1,13 @@
 """Prompts are YAML files: how the LLM is asked for an edit and how its answer is cleaned."""
 
 import functools
-from typing import Any, Literal
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.models import answers
@@ -14,11 +16,17 @@ from pipeline.models.prompts import files
 from pipeline.models.prompts.files import PROMPTS
 
 NEEDED = {"caption", "relative_caption"}
-VARIABLES = NEEDED | {"shared_concept"}
+TOGETHER = "captions"
+"""All captions of a query, numbered: what stands for ``caption`` in a prompt that edits them so."""
+VARIABLES = NEEDED | {"shared_concept", TOGETHER}
 ROLES = ("desired", "preserve", "forbidden")
 """What an answer with roles lists besides the target's description (MulVec, arXiv 2608.25305)."""
 MOST_TEXTS = 8
 """How many texts an answer may list for one role."""
+
+BESIDE = 16
+"""Tokens of JSON around a list of edits, beside ``max_tokens`` for each."""
+NO_EDITS = "the answer was no JSON with as many edits as captions"
 
 LONGEST_PROMPT = 1_000_000
 """Characters of a prompt with its texts put in."""
@@ -60,14 +68,23 @@ class Prompt(BaseModel):
     stop: list[str] = Field(default_factory=list)
     max_tokens: int = Field(default=64, gt=0)
     label: str = "Edited Description:"
-    answer: Literal["text", "roles"] = "text"
-    """``roles``: JSON with the target's description and, for each role, a list of short texts."""
+    answer: Literal["text", "roles", "together"] = "text"
+    """``roles``: JSON with the target's description and, for each role, a list of short texts.
+    ``together``: JSON with a list of edits, one for each of ``captions``."""
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer must follow, None where it is plain text."""
+        return self.schema_of(1)
+
+    def schema_of(self, count: int) -> dict[str, Any] | None:
+        """Return the JSON schema of an answer about so many captions."""
         if self.answer == "text":
             return None
+        if self.answer == "together":
+            one = {"type": "string", "minLength": 1}
+            edits = {"type": "array", "items": one, "minItems": count, "maxItems": count}
+            return answers.object_schema(edits=edits)
         texts = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_TEXTS}
         return answers.object_schema(target={"type": "string"}, **dict.fromkeys(ROLES, texts))
 
@@ -82,13 +99,19 @@ class Prompt(BaseModel):
         check_template(template, VARIABLES)
         return template
 
-    @field_validator("user")
-    @classmethod
-    def _needed_variables(cls, template: str) -> str:
-        missing = sorted(NEEDED - variables_of(template))
+    @model_validator(mode="after")
+    def _needed_variables(self) -> Self:
+        together = self.answer == "together"
+        needed = NEEDED - {"caption"} | {TOGETHER} if together else NEEDED
+        missing = sorted(needed - variables_of(self.user))
         if missing:
-            raise ValueError("does not use " + " and ".join(f"{{{{ {m} }}}}" for m in missing))
-        return template
+            named = " and ".join(f"{{{{ {m} }}}}" for m in missing)
+            raise ValueError(f"user does not use {named}")
+        if other := sorted(self.variables & ({"caption"} if together else {TOGETHER})):
+            raise ValueError(f"answer {self.answer} does not go with {{{{ {other[0]} }}}}")
+        if together and self.examples:
+            raise ValueError("examples are of single edits: put them into system or user")
+        return self
 
     @property
     def variables(self) -> set[str]:
@@ -103,6 +126,15 @@ class Prompt(BaseModel):
         What all requests share (system turn, examples) comes first, so that a server with a prefix
         cache computes it once; ``shared_concept`` is empty unless asked for.
         """
+        return self.messages_of([caption], relative_caption, shared_concept)
+
+    def messages_of(
+        self, captions: Sequence[str], relative_caption: str, shared_concept: str = ""
+    ) -> list[dict[str, str]]:
+        """Return the messages about several captions; of one, unless they are edited together."""
+        caption = "\n".join(f"{n}. {text}" for n, text in enumerate(captions, 1))
+        if self.answer != "together":
+            (caption,) = captions
         system = self._render(self.system, caption, relative_caption, shared_concept)
         turns = [{"role": "system", "content": system}] if system else []
         for example in self.examples:
@@ -120,6 +152,7 @@ class Prompt(BaseModel):
         return render(
             template,
             caption=caption,
+            captions=caption,
             relative_caption=relative_caption,
             shared_concept=shared_concept,
         ).strip()
@@ -135,6 +168,9 @@ class Prompt(BaseModel):
             return answers.read(answer, self.label)
         if answers.without_thoughts(answer) is None:
             return Reading("", answers.CUT_OFF)
+        if self.answer == "together":
+            edits = self.edits(answer, 1)
+            return answers.read(edits[0], self.label) if edits else Reading("", NO_EDITS)
         fields = self.fields(answer)
         if fields is None:
             return Reading("", f"the answer was no JSON with target, {', '.join(ROLES)}")
@@ -164,6 +200,26 @@ class Prompt(BaseModel):
             }
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+
+    def tokens_of(self, count: int) -> int:
+        """Return how many tokens an answer about so many captions may have."""
+        beside = BESIDE if self.answer == "together" else 0
+        return self.max_tokens * count + beside
+
+    def edits(self, answer: str, count: int) -> list[str] | None:
+        """Return the edits that an answer lists, as many as captions were given.
+
+        None where it is anything but a JSON object, or list, with so many texts. Texts may be
+        empty, which is no edit.
+        """
+        text = answers.without_thoughts(answer) or ""
+        try:
+            found = json.loads(text[text.index("[") : text.rindex("]") + 1])
+        except (ValueError, RecursionError):
+            return None
+        if len(found) != count or not all(isinstance(one, str) for one in found):
+            return None
+        return [one.strip() for one in found]
 
     def repeated(
         self, text: str, caption: str, relative_caption: str, shared_concept: str = ""

@@ -16,7 +16,7 @@ import aiohttp
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
 from pipeline.models.serving import dialect, responses
-from pipeline.models.serving.connection import URLS, Connection
+from pipeline.models.serving.connection import URLS, Connection, PrefixCache
 from pipeline.models.serving.endpoints import CHAT, Endpoint, tokens_of
 from pipeline.models.serving.faults import OVERLOADED, Kind, Refused, Transient
 from pipeline.models.serving.pace import MOST, START, Pace, Ticket
@@ -86,17 +86,19 @@ class ChatClient:
         self.pace = Pace(lambda times: _backoff(times), runtime.give_up_after)
         self._paced = False
         self._refusal = ""
+        self._prefixes = PrefixCache(self.connection)
 
     @property
     def notes(self) -> list[str]:
-        """How often the server refused requests, in words."""
+        """How often the server refused, and what it had in its prefix cache, in words."""
         if not self.pace.refusals:
-            return []
-        return [
+            return self._prefixes.notes
+        refused = (
             f"The server at {self.url} refused {self.pace.refusals:,} requests for the time being, "
             f"the last so: {self._refusal}. They were asked again, in the end {self.pace.number:,} "
             "at a time."
-        ]
+        )
+        return [refused, *self._prefixes.notes]
 
     def check(self) -> None:
         """Raise ModelError if the server is not there, refuses the key or serves another model."""
@@ -127,7 +129,7 @@ class ChatClient:
         connector = aiohttp.TCPConnector(limit=0)
         async with self.connection.session(timeout=timeout, connector=connector) as session:
             await self.connection.check(session)
-            await self._set_pace(session, first[1])
+            self._set_pace(await self._prefixes.begin(session), first[1])
             state = _State(_chain(first, requests), self.pace.clock())
             asking = asyncio.create_task(self._ask_all(session, state))
             asking.add_done_callback(lambda _: state.wake.set())
@@ -144,6 +146,7 @@ class ChatClient:
                     else:
                         await state.wake.wait()
                 asking.result()  # raises what no fault of a server explains
+                await self._prefixes.end(session)
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
@@ -354,14 +357,14 @@ class ChatClient:
             )
         self._refusal = str(fault)
 
-    async def _set_pace(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> None:
+    def _set_pace(self, metrics: str, body: dict[str, Any]) -> None:
         """Choose the number in flight: at a vLLM how many like ``body`` its cache holds."""
         if self._paced:
             return
         self._paced = True
         number = self.runtime.concurrency
         if number is None:
-            capacity = responses.kv_cache(await self.connection.metrics(session))
+            capacity = responses.kv_cache(metrics)
             if capacity is None:
                 said = "Begins with %d requests in flight at %s, and finds out how many it takes"
                 log.info(f"{said} (--concurrency N: at most N).", START, self.url)

@@ -11,7 +11,7 @@ import aiohttp
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.masking import hide, without_credentials
-from pipeline.models.serving.responses import ODD, BodyError, line, read_body
+from pipeline.models.serving.responses import ODD, BodyError, line, prefix_cache, read_body
 
 CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
@@ -110,6 +110,40 @@ class Connection:
         except (aiohttp.ClientError, OSError, ValueError):
             return ""
         return told.decode(errors="replace") if response.status == 200 else ""
+
+
+class PrefixCache:
+    """What a vLLM had in its prefix cache of the prompts that it got, whoever sent them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._tells = True  # until it does not
+        self._before: tuple[int, int] | None = None
+        self._looked_up = self._found = 0
+
+    async def begin(self, session: aiohttp.ClientSession) -> str:
+        """Count from now on; return what the server tells of itself."""
+        told = await self._connection.metrics(session) if self._tells else ""
+        self._before = prefix_cache(told)
+        self._tells = self._before is not None
+        return told
+
+    async def end(self, session: aiohttp.ClientSession) -> None:
+        """Count what came since ``begin``; other servers are not asked again."""
+        now = prefix_cache(await self._connection.metrics(session)) if self._tells else None
+        if now is not None and self._before is not None:
+            self._looked_up += max(now[0] - self._before[0], 0)
+            self._found += max(now[1] - self._before[1], 0)
+
+    @property
+    def notes(self) -> list[str]:
+        """The share, in words; none where the server does not tell it."""
+        if not self._looked_up:
+            return []
+        return [
+            f"The server at {self._connection.url} had {self._found / self._looked_up:.1%} of the "
+            f"prompts' tokens in its prefix cache ({self._found:,} of {self._looked_up:,})."
+        ]
 
 
 def _authorization(credentials: str, variable: str) -> tuple[str | None, list[str]]:

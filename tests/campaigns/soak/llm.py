@@ -27,7 +27,7 @@ from pipeline.datasets.circo import LISTING
 from pipeline.installation import PROJECT
 from pipeline.run import Run
 from pipeline.stages import caption, edit
-from pipeline.stages.edit import Pair
+from pipeline.stages.editor import Pair
 from pipeline.store.jsonl import write_records
 from tests.campaigns.soak import MIB
 from tests.stub import Fault, Stub

@@ -11,8 +11,8 @@ from pipeline.models.answers import CHATTER, CUT_OFF
 from pipeline.models.llms import Answer, Request
 from pipeline.models.prompts import edit as prompts
 from pipeline.run import Run
-from pipeline.stages import asking, caption, edit
-from pipeline.stages.edit import Pair
+from pipeline.stages import asking, caption, edit, editor
+from pipeline.stages.editor import Pair
 from tests.stub import Running, Stub, Thinking
 
 
@@ -158,7 +158,7 @@ PAIR = Pair("a cat on a sofa", "is a dog")
     ],
 )
 def test_answers_are_judged(answer: Answer, text: str | None, reason: str | None) -> None:
-    assert edit.judge(prompts.load("seize"), PAIR, answer) == (text, reason)
+    assert editor.judge(prompts.load("seize"), PAIR, answer) == (text, reason)
 
 
 def test_several_edits_a_caption_are_sampled_and_all_are_used(
