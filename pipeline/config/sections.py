@@ -135,7 +135,7 @@ class OwnConfig(Section):
     """How what a folder of one's own images is asked for is shown; no benchmark reads it."""
 
     group_at: float | None = Field(
-        default=None,
+        default=0.9995,
         gt=0,
         le=1,
         description="cosine from which two images' features are near-duplicates, shown as one "

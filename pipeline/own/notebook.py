@@ -29,15 +29,20 @@ def html_of(result: "Result") -> str:
             picture = "<em>no longer there</em>"
         cells.append(
             f'<figure style="margin:0;max-width:{SIDE}px;overflow-wrap:anywhere">{picture}'
-            f"<figcaption>{image.score:.4f} {name}</figcaption></figure>"
+            f"<figcaption>{image.score:.4f} {name}{_more(len(image.members))}</figcaption></figure>"
         )
     more = len(result.images) - len(cells)
-    notes = "".join(f"<p>{_text(note)}</p>" for note in result.notes)
+    told = [result.matching.told] if result.matching else []
+    notes = "".join(f"<p>{_text(note)}</p>" for note in (*told, *result.notes))
     return (
         f"<p><b>{_text(result.relative_caption)}</b>, by {_text(result.settings.method)}</p>{notes}"
         f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
         + (f"<p>and {more} more: <code>.frame()</code> has all.</p>" if more else "")
     )
+
+
+def _more(members: int) -> str:
+    return f" and {members} nearly the same" if members else ""
 
 
 def _text(text: str) -> str:

@@ -181,13 +181,12 @@ def _found(
     names = (*asked.references, *asked.unwanted.images)
     excluded = torch.tensor([[images.row.get(name, -1) for name in names] or [-1]])
     k, never = settings.top_k, excluded if settings.excludes(OWN_IMAGES) else None
-    alone = threshold is None or k > grouping.MOST
-    count = k if alone else grouping.enough(k)
+    count = k if threshold is None else grouping.enough(k)
     while True:
         best, rows = top_images(score, images.gallery, count, inside, never)
         there = torch.isfinite(best[0])
         scores, kept = best[0][there], rows[0][there]
-        if threshold is None or alone:
+        if threshold is None:
             return scores, kept, [[place] for place in range(len(kept))]
         groups = grouping.group(images.gallery.features[kept], threshold, k)
         if len(groups) == k or len(kept) < count:

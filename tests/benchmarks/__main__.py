@@ -13,7 +13,7 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "embed", "embedder", "caption"),
-    *("train", "inversion", "own", "rates"),
+    *("train", "inversion", "own", "grouping", "rates"),
 )
 WRITTEN = (
     "search",
@@ -24,6 +24,7 @@ WRITTEN = (
     "train",
     "inversion",
     "own",
+    "grouping",
     "synthetic",
     "long-texts",
 )

@@ -17,7 +17,7 @@ from pipeline.own.gallery import Gallery
 from pipeline.own.unwanted import WEIGHT
 from pipeline.retrieval.scoring import normalise
 
-SETTINGS = config.load("demo", {"runtime.workers": 0})
+SETTINGS = config.load("demo", {"runtime.workers": 0, "own.group_at": None})
 TEXT = "three large red stars on a dark background"
 
 
@@ -117,6 +117,7 @@ def test_the_command_takes_each_of_them(gallery: Gallery) -> None:
 
 def test_a_file_of_queries_is_answered_line_by_line(gallery: Gallery, tmp_path: Path) -> None:
     where = ("--gallery", gallery.folder.root, "--cache", gallery.folder.cache, "--config", "demo")
+    where = (*where, "--no-group")
     first, second = sorted(gallery.folder.root.iterdir())[:2]
     (tmp_path / "broken.png").write_bytes(b"no image")
     file = tmp_path / "pairs.csv"

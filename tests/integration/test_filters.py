@@ -13,7 +13,7 @@ from PIL.ExifTags import IFD, Base
 
 from pipeline import config
 from pipeline.cli import main
-from pipeline.errors import ConditionError, InputError
+from pipeline.errors import ConditionError, ConfigError, InputError
 from pipeline.own.checks import lacking
 from pipeline.own.gallery import Gallery
 from pipeline.retrieval import methods
@@ -223,3 +223,69 @@ def test_the_http_api_filters_and_tells_the_fields(gallery: Gallery, root: Path)
         assert "is no condition" in lines[-1]["error"]
     finally:
         assert served.stop() == 130
+
+
+def test_near_duplicates_are_one_result_with_members(
+    root: Path, small_world: Path, tmp_path: Path
+) -> None:
+    """Every fourth picture has a copy that was saved again, and one of three quarters the size."""
+    photos = tmp_path / "photos"
+    shutil.copytree(root, photos)
+    (photos / "copies").mkdir()
+    for picture in sorted((photos / "winter").glob("*.jpg"))[:4]:
+        with Image.open(picture) as image:
+            image.save(photos / "copies" / f"{picture.stem}-again.jpg", quality=95)
+            small = image.resize((48, 48), Image.Resampling.BICUBIC)
+            small.save(photos / "copies" / f"{picture.stem}-small.png")
+    grouping = SETTINGS.with_own(group_at=0.995)
+    gallery = Gallery(photos, grouping, tmp_path / "cache").with_search(top_k=12)
+    gallery.index()
+    found = gallery.query(None, "red stars")
+    plain = gallery.grouped(None).with_search(top_k=38).query(None, "red stars")
+    assert len(found.images) == 12
+    grouped = [image for image in found.images if image.members]
+    assert grouped
+    order = {image.hash: place for place, image in enumerate(plain.images)}
+    rows = gallery._images
+    for image in found.images:
+        assert image.score == pytest.approx(plain.images[order[image.hash]].score, abs=1e-6)
+        for member in image.members:
+            assert order[member.hash] > order[image.hash]
+            first, second = (
+                rows.gallery.features[rows.row[name]] for name in (image.hash, member.hash)
+            )
+            assert float(first @ second) >= 0.995
+    firsts = [order[image.hash] for image in found.images]
+    assert firsts == sorted(firsts)
+    assert firsts[0] == 0
+    shown = {one.hash for image in found.images for one in (image, *image.members)}
+    assert shown >= {image.hash for image in plain.images[: firsts[-1] + 1]}
+    told = found.as_json()["images"][found.images.index(grouped[0])]
+    assert told["members"][0]["path"] == grouped[0].members[0].path
+    given = ("--gallery", photos, "--cache", tmp_path / "cache", "--config", "demo", "--top-k", 12)
+    group = ("--group-at", 0.995)
+    printed = seize("query", "red stars", *given, *group).stdout
+    assert printed.count("\n  = ") == sum(len(image.members) for image in found.images)
+    assert "\n  = " not in seize("query", "red stars", *given, *group, "--no-group").stdout
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("image,text\n,red stars\n", encoding="utf-8")
+    lines = csv.DictReader(seize("query", "--batch", pairs, *given, *group).stdout.splitlines())
+    assert [json.loads(line["members"]) for line in lines] == [
+        [member.path for member in image.members] for image in found.images
+    ]
+    page = tmp_path / "found.html"
+    assert seize("query", "red stars", *given, *group, "--out", page).exit_code == 0
+    assert "nearly the same" in page.read_text(encoding="utf-8")
+    assert "nearly the same" in found._repr_html_()
+
+
+def test_groups_fill_up_to_the_number_that_was_asked_for(root: Path, tmp_path: Path) -> None:
+    gallery = Gallery(root, SETTINGS, root.parent / "cache")
+    every = gallery.with_search(top_k=30)
+    for at in (0.3, 0.6, 0.9):
+        whole = every.grouped(at).query(None, "red stars")
+        assert sum(1 + len(image.members) for image in whole.images) == 30
+        few = gallery.grouped(at).with_search(top_k=3).query(None, "red stars")
+        assert few.paths == whole.paths[:3]
+    with pytest.raises(ConfigError, match="group_at"):
+        gallery.grouped(0)

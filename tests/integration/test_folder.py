@@ -43,7 +43,9 @@ from pipeline.store.segments import folder_of
 from tests.conftest import PROJECT
 from tests.stub import Fault, Running, Stub
 
-SETTINGS = config.load("demo", {"runtime.workers": 0, "runtime.embed_batch": 4})
+SETTINGS = config.load(
+    "demo", {"runtime.workers": 0, "runtime.embed_batch": 4, "own.group_at": None}
+)
 CHANGE = "has a dark background"
 EVERY = [name for name in methods.selection("all", lacking(SETTINGS)) if not methods.by_model(name)]
 

@@ -1,11 +1,15 @@
 """Near-duplicates are one result, whatever their number."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import config
+from pipeline.own import grouping
 from pipeline.own.grouping import group
 from pipeline.retrieval.scoring import normalise
+from tests.benchmarks import grouping as measured
 
 
 def near(*directions: int, apart: float = 1e-3) -> torch.Tensor:
@@ -41,3 +45,27 @@ def test_every_group_is_of_one_kind_and_in_the_order_of_the_ranking(
         if kind in expected or len(expected) < k:
             expected.setdefault(kind, []).append(place)
     assert found == list(expected.values())
+
+
+def test_a_larger_k_has_the_same_groups_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a ranking are parts of it, however many blocks and windows there are."""
+    monkeypatch.setattr(grouping, "BLOCK", 8)
+    monkeypatch.setattr(grouping, "WINDOW", 3)
+    kinds = torch.randint(0, 8, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    every = grouping.group(near(*kinds), 0.99, 100)
+    assert sorted(row for own in every for row in own) == list(range(60))
+    assert len(every) > 8  # what lies further back than the window begins a group of its own
+    for k in range(1, len(every)):
+        found = grouping.group(near(*kinds), 0.99, k)
+        assert [own[0] for own in found] == [own[0] for own in every[:k]]
+
+
+def test_by_default_copies_are_grouped_and_what_one_edit_tells_apart_is_not() -> None:
+    demo = config.load("demo")
+    at = demo.own.group_at
+    assert at is not None
+    for name, cosines in measured.of_copies(demo, measured.pictures(100)).items():
+        small = "5 %" in name or "JPEG 75" in name  # what changes more is found more seldom
+        assert float((cosines >= at).float().mean()) > (0.02 if small else 0.3), name
+    apart = measured.of_others(demo, 300)["a scene one edit apart"]
+    assert float((apart >= at).float().mean()) < 0.02
