@@ -235,7 +235,7 @@ def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport,
         lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
         _remember(folder, [r for r in records if r["hash"] in lasting], found, decoder)
         if not left:
-            metadata.update(folder, {record["path"]: record for record in records})
+            metadata.keep_current(folder, {record["path"]: record for record in records})
     if not file.exists():
         first = ": ".join(next(iter(failed.items())))
         raise InputError(f"None of {len(records)} images could be read. The first: {first}")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 from pipeline.images import files as images
 from pipeline.run import StageReport, progress
-from pipeline.store import snapshots
-from pipeline.store.jsonl import RecordFile, write_records
+from pipeline.store.journal import Journal
+from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import FileRecord
 
 if TYPE_CHECKING:
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 
 LONGEST_ENDING = 12
 """Characters of an ending that is named; longer ones are parts of a name."""
-STALE = 0.25
-"""Lines of the listing that do not count any more, against those that do, at most."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a file surely shows in its times."""
 
 
 def by_path(listing: RecordFile) -> dict[str, FileRecord]:
     """Return the last record of each file that is there; raises InputError as ``typed``."""
-    return _current(snapshots.read(listing, FileRecord).records)
-
-
-def _current(records: list[FileRecord]) -> dict[str, FileRecord]:
-    last = {record["path"]: record for record in records}
-    return {path: record for path, record in last.items() if "removed" not in record}
+    return Journal(listing, FileRecord).read()
 
 
 def without_file(folder: "Folder", path: str, reason: str) -> str:
@@ -46,12 +39,10 @@ def without_file(folder: "Folder", path: str, reason: str) -> str:
 def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
     """Bring the listing up to date; return its records in the order of paths.
 
-    Only files whose status changed are read. What changed is appended; where more than ``STALE`` of
-    the lines do not count any more, the listing is written anew.
+    Only files whose status changed are read, and only what changed is written.
     """
-    with folder.listing as listing:
-        records, quickly = snapshots.read(listing, FileRecord)
-        known = _current(records)
+    with Journal(folder.listing, FileRecord) as journal:
+        known = journal.current
         scanned = dict(_scan(folder, report))
         found = {path: scanned[path] for path in sorted(scanned)}
         fresh = [path for path, status in found.items() if not _same(known.get(path), status)]
@@ -59,20 +50,13 @@ def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
             for path in fresh:
                 record = _read(folder, path, found[path], known.get(path), report)
                 if record is not None:
-                    listing.append(dict(record))
-                    known[path] = record
+                    journal.put(record)
                 elif path in known:
-                    listing.append(dict(known.pop(path)) | {"removed": True})
+                    journal.drop(path)
                 bar.update()
-        gone = known.keys() - found.keys()
-        for path in gone:
-            listing.append(dict(known.pop(path)) | {"removed": True})
-        current = [known[path] for path in found if path in known]
-        if (fresh or gone) and listing.count() > (1 + STALE) * len(current):
-            write_records(listing.file, listing.header, map(dict, current))
-            quickly = 0
-        snapshots.keep(listing, current, quickly)
-    return current
+        for path in known.keys() - found.keys():
+            journal.drop(path)
+        return [known[path] for path in found if path in known]
 
 
 def _scan(folder: "Folder", report: StageReport) -> Iterator[tuple[str, os.stat_result]]:

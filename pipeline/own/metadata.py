@@ -14,18 +14,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.images.files import FORMATS, ORIENTATION
 from pipeline.own import attributes
 from pipeline.own.attributes import States
 from pipeline.own.settings import cache_name
 from pipeline.run import log, progress
-from pipeline.store.jsonl import RecordFile, write_records
-from pipeline.store.schema import MetadataRecord, typed
+from pipeline.store.files import write_text
+from pipeline.store.identity import fingerprint
+from pipeline.store.journal import Journal
+from pipeline.store.jsonl import RecordFile
+from pipeline.store.schema import MetadataRecord
 
 if TYPE_CHECKING:
     from pipeline.own.folder import Folder
@@ -63,7 +67,25 @@ def _records(folder: "Folder") -> RecordFile:
 
 def by_path(file: Path) -> dict[str, MetadataRecord]:
     """Return what is kept in a file by path; raises InputError where it is damaged."""
-    return {record["path"]: record for record in typed(RecordFile(file, {}), MetadataRecord)}
+    return Journal(RecordFile(file, {}), MetadataRecord).read()
+
+
+def keep_current(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> None:
+    """Do what ``update`` does, without reading all metadata where nothing changed."""
+    records = _records(folder)
+    note = records.file.with_name("metadata.made-from")
+    beside = attributes.sidecars(folder, listing)
+    if note.exists() and note.read_text() == _made_from(folder, records.file, beside):
+        return
+    update(folder, listing)
+    with contextlib.suppress(StorageError):  # a cache that may only be read serves what it has
+        write_text(note, _made_from(folder, records.file, beside))
+
+
+def _made_from(folder: "Folder", file: Path, beside: Mapping[str, States]) -> str:
+    """Return what tells that metadata are still those of a listing and sidecars, and undamaged."""
+    contents = [file.read_bytes() for file in (folder.listing.file, file) if file.exists()]
+    return fingerprint([*map(xxhash.xxh3_64_hexdigest, contents), beside])
 
 
 def update(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> dict[str, MetadataRecord]:
@@ -75,32 +97,32 @@ def update(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> dict[str, M
     if not listing and not records.file.exists():
         return {}
     beside = attributes.sidecars(folder, listing)
+    journal = Journal(records, MetadataRecord)
     with contextlib.suppress(InputError):  # what is damaged is dropped below, and read again
-        known = by_path(records.file)
-        if not _todo(listing, known, beside) and known.keys() <= listing.keys():
+        known = journal.read()
+        if not (_todo(listing, known, beside) or known.keys() - listing.keys() or journal.is_slow):
             return known
-    with records:
-        known = {record["path"]: record for record in typed(records, MetadataRecord)}
+    found: Counter[str] = Counter()
+    with journal:
+        known = journal.current
+        for path in known.keys() - listing.keys():
+            journal.drop(path)
         todo = _todo(listing, known, beside)
-        found: Counter[str] = Counter()
         with progress(len(listing), len(listing) - len(todo), "file", "read metadata") as bar:
             for path in todo:
-                known.pop(path, None)
                 record = _read(folder, listing[path], beside.get(path, {}))
                 if record is not None:
-                    records.append(dict(record))
-                    known[path] = record
+                    journal.put(record)
                     found["EXIF"] += record["broken"]
                     found["sidecars"] += record["unread"]
+                elif path in known:
+                    journal.drop(path)
                 bar.update()
-        current = {path: known[path] for path in listing if path in known}
-        if len(current) < len(records.read()):
-            write_records(records.file, records.header, map(dict, current.values()))
     if found["EXIF"]:
         log.warning("The EXIF of %d images is damaged and says nothing.", found["EXIF"])
     if found["sidecars"]:
         log.warning("%d texts or JSON files beside images cannot be read.", found["sidecars"])
-    return current
+    return known
 
 
 def _todo(

@@ -120,6 +120,7 @@ class MetadataRecord(TypedDict):
     sidecars: dict[str, list[int]]
     unread: int
     """Sidecars that could not be read."""
+    removed: NotRequired[bool]
 
 
 Record = TypeVar("Record")

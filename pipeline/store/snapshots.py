@@ -5,6 +5,7 @@ byte, only what was appended since is read line by line; where it does not, or t
 damaged, all lines are. So a snapshot can be deleted at any time, and nothing depends on it.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Generic, NamedTuple, cast
 import xxhash
 from pydantic_core import from_json
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.store.files import write_text
 from pipeline.store.jsonl import RecordFile, records_of
 from pipeline.store.schema import Record, checked, typed
@@ -48,19 +49,22 @@ def read(source: RecordFile, kind: type[Record]) -> Read[Record]:
     return Read([*cast("list[Record]", records), *checked(source, later, kind)], length)
 
 
-def keep(source: RecordFile, records: Iterable[Mapping[str, Any]], quickly: int) -> None:
-    """Keep ``records`` as what ``source`` says so far, where it is worth it.
-
-    They may be fewer than its lines: those that count. A snapshot stands for the first ``quickly``
-    bytes already.
-    """
+def is_worth_it(source: RecordFile, quickly: int) -> bool:
+    """Whether a snapshot would be read much quicker, where one stands for ``quickly`` bytes."""
     size = source.file.stat().st_size if source.file.exists() else 0
-    if size - quickly <= max(WORTH, SHARE * size):
-        return
+    return size - quickly > max(WORTH, SHARE * size)
+
+
+def keep(source: RecordFile, records: Iterable[Mapping[str, Any]]) -> None:
+    """Keep ``records`` as what ``source`` says so far, where the cache can be written.
+
+    They may be fewer than its lines: those that count.
+    """
     content = _content(source.file)
     said = {"bytes": len(content), "begins": _checksum(content)}
     text = json.dumps(said | _columns([*records]), ensure_ascii=False)
-    write_text(file_of(source.file), f"{_checksum(text.encode())}\n{text}")
+    with contextlib.suppress(StorageError):
+        write_text(file_of(source.file), f"{_checksum(text.encode())}\n{text}")
 
 
 def _content(file: Path) -> bytes:

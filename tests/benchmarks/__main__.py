@@ -13,7 +13,7 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "embed", "embedder", "caption"),
-    *("train", "inversion", "own", "grouping", "rates"),
+    *("train", "inversion", "own", "grouping", "rates", "folder"),
 )
 WRITTEN = (
     "search",
@@ -25,6 +25,7 @@ WRITTEN = (
     "inversion",
     "own",
     "grouping",
+    "folder",
     "synthetic",
     "long-texts",
 )

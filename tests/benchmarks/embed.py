@@ -38,7 +38,7 @@ def tables(size: Size) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _photographs(root, many)
-        _save_model("ViT-B-32", root / "model")
+        save_model("ViT-B-32", root / "model")
         rows = [
             _against_model(_run(root, few, f"local-dir:{root / 'model'}", batch=8), rounds),
             _against_decoding(_run(root, many, DEMO_CLIP, batch=128), rounds),
@@ -168,7 +168,7 @@ def _photographs(root: Path, count: int) -> None:
         (root / file).write_text(json.dumps(content))
 
 
-def _save_model(name: str, folder: Path) -> None:
+def save_model(name: str, folder: Path) -> None:
     """Save an open_clip architecture with random weights as a folder that open_clip loads."""
     folder.mkdir()
     weights = open_clip.create_model(name).state_dict()

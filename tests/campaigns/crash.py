@@ -48,7 +48,7 @@ CHANGING = {"created", "versions", "cost", "checksum"}
 ALIKE = 1e-5
 """How much features, scores and probabilities may differ: a stopped run goes on with other batches,
 and sums of floats depend on them."""
-DERIVED = (".columns.json",)
+DERIVED = (".columns.json", ".made-from")
 """How files end that only repeat what others say."""
 PAGE = 4096
 """Bytes by which a small disk fills up."""

@@ -26,13 +26,12 @@ RECORDS = [
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordFile:
+def source(tmp_path: Path) -> RecordFile:
     """Four records, of which there is a snapshot, and a fifth."""
-    monkeypatch.setattr(snapshots, "WORTH", 0)
     file = tmp_path / "files.jsonl"
     write_records(file, {"stage": "x"}, RECORDS)
     source = RecordFile(file, {"stage": "x"})
-    snapshots.keep(source, RECORDS, 0)
+    snapshots.keep(source, RECORDS)
     with source:
         source.append(record(4))
     return source
@@ -52,9 +51,7 @@ def test_records_come_back_whatever_fields_they_have(
     source = RecordFile(file, {"stage": "x"})
     write_records(file, source.header, chosen)
     size = file.stat().st_size
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshots, "WORTH", 0)
-        snapshots.keep(source, chosen, 0)
+    snapshots.keep(source, chosen)
     with source:
         for one in later:
             source.append(one)
@@ -104,14 +101,16 @@ def test_a_damaged_line_is_told_by_its_number_and_dropped_by_who_appends(
     assert kept == [one for place, one in enumerate([*RECORDS, record(4)], 1) if place != line]
 
 
-def test_a_snapshot_is_made_anew_once_much_was_appended(source: RecordFile) -> None:
-    place = snapshots.file_of(source.file)
-    before = place.read_bytes()
+def test_a_snapshot_is_worth_it_once_much_was_appended(
+    source: RecordFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = source.file.stat().st_size
-    snapshots.keep(source, [], size - 10)
-    assert place.read_bytes() == before
-    snapshots.keep(source, [*RECORDS, record(4)], 0)
-    assert snapshots.read(source, FileRecord).quickly == size
+    assert not snapshots.is_worth_it(source, 0)
+    monkeypatch.setattr(snapshots, "WORTH", 0)
+    assert snapshots.is_worth_it(source, 0)
+    assert not snapshots.is_worth_it(source, size - 10)
+    source.file.unlink()
+    assert not snapshots.is_worth_it(source, 0)
 
 
 def test_what_shards_hold_counts(source: RecordFile) -> None:

@@ -1,0 +1,81 @@
+"""Journals: what is known of each path, as a record file to which changes are appended."""
+
+from types import TracebackType
+from typing import Any, Generic, Self, cast
+
+from pipeline.store import snapshots
+from pipeline.store.jsonl import RecordFile, write_records
+from pipeline.store.schema import Record
+
+STALE = 0.25
+"""Lines that do not count any more, against those that do, at most; then it is written anew."""
+
+
+class Journal(Generic[Record]):
+    """The last record of each path, but for those that are ``removed``: ``current``.
+
+    Records are of a kind with the fields ``path`` and ``removed``. Use as a context manager to
+    change it, under the file's lock; ``read`` needs none.
+    """
+
+    def __init__(self, file: RecordFile, kind: type[Record]) -> None:
+        self.file = file
+        self.current: dict[str, Record] = {}
+        self._kind = kind
+        self._quickly = 0
+        self._changed = False
+
+    def read(self) -> dict[str, Record]:
+        """Return what is there by path; raises InputError as ``typed``."""
+        found, self._quickly = snapshots.read(self.file, self._kind)
+        last = {record["path"]: record for record in cast("list[dict[str, Any]]", found)}
+        there = {path: record for path, record in last.items() if "removed" not in record}
+        self.current = cast("dict[str, Record]", there)
+        return self.current
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether reading is quicker once it has been opened to change it."""
+        return snapshots.is_worth_it(self.file, self._quickly)
+
+    def put(self, record: Record) -> None:
+        """Append a record, in place of the one before of its path."""
+        said = cast("dict[str, Any]", record)
+        self.file.append(dict(said))
+        self.current[said["path"]] = record
+        self._changed = True
+
+    def drop(self, path: str) -> None:
+        """Append that there is no record of a path any more."""
+        said = cast("dict[str, Any]", self.current.pop(path))
+        self.file.append(said | {"removed": True})
+        self._changed = True
+
+    def __enter__(self) -> Self:
+        self.file.__enter__()
+        try:
+            self.read()
+        except BaseException:
+            self.file.__exit__()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._tidy()
+        finally:
+            self.file.__exit__()
+
+    def _tidy(self) -> None:
+        records = cast("list[dict[str, Any]]", list(self.current.values()))
+        if self._changed and self.file.count() > (1 + STALE) * len(records):
+            write_records(self.file.file, self.file.header, records)
+            self._quickly = 0
+        if self.is_slow:
+            snapshots.keep(self.file, records)
