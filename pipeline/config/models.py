@@ -87,6 +87,11 @@ class ClipConfig(Section):
         "released: the file's own mode is padded, its orientation ignored, transparency black, "
         "as in the published scripts",
     )
+    decode: Literal["exact", "draft"] = Field(
+        default="exact",
+        description="draft: open_clip gets JPEGs decoded at a half, quarter or eighth of their "
+        "size where no side falls below what it takes; quicker, and features differ a little",
+    )
     long_texts: Literal["cut", "segments"] = Field(
         default="cut",
         description="texts longer than open_clip's context: cut, or the mean of their parts",

@@ -185,7 +185,7 @@ class RuntimeConfig(Section):
         default=None,
         ge=0,
         le=1024,
-        description="processes that decode images; one a core by default",
+        description="threads or processes that decode images; one a core by default",
     )
     milvus_url: str | None = Field(
         default=None, description="a Milvus server or cluster; a file in the cache by default"

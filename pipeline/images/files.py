@@ -175,6 +175,32 @@ def read_named(images: Mapping[str, ImageFile], name: str) -> tuple[ImageFile, b
     return images[name], read_image(images[name])
 
 
+class _Quiet:
+    """Ignores warnings as long as any thread is inside.
+
+    Python's own way, once a thread, would leave them ignored: threads would restore each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 _alone: AbstractContextManager[Any] = threading.Lock()
 
 
@@ -243,20 +269,19 @@ def _decoded(
     if not content:
         raise InputError(f"{file} is empty.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow finds odd is read or refused here
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                if opened.width * opened.height > max_pixels:
-                    raise InputError(
-                        f"{file} has {opened.width} x {opened.height} pixels, more than the "
-                        f"{max_pixels:,} allowed ({limited_by})."
-                    )
-                if at_least is not None:
-                    opened.draft(None, (at_least, at_least))
-                if memory(opened) > LARGE:
-                    alone.enter_context(_alone)
-                opened.load()
-                return opened.copy() if as_stored else _rgb(opened)
+        # What Pillow finds odd is read or refused here.
+        with _QUIET, Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise InputError(
+                    f"{file} has {opened.width} x {opened.height} pixels, more than the "
+                    f"{max_pixels:,} allowed ({limited_by})."
+                )
+            if at_least is not None:
+                opened.draft(None, (at_least, at_least))
+            if memory(opened) > LARGE:
+                alone.enter_context(_alone)
+            opened.load()
+            return opened.copy() if as_stored else _rgb(opened)
     except InputError:
         raise
     except Image.DecompressionBombError as error:  # above Pillow's own limit, whatever ours is

@@ -1,15 +1,21 @@
-"""Images decoded and preprocessed by worker processes, ahead of the model that encodes them."""
+"""Images decoded and preprocessed by workers, ahead of the model that encodes them.
+
+Workers are threads of this process where they are few or the images are: Pillow decodes and resizes
+without Python's lock, and threads neither start nor copy anything. Many workers for many images are
+processes, since what is left of Python would hold up more threads than a few.
+"""
 
 import functools
 import hashlib
 import math
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,6 +30,10 @@ if TYPE_CHECKING:
 
 CHUNK = 16
 """Images that a worker decodes before it hands them over."""
+THREADS = 4
+"""Workers that are threads, at most."""
+FEW = 256
+"""Images a worker for which it is not worth starting processes."""
 
 
 class Decoded(NamedTuple):
@@ -38,7 +48,7 @@ class Decoded(NamedTuple):
 
 
 Read = Callable[[str], tuple[ImageFile, bytes]]
-"""Returns an image's file and bytes by its name, in a worker process; raises InputError."""
+"""Returns an image's file and bytes by its name, in a worker; raises InputError."""
 
 
 def decode(
@@ -46,21 +56,50 @@ def decode(
 ) -> Iterator[Decoded]:
     """Yield the images in order, decoded at least a batch ahead of the one that is asked for.
 
-    A worker hands over few images at a time: shared memory then holds one or two batches however
-    many workers there are. The same holds for what decoding takes: see ``images``. Raises
-    SeizeError if the system ends a worker.
+    A worker hands over few images at a time: there are then one or two batches of them however many
+    workers there are. The same holds for what decoding takes: see ``images``. Raises SeizeError if
+    the system ends a worker that is a process.
     """
     chunk = min(CHUNK, runtime.embed_batch)
     workers = cores() if runtime.workers is None else runtime.workers
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
+    images = _ImageFiles(names, read, model, runtime.max_pixels)
+    if 0 < workers <= THREADS or (workers and len(names) <= FEW * workers):
+        threads = min(workers, THREADS)
+        yield from _by_threads(images, chunk, threads, ahead * workers)
+    else:
+        yield from _by_processes(images, chunk, workers, ahead, model.device.startswith("cuda"))
+
+
+def _by_threads(images: "_ImageFiles", chunk: int, workers: int, ahead: int) -> Iterator[Decoded]:
+    def some(start: int) -> Decoded:
+        stop = min(start + chunk, len(images))
+        return _collate([images[place] for place in range(start, stop)])
+
+    pool = ThreadPoolExecutor(workers, "decode")
+    waiting: deque[Future[Decoded]] = deque()
+    try:
+        for start in range(0, len(images), chunk):
+            waiting.append(pool.submit(some, start))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _by_processes(
+    images: "_ImageFiles", chunk: int, workers: int, ahead: int, pinned: bool
+) -> Iterator[Decoded]:
     loader: DataLoader[Any] = DataLoader(
-        _ImageFiles(names, read, model.prepare, model.as_stored, runtime.max_pixels),  # type: ignore[arg-type]
+        images,  # type: ignore[arg-type]
         batch_size=chunk,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
         collate_fn=_collate,
-        pin_memory=model.device.startswith("cuda"),
+        pin_memory=pinned,
         worker_init_fn=functools.partial(_start, multiprocessing.Lock()) if workers else None,
     )
     try:
@@ -96,15 +135,18 @@ class _ImageFiles:
         self,
         names: Sequence[str],
         read: Read,
-        prepare: Callable[[Image], Any],
-        as_stored: bool,
+        model: "Encoder",
         max_pixels: int,
     ) -> None:
         self.names = names
         self.read = read
-        self.prepare = prepare
-        self.as_stored = as_stored
-        self.max_pixels = max_pixels
+        self.prepare = model.prepare
+        self.opened = functools.partial(
+            opened_image,
+            max_pixels=max_pixels,
+            as_stored=model.as_stored,
+            at_least=model.at_least,
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,9 +158,7 @@ class _ImageFiles:
         except InputError as error:
             return _Image(name, None, reason=str(error))
         try:
-            with opened_image(
-                file, content, max_pixels=self.max_pixels, as_stored=self.as_stored
-            ) as image:
+            with self.opened(file, content) as image:
                 prepared = self.prepare(image)
         except InputError as error:
             out_of_memory = isinstance(error.__context__, MemoryError)

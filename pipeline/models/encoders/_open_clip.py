@@ -51,6 +51,9 @@ class Clip(Encoder):
             as_stored = config.pixels == "released"
             self._prepare = Preprocess(settings, config.target_pad, as_stored)
             self.as_stored = as_stored
+            size = settings["size"]
+            sides = [size] if isinstance(size, int) else size
+            self.at_least = max(sides) if config.decode == "draft" else None
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self._mean, self._std = settings["mean"], settings["std"]
         self._check_that_it_sees()

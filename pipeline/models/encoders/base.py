@@ -29,9 +29,12 @@ class Encoder(Protocol):
     as_stored: bool = False
     """Whether ``prepare`` gets images in their file's own mode, not as upright RGB."""
 
+    at_least: int | None = None
+    """Pixels a side that a JPEG may be decoded at instead of its own; None: exactly."""
+
     @property
     def prepare(self) -> Callable[[Image.Image], Any]:
-        """What makes a picture ready in the worker processes that decode, so it is picklable.
+        """What makes a picture ready in the workers that decode, be they processes: picklable.
 
         It returns a tensor, of one shape for all pictures, or anything else that can be pickled,
         such as bytes to send. Raises InputError for a picture that cannot be used.

@@ -25,7 +25,11 @@ def _load(settings: ClipConfig, runtime: RuntimeConfig) -> Encoder:
 
 def _identity(settings: ClipConfig) -> dict[str, Any]:
     scheme, _, folder = settings.model.partition(":")
-    told = {} if settings.long_texts == "cut" else {"long_texts": settings.long_texts}
+    told: dict[str, Any] = (
+        {} if settings.long_texts == "cut" else {"long_texts": settings.long_texts}
+    )
+    if settings.decode != "exact":
+        told["decode"] = settings.decode
     return {
         **told,
         **settings.model_dump(include=ENTER),

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.errors import InputError, SeizeError
 from pipeline.images import files as images
 from pipeline.images.files import encoded
+from pipeline.models import decode as decoding
 from pipeline.models.decode import decode
 
 CONTENT = encoded(Image.new("RGB", (50, 50)), 50)
@@ -26,12 +28,21 @@ def read(name: str) -> tuple[Path, bytes]:
 
 
 def model(preprocess: Any) -> Any:
-    return SimpleNamespace(prepare=preprocess, as_stored=False, device="cpu")
+    return SimpleNamespace(prepare=preprocess, as_stored=False, at_least=None, device="cpu")
+
+
+@pytest.fixture(params=["threads", "processes"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What workers are: threads as they are few, or processes."""
+    if request.param == "processes":
+        monkeypatch.setattr(decoding, "THREADS", 0)
+        monkeypatch.setattr(decoding, "FEW", 0)
+    return str(request.param)
 
 
 @pytest.mark.parametrize(("large", "expected"), [(0, 1), (images.LARGE, 2)])
 def test_workers_decode_one_large_image_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, large: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, kind: str, large: int, expected: int
 ) -> None:
     monkeypatch.setattr(images, "LARGE", large)
 
@@ -48,7 +59,51 @@ def test_workers_decode_one_large_image_at_a_time(
     assert most == expected
 
 
-def test_a_worker_that_the_system_ends_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("count", "workers", "threads"), [(100, 4, True), (100, 5, True), (2000, 5, False)]
+)
+def test_many_workers_for_many_images_are_processes(
+    count: int, workers: int, threads: bool
+) -> None:
+    def preprocess(image: Image.Image) -> Tensor:
+        return torch.tensor(os.getpid())
+
+    settings = RuntimeConfig(workers=workers, embed_batch=32)
+    names = [str(number) for number in range(count)]
+    made = list(decode(names, read, model(preprocess), settings))
+    assert [name for part in made for name in part.names] == names
+    ids = {int(one) for part in made for one in part.prepared}
+    assert (ids == {os.getpid()}) == threads
+
+
+def test_what_is_not_asked_for_is_not_decoded(kind: str) -> None:
+    """Not far ahead of the batch in use, and nothing after the last."""
+    begun: list[str] = []
+
+    def noted(name: str) -> tuple[Path, bytes]:
+        begun.append(name)
+        return read(name)
+
+    settings = RuntimeConfig(workers=2, embed_batch=16)
+    names = [str(number) for number in range(1000)]
+    parts = decode(names, noted, model(lambda image: torch.zeros(1)), settings)
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 200
+
+
+def test_warnings_are_as_they_were_after_threads_ignored_them() -> None:
+    before = list(warnings.filters)
+    settings = RuntimeConfig(workers=3, embed_batch=1)
+    names = [str(number) for number in range(200)]
+    list(decode(names, read, model(lambda image: torch.zeros(1)), settings))
+    assert list(warnings.filters) == before
+
+
+def test_a_process_that_the_system_ends_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "THREADS", 0)
+    monkeypatch.setattr(decoding, "FEW", 0)
+
     def preprocess(image: Image.Image) -> Tensor:
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
         return torch.zeros(1)
@@ -57,10 +112,10 @@ def test_a_worker_that_the_system_ends_is_one_line() -> None:
         list(decode(list("ab"), read, model(preprocess), RuntimeConfig(workers=1)))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", ["small", "broken", "unread", "no memory"])
 def test_only_what_lies_in_the_bytes_is_called_broken(
-    monkeypatch: pytest.MonkeyPatch, name: str, workers: int
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str, workers: int
 ) -> None:
     def read_one(name: str) -> tuple[Path, bytes]:
         if name == "unread":

@@ -1,5 +1,6 @@
 """CLIP as open_clip has it: its preprocessing, and a look whether the model sees and reads."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import v2
 
+from pipeline import config
 from pipeline.config import ClipConfig, RuntimeConfig
 from pipeline.errors import ModelError
+from pipeline.models import encoders
+from pipeline.models.decode import decode
 from pipeline.models.encoders._open_clip import Clip, _preprocessing_of
 from pipeline.models.encoders.open_clip import KIND
 from tests.conftest import PROJECT
@@ -151,3 +155,39 @@ def test_reading_in_parts_enters_the_identity_and_cutting_does_not() -> None:
 
     assert "long_texts" not in identity()
     assert identity(long_texts="segments") == identity() | {"long_texts": "segments"}
+
+
+def test_drafts_are_within_the_stated_difference_and_named_in_the_fingerprint() -> None:
+    """A photograph of 640 x 480 pixels, as docs/encoders.md says it."""
+    exact = config.load("demo").clip
+    draft = config.load("demo", {"clip.decode": "draft"}).clip
+    told, other = (encoders.ROLE.choose(one).identity for one in (exact, draft))
+    assert "decode" not in told
+    assert other == told | {"decode": "draft"}
+    models = [encoders.load(one, RUNTIME) for one in (exact, draft)]
+    content = photograph()
+
+    def read(name: str) -> tuple[Path, bytes]:
+        return Path(name), content
+
+    (one,), (two,) = ([*decode(["a"], read, model, RUNTIME)] for model in models)
+    assert isinstance(one.prepared, torch.Tensor)
+    assert isinstance(two.prepared, torch.Tensor)
+    difference = (one.prepared.float() - two.prepared.float()).abs()
+    assert 0 < difference.mean() < 1
+    assert difference.max() <= 10
+    vectors = [torch.from_numpy(model.images(one.prepared)) for model in models]
+    first, second = (models[0].images(made.prepared) for made in (one, two))
+    cosine = torch.nn.functional.cosine_similarity(*map(torch.from_numpy, (first, second)))
+    assert cosine.min() > 0.999
+    torch.testing.assert_close(*vectors, rtol=0, atol=0)  # the option changes decoding alone
+
+
+def photograph() -> bytes:
+    """A JPEG with coarse colours and noise."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((640, 480))) + generator.normal(0, 8, (480, 640, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=85)
+    return buffer.getvalue()
