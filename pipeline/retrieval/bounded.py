@@ -16,9 +16,7 @@ larger of two, s − e is at most p·x or n·x, and the same follows for that on
 exceed t, so that equal scores keep gallery order.
 """
 
-import warnings
 from collections.abc import Iterable
-from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -135,34 +133,33 @@ class _Search:
     def _add(self, rows: Tensor, features: Tensor) -> None:
         threshold = self.kept.threshold
         if threshold is None:
-            mask = self._first(rows, features)
+            queries, columns = self._first(rows, features)
+            threshold = torch.full((self.ends.count,), float("-inf"))
         else:
-            mask = self._candidates(features, threshold.double().numpy())
-        places = mask.reshape(-1).nonzero()[0]
-        queries, columns = (torch.from_numpy(part) for part in np.divmod(places, len(rows)))
-        scores = pair_scores(self.ends, features, queries, columns)
+            queries, columns = self._candidates(features, threshold.double().numpy())
+        queries, columns, scores = exceeding(self.ends, features, queries, columns, threshold)
         found = rows[columns]
-        good = ~scores.isnan() if threshold is None else scores > threshold[queries]
         if self.excluded is not None:
-            good &= (self.excluded[queries] != found[:, None]).all(dim=1)
-        self.kept.add_some(queries[good], scores[good], found[good])
+            good = (self.excluded[queries] != found[:, None]).all(dim=1)
+            queries, scores, found = queries[good], scores[good], found[good]
+        self.kept.add_some(queries, scores, found)
         self.seen += len(rows)
 
-    def _first(self, rows: Tensor, features: Tensor) -> NDArray[np.bool_]:
-        """Return which images may be among the best ``k`` of the first block, by float32."""
+    def _first(self, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pairs of queries and images that may be among the best of the first block."""
         scores = self.ends.scores(features)
         if self.excluded is not None:
             for column in self.excluded.T:
                 scores[rows == column[:, None]] = float("-inf")
-        if len(rows) <= self.k:
-            return np.ones(scores.shape, bool)
-        least = scores.topk(self.k, dim=1).values[:, -1].double().numpy()
+        k = min(self.k, len(rows))
+        least = scores.topk(k, dim=1).values[:, -1].double().numpy()
         limits = products.rounded_down(least - 2 * self.own_error)
-        found: NDArray[np.bool_] = scores.numpy() >= limits[:, None]
-        return found
+        return _pairs(scores.numpy() >= limits[:, None])
 
-    def _candidates(self, features: Tensor, threshold: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return which images, (queries, n), may exceed their query's ``threshold``."""
+    def _candidates(
+        self, features: Tensor, threshold: NDArray[np.float64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return pairs of queries and images that may exceed their query's ``threshold``."""
         while True:
             self.product.load(features, UNIT_LENGTH)
             limits = threshold - self.own_error
@@ -171,44 +168,44 @@ class _Search:
                 limits = np.tile(limits, 2)
             mask = self.product.reaching(limits - self.product.error())
             if self.ends.take_max:
-                mask = mask[: len(threshold)] | mask[len(threshold) :]
-            counts = np.count_nonzero(mask, axis=1)
+                first, second = mask[: len(threshold)], mask[len(threshold) :]
+                mask = np.logical_or(first, second, out=first)
+            queries, columns = _pairs(mask)
             expected = len(features) * (EXPECTED * self.k / self.seen + 1 / SHARE)
-            if not self.kinds or counts.sum() <= expected * len(mask):
+            if not self.kinds or len(queries) <= expected * len(mask):
                 break
             self.product = self.kinds.pop(0)(self.vectors)
-        self.counts += counts
-        self.left_out |= self.counts > self.most
-        mask[self.left_out] = False
-        return mask
+        self.counts += torch.bincount(queries, minlength=len(threshold)).numpy()
+        new = self.counts > self.most
+        if new.any():
+            self.left_out |= new
+            kept = ~torch.from_numpy(self.left_out)[queries]
+            queries, columns = queries[kept], columns[kept]
+        return queries, columns
 
 
-def pair_scores(ends: Ends, features: Tensor, queries: Tensor, columns: Tensor) -> Tensor:
-    """Return the scores (m) of pairs of ``queries`` (m), which rise, and ``columns`` (m) of
-    ``features`` (n, d): a sampled product of dense matrices.
+def _pairs(mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Return the queries, which rise, and the images (m each) that ``mask`` (queries, n) is for."""
+    places = torch.from_numpy(mask.reshape(-1).nonzero()[0])
+    queries = places // mask.shape[1]
+    return queries, places - queries * mask.shape[1]
+
+
+def exceeding(
+    ends: Ends, features: Tensor, queries: Tensor, columns: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those pairs of ``queries``, which rise, and ``columns`` (m each) of ``features`` whose
+    score exceeds their query's ``threshold`` (queries), and these scores.
+
+    The smaller of two products is computed where the first exceeds it, too.
     """
-    _warned()
-    starts = torch.zeros(ends.count + 1, dtype=torch.long)
-    starts[1:] = torch.bincount(queries, minlength=ends.count).cumsum(0)
-    size = ends.count, len(features)
-    pairs = torch.sparse_csr_tensor(
-        starts, columns, torch.zeros(len(columns)), size, check_invariants=False
-    )
-
-    def product(vectors: Tensor) -> Tensor:
-        found: Tensor = torch.sparse.sampled_addmm(pairs, vectors, features.T, beta=0.0).values()
-        return found
-
-    scores = product(ends.positive)
-    if ends.negative is ends.positive:
-        return scores
-    return (torch.maximum if ends.take_max else torch.minimum)(scores, product(ends.negative))
-
-
-@cache
-def _warned() -> None:
-    """Let torch say now, unheard, that its sparse matrices may change: it does so once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        one = torch.ones(1, dtype=torch.long)
-        torch.sparse_csr_tensor(one.cumsum(0).new_tensor([0, 1]), one - 1, one.float(), (1, 1))
+    scores = products.sampled(ends.positive, features, queries, columns)
+    if ends.take_max:
+        scores = torch.maximum(scores, products.sampled(ends.negative, features, queries, columns))
+    good = scores > threshold[queries]
+    queries, columns, scores = queries[good], columns[good], scores[good]
+    if ends.take_max or ends.negative is ends.positive:
+        return queries, columns, scores
+    others = products.sampled(ends.negative, features, queries, columns)
+    good = others > threshold[queries]
+    return queries[good], columns[good], torch.minimum(scores, others)[good]

@@ -18,6 +18,7 @@ ways of summing. γ is eight times what the theory and the trial allow.
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -274,6 +275,30 @@ class Int7(Int8):
 
 PRODUCTS: tuple[type[Product], ...] = (Bfloat16, Int8, Int7, Single, SingleByNumpy)
 """All there are."""
+
+
+def sampled(vectors: Tensor, features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return products (m) in float32 of some ``vectors`` (queries, d) and ``features`` (n, d).
+
+    ``rows``, which rise, and ``columns`` (m each) say of which. Each pair is summed alike, wherever
+    it stands.
+    """
+    _warned()
+    starts = torch.zeros(len(vectors) + 1, dtype=torch.long)
+    starts[1:] = torch.bincount(rows, minlength=len(vectors)).cumsum(0)
+    size, nothing = (len(vectors), len(features)), torch.zeros(len(columns))
+    pairs = torch.sparse_csr_tensor(starts, columns, nothing, size, check_invariants=False)
+    found: Tensor = torch.sparse.sampled_addmm(pairs, vectors, features.T, beta=0.0).values()
+    return found
+
+
+@cache
+def _warned() -> None:
+    """Let torch say now, unheard, that its sparse matrices may change: it does so once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        places = torch.tensor([0, 1]), torch.tensor([0])
+        torch.sparse_csr_tensor(*places, torch.ones(1), (1, 1), check_invariants=False)
 
 
 def rounded_down(numbers: Lengths) -> NDArray[np.float32]:

@@ -114,21 +114,26 @@ def blocks(
     while stop < gallery.shape[0]:
         start, stop = stop, min(stop + min(size, max(stop, FIRST)), gallery.shape[0])
         rows = torch.arange(start, stop)
-        features = torch.from_numpy(gallery.rows(start, stop)).float()
+        stored = torch.from_numpy(gallery.rows(start, stop))
+        features = stored.float()
         if inside is not None:
             chosen = torch.from_numpy(inside[start:stop])
             rows, features = rows[chosen], features[chosen]
         if len(rows):
-            yield rows, features.to(device) if unit else _unit(features.to(device))
+            yield rows, features.to(device) if unit else _unit(features.to(device), stored)
         advance(stop - start)
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Return ``features`` normalised; as they are where they are so already, which saves a copy."""
+def _unit(features: Tensor, stored: Tensor) -> Tensor:
+    """Return ``features`` normalised; as they are where they are so already, which saves a copy.
+
+    Unless they are ``stored``, they may be changed.
+    """
     lengths = torch.linalg.vector_norm(features, dim=1)
     if ((lengths - 1).abs() < 1e-6).all():
         return features
-    return normalise(features)
+    lengths = lengths.clamp(min=1e-12)[:, None]  # as ``normalise`` does, but measured once
+    return features / lengths if features is stored else features.div_(lengths)
 
 
 class Best:

@@ -244,6 +244,11 @@ class FeatureFile:
         return np.asarray(self._map).reshape(-1).view(np.uint8).data
 
     def _checked(self, features: Features, rows: Sequence[int] | NDArray[np.int64]) -> Features:
+        if (
+            features.dtype == np.float16
+            and (features.view(np.int16) & 0x7C00).max(initial=0) < 0x7C00
+        ):
+            return features  # the same by their exponents, five times as quickly
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             name = self.names[rows[int(np.argmin(finite))]]
