@@ -133,20 +133,21 @@ class _Search:
     def _add(self, rows: Tensor, features: Tensor) -> None:
         threshold = self.kept.threshold
         if threshold is None:
-            queries, columns = self._first(rows, features)
+            pairs = self._first(rows, features)
             threshold = torch.full((self.ends.count,), float("-inf"))
         else:
-            queries, columns = self._candidates(features, threshold.double().numpy())
-        queries, columns, scores = exceeding(self.ends, features, queries, columns, threshold)
-        found = rows[columns]
+            pairs = self._candidates(features, threshold.double().numpy())
+        images, queries, scores = exceeding(self.ends, features, *pairs, threshold)
+        found = rows[images]
         if self.excluded is not None:
-            good = (self.excluded[queries] != found[:, None]).all(dim=1)
-            queries, scores, found = queries[good], scores[good], found[good]
-        self.kept.add_some(queries, scores, found)
+            scores[(self.excluded[queries] == found[:, None]).any(dim=1)] = float("-inf")
+        order = queries.argsort(stable=True)  # images keep theirs
+        order = order[scores[order] > float("-inf")]
+        self.kept.add_some(queries[order], scores[order], found[order])
         self.seen += len(rows)
 
     def _first(self, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pairs of queries and images that may be among the best of the first block."""
+        """Return pairs of images and queries that may be among the best of the first block."""
         scores = self.ends.scores(features)
         if self.excluded is not None:
             for column in self.excluded.T:
@@ -154,12 +155,13 @@ class _Search:
         k = min(self.k, len(rows))
         least = scores.topk(k, dim=1).values[:, -1].double().numpy()
         limits = products.rounded_down(least - 2 * self.own_error)
-        return _pairs(scores.numpy() >= limits[:, None])
+        mask = scores.numpy() >= limits[:, None]
+        return _pairs(np.ascontiguousarray(mask.T))
 
     def _candidates(
         self, features: Tensor, threshold: NDArray[np.float64]
     ) -> tuple[Tensor, Tensor]:
-        """Return pairs of queries and images that may exceed their query's ``threshold``."""
+        """Return pairs of images and queries that may exceed the query's ``threshold``."""
         while True:
             self.product.load(features, UNIT_LENGTH)
             limits = threshold - self.own_error
@@ -168,11 +170,10 @@ class _Search:
                 limits = np.tile(limits, 2)
             mask = self.product.reaching(limits - self.product.error())
             if self.ends.take_max:
-                first, second = mask[: len(threshold)], mask[len(threshold) :]
-                mask = np.logical_or(first, second, out=first)
-            queries, columns = _pairs(mask)
+                mask = mask[:, : len(threshold)] | mask[:, len(threshold) :]
+            images, queries = _pairs(mask)
             expected = len(features) * (EXPECTED * self.k / self.seen + 1 / SHARE)
-            if not self.kinds or len(queries) <= expected * len(mask):
+            if not self.kinds or len(queries) <= expected * len(threshold):
                 break
             self.product = self.kinds.pop(0)(self.vectors)
         self.counts += torch.bincount(queries, minlength=len(threshold)).numpy()
@@ -180,32 +181,34 @@ class _Search:
         if new.any():
             self.left_out |= new
             kept = ~torch.from_numpy(self.left_out)[queries]
-            queries, columns = queries[kept], columns[kept]
-        return queries, columns
+            images, queries = images[kept], queries[kept]
+        return images, queries
 
 
 def _pairs(mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """Return the queries, which rise, and the images (m each) that ``mask`` (queries, n) is for."""
+    """Return the images, which rise, and the queries (m each) that ``mask`` (n, queries) is for."""
     places = torch.from_numpy(mask.reshape(-1).nonzero()[0])
-    queries = places // mask.shape[1]
-    return queries, places - queries * mask.shape[1]
+    images = places // mask.shape[1]
+    return images, places - images * mask.shape[1]
 
 
 def exceeding(
-    ends: Ends, features: Tensor, queries: Tensor, columns: Tensor, threshold: Tensor
+    ends: Ends, features: Tensor, images: Tensor, queries: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return those pairs of ``queries``, which rise, and ``columns`` (m each) of ``features`` whose
+    """Return those pairs of ``images``, which rise, of ``features`` and ``queries`` (m each) whose
     score exceeds their query's ``threshold`` (queries), and these scores.
 
-    The smaller of two products is computed where the first exceeds it, too.
+    The smaller of two products is computed where the first exceeds it, too. Pairs go image by
+    image: queries are fewer, and stay in the cache.
     """
-    scores = products.sampled(ends.positive, features, queries, columns)
+    scores = products.sampled(features, ends.positive, images, queries)
     if ends.take_max:
-        scores = torch.maximum(scores, products.sampled(ends.negative, features, queries, columns))
+        others = products.sampled(features, ends.negative, images, queries)
+        scores = torch.maximum(scores, others)
     good = scores > threshold[queries]
-    queries, columns, scores = queries[good], columns[good], scores[good]
+    images, queries, scores = images[good], queries[good], scores[good]
     if ends.take_max or ends.negative is ends.positive:
-        return queries, columns, scores
-    others = products.sampled(ends.negative, features, queries, columns)
+        return images, queries, scores
+    others = products.sampled(features, ends.negative, images, queries)
     good = others > threshold[queries]
-    return queries[good], columns[good], torch.minimum(scores, others)[good]
+    return images[good], queries[good], torch.minimum(scores, others)[good]

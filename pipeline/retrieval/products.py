@@ -111,7 +111,7 @@ class Product(ABC):
 
     @abstractmethod
     def multiply(self) -> Tensor:
-        """Return the products (queries, n) in units of ``unit``, until the next time."""
+        """Return the products (n, queries) in units of ``unit``, until the next time."""
 
     @abstractmethod
     def floor(self, limits: Lengths) -> Tensor:
@@ -119,22 +119,22 @@ class Product(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Queries, images of the block."""
-        return len(self.vectors), len(self.images)
+        """Images of the block, queries."""
+        return len(self.images), len(self.vectors)
 
     @property
     def unit(self) -> Tensor | float:
-        """What 1 stands for in a vector's products, (queries, 1)."""
+        """What 1 stands for in a vector's products, (queries)."""
         return 1.0
 
     def reaching(self, limits: Lengths) -> NDArray[np.bool_]:
-        """Return which images' products, (queries, n), reach ``limits`` (queries).
+        """Return which images' products, (n, queries), reach ``limits`` (queries).
 
         With ``error`` taken off the limits none is missed; some may be too many.
         """
         products, least = self.multiply(), self.floor(limits)
         found = self.room("found", products.shape, torch.bool).numpy()
-        np.greater_equal(products.numpy(), least.numpy()[:, None], out=found)
+        np.greater_equal(products.numpy(), least.numpy(), out=found)
         return found
 
     def error(self) -> Lengths:
@@ -161,7 +161,7 @@ class Single(Product):
 
     def multiply(self) -> Tensor:
         room = self.room("products", self.size, torch.float32)
-        return torch.mm(self.vectors, self.images.T, out=room)
+        return torch.mm(self.images, self.vectors.T, out=room)
 
     def floor(self, limits: Lengths) -> Tensor:
         return torch.from_numpy(rounded_down(limits))
@@ -174,7 +174,7 @@ class SingleByNumpy(Single):
 
     def multiply(self) -> Tensor:
         room = self.room("products", self.size, torch.float32)
-        np.matmul(self.vectors.numpy(), self.images.numpy().T, out=room.numpy())
+        np.matmul(self.images.numpy(), self.vectors.numpy().T, out=room.numpy())
         return room
 
 
@@ -202,7 +202,7 @@ class Bfloat16(Product):
 
     def multiply(self) -> Tensor:
         room = self.room("products", self.size, torch.bfloat16)
-        return torch.mm(self.reduced, self.images.T, out=room)
+        return torch.mm(self.images, self.reduced.T, out=room)
 
     def floor(self, limits: Lengths) -> Tensor:
         single = torch.from_numpy(rounded_down(limits))
@@ -216,10 +216,10 @@ class Bfloat16(Product):
         products, least = self.multiply(), self.floor(limits)
         found = self.room("found", products.shape, torch.bool).numpy()
         bits = products.view(torch.int16).numpy(), least.view(torch.int16).numpy()
-        np.greater_equal(bits[0], bits[1][:, None], out=found)
+        np.greater_equal(*bits, out=found)
         others = (least <= 0).nonzero()[:, 0]
         if len(others):
-            found[others.numpy()] = (products[others] >= least[others, None]).numpy()
+            found[:, others.numpy()] = (products[:, others] >= least[others]).numpy()
         return found
 
 
@@ -229,16 +229,17 @@ class Int8(Product):
     name = "int8"
     exact_sums = True
     top = 127
+    """The largest number of vectors; that of images is 127."""
 
     def reduce(self, vectors: Tensor) -> Tensor:
         exact = vectors.double()
-        self.steps = (exact.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-300)
-        self.numbers = (exact / self.steps).round().to(torch.int8)
-        return self.numbers.double() * self.steps
+        self.steps = (exact.abs().amax(dim=1) / self.top).clamp(min=1e-300)
+        self.numbers = (exact / self.steps[:, None]).round().to(torch.int8)
+        return self.numbers.double() * self.steps[:, None]
 
     def load(self, features: Tensor, longest: float) -> None:
         self.images = self.room("images", features.shape, torch.int8)
-        self.step = max(float(features.max()), -float(features.min()), 1e-30) / self.top
+        self.step = max(float(features.max()), -float(features.min()), 1e-30) / 127
         self.image_loss = 0.0
         for start in range(0, len(features), PIECE):
             part = features[start : start + PIECE]
@@ -257,19 +258,19 @@ class Int8(Product):
 
     def multiply(self) -> Tensor:
         room = self.room("products", self.size, torch.int32)
-        return torch._int_mm(self.numbers, self.images.T, out=room)
+        return torch._int_mm(self.images, self.numbers.T, out=room)
 
     def floor(self, limits: Lengths) -> Tensor:
-        numbers = (torch.from_numpy(limits)[:, None] / self.unit).clamp(-(2.0**32), 2.0**32)
+        numbers = (torch.from_numpy(limits) / self.unit).clamp(-(2.0**32), 2.0**32)
         # A little lower, as the quotient is rounded; 2^31 - 1 is more than any product.
         numbers = (numbers - 1e-9 * numbers.abs() - 1).floor()
-        return numbers.clamp(-(2.0**31), 2.0**31 - 1)[:, 0].to(torch.int32)
+        return numbers.clamp(-(2.0**31), 2.0**31 - 1).to(torch.int32)
 
 
 class Int7(Int8):
-    """The same with images in half as many numbers, which AVX2 sums without overflow in 16 bits."""
+    """The same with vectors in 7 bits, which AVX2 sums without overflow in 16 bits."""
 
-    name = "int8, images in 7 bits"
+    name = "int8, queries in 7 bits"
     top = 63
 
 
@@ -277,18 +278,18 @@ PRODUCTS: tuple[type[Product], ...] = (Bfloat16, Int8, Int7, Single, SingleByNum
 """All there are."""
 
 
-def sampled(vectors: Tensor, features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return products (m) in float32 of some ``vectors`` (queries, d) and ``features`` (n, d).
+def sampled(features: Tensor, vectors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return products (m) in float32 of some ``features`` (n, d) and ``vectors`` (queries, d).
 
-    ``rows``, which rise, and ``columns`` (m each) say of which. Each pair is summed alike, wherever
-    it stands.
+    ``rows``, which rise, say of which features, ``columns`` of which vectors, (m) each. Each pair
+    is summed alike, wherever it stands.
     """
     _warned()
-    starts = torch.zeros(len(vectors) + 1, dtype=torch.long)
-    starts[1:] = torch.bincount(rows, minlength=len(vectors)).cumsum(0)
-    size, nothing = (len(vectors), len(features)), torch.zeros(len(columns))
+    starts = torch.zeros(len(features) + 1, dtype=torch.long)
+    starts[1:] = torch.bincount(rows, minlength=len(features)).cumsum(0)
+    size, nothing = (len(features), len(vectors)), torch.zeros(len(columns))
     pairs = torch.sparse_csr_tensor(starts, columns, nothing, size, check_invariants=False)
-    found: Tensor = torch.sparse.sampled_addmm(pairs, vectors, features.T, beta=0.0).values()
+    found: Tensor = torch.sparse.sampled_addmm(pairs, features, vectors.T, beta=0.0).values()
     return found
 
 
@@ -365,8 +366,8 @@ def holds(kind: type[Product], width: int) -> bool:
         product = kind(vectors)
         product.load(images, longest_of(images))
         own = product.step if isinstance(product, Int8) else 1.0
-        exact = product.reduced.double() @ (product.images.double() * own).T
-        lengths = torch.from_numpy(product.lengths)[:, None] * product.image_length
+        exact = (product.images.double() * own) @ product.reduced.double().T
+        lengths = torch.from_numpy(product.lengths) * product.image_length
         allowed = (0.0 if product.exact_sums else sum_error(width) / RESERVE) * lengths
         if issubclass(kind, Bfloat16):
             allowed = allowed + 2.0**-8 * (exact.abs() + allowed)  # rounded once more

@@ -36,14 +36,14 @@ def test_no_product_errs_by_more_than_its_bound_nor_misses_what_reaches_a_limit(
     vectors, images = drawn(seed, length, coarse)
     product = kind(vectors)
     product.load(images, 1 + 1e-5)
-    exact = vectors.double() @ images.double().T
+    exact = images.double() @ vectors.double().T
     found = product.multiply().double() * product.unit
-    error = torch.from_numpy(product.error())[:, None]
+    error = torch.from_numpy(product.error())
     rounded = 2.0**-8 * (exact.abs() + error) if kind is Bfloat16 else 0
     assert bool(((found - exact).abs() <= error + rounded).all())
-    for limit in exact.T[[0, 7, 20]]:  # each is reached to the last digit by an image
+    for limit in exact[[0, 7, 20]]:  # each is reached to the last digit by an image
         reached = product.reaching(limit.numpy() - product.error())
-        assert bool(torch.from_numpy(reached)[exact >= limit[:, None]].all())
+        assert bool(torch.from_numpy(reached)[exact >= limit].all())
 
 
 @pytest.mark.parametrize("kind", HERE)
@@ -80,10 +80,10 @@ class RoundsOften(Bfloat16):
     """Keeps its sums in bfloat16 between runs of 32 products, as a kernel might."""
 
     def multiply(self) -> torch.Tensor:
-        total = torch.zeros(len(self.reduced), len(self.images), dtype=torch.bfloat16)
+        total = torch.zeros(self.size, dtype=torch.bfloat16)
         for start in range(0, self.reduced.shape[1], 32):
             some = slice(start, start + 32)
-            part = self.reduced[:, some].float() @ self.images[:, some].float().T
+            part = self.images[:, some].float() @ self.reduced[:, some].float().T
             total = (total.float() + part).bfloat16()
         return total
 
@@ -92,23 +92,23 @@ class Rough(Single):
     """Multiplies float32 in fewer digits, as torch does where it is told to."""
 
     def multiply(self) -> torch.Tensor:
-        return self.vectors.bfloat16().float() @ self.images.T
+        return self.images.bfloat16().float() @ self.vectors.T
 
 
 class Saturates(Int8):
     """Adds pairs of products in 16 bits, as AVX2 does."""
 
     def multiply(self) -> torch.Tensor:
-        found = torch.zeros(len(self.numbers), len(self.images), dtype=torch.int32)
+        found = torch.zeros(self.size, dtype=torch.int32)
         for start in range(0, self.numbers.shape[1], 2):
             some = slice(start, start + 2)
-            pair = (self.numbers[:, some].int() + 128) @ self.images[:, some].int().T
+            pair = (self.images[:, some].int() + 128) @ self.numbers[:, some].int().T
             found += pair.clamp(-(2**15), 2**15 - 1)
-        return found - 128 * self.images.int().sum(dim=1)
+        return found - 128 * self.numbers.int().sum(dim=1)
 
 
 class SaturatesLess(Saturates):
-    """The same with images that are small enough."""
+    """The same with vectors that are small enough."""
 
     top = Int7.top
 
