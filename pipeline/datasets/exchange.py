@@ -177,7 +177,7 @@ def _shape(entry: Any, where: str, name: str | None) -> Shape:
             return shape
     if name is not None:  # its own form says which key is missing
         return candidates[-1]
-    told = "; ".join(" and ".join(sorted(known)) for _, known, *_ in SHAPES)
+    told = "; ".join(dict.fromkeys(" and ".join(sorted(known)) for _, known, *_ in SHAPES))
     raise InputError(
         f"{where} has the shape of no known file of triplets. Known are entries with: {told}."
     )

@@ -83,6 +83,8 @@ def _configuration(file: Path, state: tuple[int, ...]) -> dict[str, Any]:
         return {**told, "head": str(told["head"]), "sizes": {"d": sizes["d"], **sizes}}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, KeyError):
+            reason = f"it has no {error.args[0]}"
         raise ModelError(
             f"{file} is no composer of `seize train composer`: its configuration cannot be read "
             f"({reason})."

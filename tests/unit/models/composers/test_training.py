@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import ConfigError, InputError, ModelError
@@ -145,6 +146,13 @@ def test_files_that_are_no_composer_are_named(tmp_path: Path):
     torn.write_bytes(torn.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"torn\.safetensors is no composer"):
         checkpoints.load(torn)
+
+
+def test_weights_of_something_else_are_said_to_have_no_configuration(tmp_path: Path):
+    file = tmp_path / "clip.safetensors"
+    save_file({"visual.proj": torch.zeros(2)}, file)
+    with pytest.raises(ModelError, match=r"cannot be read \(it has no configuration\)"):
+        checkpoints.configuration(file)
 
 
 def test_a_head_that_needs_tokens_says_so():
