@@ -66,11 +66,13 @@ class Masked:
         from pipeline.models.inversion.prompts import Prompt
 
         text, room = self.texts[place], self._tokenizer.room
-        rng = random.Random(f"{self._seed} {place}")
+        spans = self._find(text)
         whole = Prompt(tuple(self._tokenizer.pieces(text)[:room]), ())
         tokens: list[int] = []
         places: list[int] = []
-        for piece in corpus.masked(text, self._find(text), rng):
+        if not spans:  # a random word; a generator is seeded only where it is needed
+            spans = [corpus.any_word(text, random.Random(f"{self._seed} {place}"))]
+        for piece in corpus.masked(text, spans):
             if piece is None:
                 places.append(len(tokens))
                 tokens.append(self._filler)

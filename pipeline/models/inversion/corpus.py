@@ -259,12 +259,13 @@ def content_words(text: str) -> Spans:
     return spans
 
 
-def masked(text: str, spans: Spans, rng: random.Random) -> list[str | None]:
-    """Return ``text`` in pieces, None for each keyword; a random word where there is none.
+def any_word(text: str, rng: random.Random) -> tuple[int, int]:
+    """Return where a random word of ``text`` stands."""
+    return rng.choice([word.span() for word in WORD.finditer(text)])
 
-    A keyword is taken wherever it stands as whole words.
-    """
-    spans = spans or [rng.choice([word.span() for word in WORD.finditer(text)])]
+
+def masked(text: str, spans: Spans) -> list[str | None]:
+    """Return ``text`` in pieces, None for each keyword, wherever one stands as whole words."""
     keywords = {text[start:end] for start, end in spans}
     found = {place for keyword in keywords for place in _places(text, keyword)}
     pieces: list[str | None] = []

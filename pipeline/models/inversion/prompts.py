@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 KEPT = 50_000
 """Words whose tokens are kept."""
+TEMPLATES = 1_000
+"""Templates whose parts are kept."""
+SLOTS = ("{words}", "{text}")
+"""What a template is filled in at."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Tokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._kept = functools.lru_cache(KEPT)(self._encoded)
+        self.parts = functools.lru_cache(TEMPLATES)(self._parts)
         self.context: int = tokenizer.context_length
         whole = tokenizer([""])[0].tolist()
         inner = getattr(tokenizer, "tokenizer", None)
@@ -61,6 +66,13 @@ class Tokenizer:
             return tuple(self._tokenizer.encode(text))  # which cleans it, too
         return tuple(inner(self._tokenizer.clean_fn(text), add_special_tokens=False).input_ids)
 
+    def _parts(self, template: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Return a template's pieces, each with its tokens; what is filled in has none."""
+        return tuple(
+            (piece, () if piece in SLOTS else tuple(self.pieces(piece)))
+            for piece in _split(template)
+        )
+
     @property
     def room(self) -> int:
         """Tokens that fit between start and end."""
@@ -81,28 +93,28 @@ def assemble(tokenizer: Tokenizer, template: str, text: str, words: int | Sequen
     its pseudo-words. Raises ValueError where the template alone does not fit.
     """
     runs = iter([words] * template.count("{words}") if isinstance(words, int) else words)
-    filler = tokenizer.pieces("word")[0]
-    parts: list[list[int] | None] = []  # None stands for the user's text
+    ((_, filler),) = tokenizer.parts("word")
+    parts: list[Sequence[int] | None] = []  # None stands for the user's text
     marks: list[list[bool]] = []
-    for piece in _split(template):
+    for piece, tokens_of in tokenizer.parts(template):
         if piece == "{text}":
             parts.append(None)
             marks.append([])
         elif piece == "{words}":
             count = next(runs)
-            parts.append([filler] * count)
+            parts.append(filler[:1] * count)
             marks.append([True] * count)
         else:
-            tokens = tokenizer.pieces(piece)
-            parts.append(tokens)
-            marks.append([False] * len(tokens))
+            parts.append(tokens_of)
+            marks.append([False] * len(tokens_of))
     said = tokenizer.pieces(text)
     slots = sum(part is None for part in parts)
     fixed = sum(len(part) for part in parts if part is not None)
     if fixed > tokenizer.room:
         raise ValueError(f"the template alone takes {fixed} of {tokenizer.room} tokens")
     kept = min(len(said), (tokenizer.room - fixed) // max(slots, 1))
-    tokens, places = [], []
+    tokens: list[int] = []
+    places: list[int] = []
     for part, mark in zip(parts, marks, strict=True):
         own = said[:kept] if part is None else part
         places += [len(tokens) + i for i, is_word in enumerate(mark) if is_word]
@@ -115,7 +127,7 @@ def _split(template: str) -> list[str]:
     pieces: list[str] = []
     rest = template
     while rest:
-        at = [i for i in (rest.find("{words}"), rest.find("{text}")) if i >= 0]
+        at = [i for i in map(rest.find, SLOTS) if i >= 0]
         if not at:
             pieces.append(rest)
             break

@@ -271,3 +271,12 @@ def test_epochs_are_counted_in_items() -> None:
     assert settings(epochs=100, batch=256).total(100_000) == 39_062
     assert settings(epochs=2, batch=4, accumulate=2).total(24, processes=3) == 2
     assert QUICK.total(24) == 7
+
+
+def test_numbers_whose_sum_overflows_are_finite_and_what_cancels_in_a_sum_is_not():
+    large = torch.full((4,), 3e38)
+    assert not large.sum().isfinite()
+    assert loop._finite([large, torch.zeros(2)])
+    assert loop._finite([torch.zeros(0), torch.ones(1)])
+    for wrong in (float("nan"), float("inf")):
+        assert not loop._finite([torch.ones(3), torch.tensor([wrong, -wrong])])
