@@ -63,6 +63,7 @@ log = logging.getLogger("seize")
 FILES = {
     "/": ("app.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/filter.js": ("filter.js", "text/javascript"),
     "/focus.js": ("focus.js", "text/javascript"),
     "/texts.js": ("texts.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
@@ -196,6 +197,7 @@ class App:
                 "images": await self.light.submit(self._count),
                 "indexing": self.indexing and self.indexing.as_json(),
                 "method": config.search.method,
+                "group_at": config.own.group_at,
                 "methods": known,
                 "endings": sorted(endings()),
                 "max_upload": self.limits.upload,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from pipeline.pages.result import write_page
@@ -29,6 +30,9 @@ def served(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     root.mkdir()
     for picture in sorted((small_world / "CIRCO").rglob("*.jpg"))[:IMAGES]:
         shutil.copy(picture, root)
+    names = sorted(file.name for file in root.iterdir())
+    rows = [f"{name},{place},{'red' if place < 30 else 'blue'}" for place, name in enumerate(names)]
+    (root / "attributes.csv").write_text("\n".join(["path,price,colour", *rows]))
     running = Served(root, root.parent / "cache")
     yield running
     assert running.stop() == 130
@@ -166,7 +170,7 @@ def test_both_languages_have_the_same_texts() -> None:
     assert len(names) == 2
     assert names[0] == names[1]
     used = set()
-    for file in web.glob("app.*"):
+    for file in (*web.glob("app.*"), web / "filter.js"):
         content = file.read_text(encoding="utf-8")
         used |= set(re.findall(r"\btexts\.(?!js)(\w+)|data-(?:text|label)=\"(\w+)\"", content))
     assert {one or other for one, other in used} == set(names[0])
@@ -347,7 +351,9 @@ def test_everyone_can_use_every_state_of_the_page(served: Served, page: Page) ->
     seen = watch(page)
     page.goto(served.address)
     expect(page.locator("#samples button").first).to_be_visible()
-    assert barriers(page) == [], "the start"
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("button", name="Add", exact=True)).to_be_enabled()
+    assert barriers(page) == [], "the start, with the filter"
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#status")).to_have_class("error")
     assert barriers(page) == [], "an error"
@@ -373,7 +379,114 @@ def test_everyone_can_use_every_state_of_the_page(served: Served, page: Page) ->
 def test_everyone_can_read_a_result_that_is_one_file(
     served: Served, page: Page, tmp_path: Path
 ) -> None:
-    first = next(iter(served.root.iterdir()))
+    first = next(served.root.glob("*.jpg"))
     write_page(served.gallery.with_search(top_k=3).query(first, CHANGE), tmp_path / "result.html")
     page.goto((tmp_path / "result.html").as_uri())
     assert barriers(page) == []
+
+
+def test_a_filter_is_set_changed_kept_in_the_address_and_taken_away(
+    served: Served, page: Page
+) -> None:
+    seen = watch(page)
+    page.goto(served.address)
+    page.locator("#samples button").first.click()
+    name = page.locator("#reference-name").text_content() or ""
+    ask(page, CHANGE, IMAGES)
+    status = page.get_by_role("status").first
+    page.get_by_role("button", name="Filter").click()
+    field = page.get_by_label("Field of the filter")
+    expect(field.get_by_role("option", name="colour")).to_be_attached()
+    field.select_option("colour")
+    value = page.get_by_label("Value of the filter")
+    assert page.locator("#filter-values option").evaluate_all("all => all.map(o => o.value)") == [
+        *("red", "blue")
+    ]
+    page.get_by_label("How it compares").select_option("=")
+    value.fill("red")
+    value.press("Enter")
+    gallery = served.gallery.with_search(top_k=24)
+    shows(page, gallery.where("colour=red").query(served.root / name, CHANGE).paths)
+    expect(status).to_have_text("Best 24 of 30 images.")
+    field.select_option("price")
+    expect(value).to_have_attribute("placeholder", "0 to 59")
+    page.get_by_label("How it compares").select_option("<")
+    value.fill("10")
+    page.get_by_role("button", name="Add", exact=True).click()
+    narrow = gallery.where("colour=red", "price<10").query(served.root / name, CHANGE).paths
+    assert 0 < len(narrow) <= 10
+    shows(page, narrow)
+    expect(page.get_by_role("button", name="Filter (2)")).to_be_visible()
+    page.reload()
+    shows(page, narrow)
+    # Models that are asked anew go by it, too, and by what is typed and not yet added.
+    page.get_by_role("button", name="Filter (2)").click()
+    expect(page.get_by_role("button", name="Add", exact=True)).to_be_enabled()
+    field.select_option("price")
+    page.get_by_label("How it compares").select_option(">")
+    value.fill("59")
+    page.get_by_label("What should differ").fill("has a red star")
+    page.get_by_role("button", name="Search").click()
+    expect(status).to_have_text("No image matches the filter.", timeout=MODELS)
+    expect(page.locator("#images li")).to_have_count(0)
+    for condition in ("price>59", "price<10"):
+        taken = page.get_by_role("button", name=f"No longer only images of {condition}")
+        taken.focus()
+        page.keyboard.press("Enter")
+    shows(page, gallery.where("colour=red").query(served.root / name, "has a red star").paths)
+    expect(page.locator("#conditions button")).to_be_focused()
+    page.keyboard.press("Enter")
+    shows(page, gallery.query(served.root / name, "has a red star").paths)
+    expect(value).to_be_focused()
+    field.select_option("width")
+    page.get_by_label("How it compares").select_option("<")
+    value.fill("wide")
+    value.press("Enter")
+    expect(status).to_have_text(re.compile("number"))
+    expect(status).to_have_class("error")
+    assert len(seen.errors) == 1, "the refusal"
+
+
+def test_near_duplicates_are_one_card_that_opens(
+    small_world: Path, tmp_path: Path, page: Page
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for place, picture in enumerate(sorted((small_world / "CIRCO").rglob("*.jpg"))[:6]):
+        shutil.copy(picture, root / f"{place}.jpg")
+    for quality in (70, 80):
+        with Image.open(root / "3.jpg") as image:
+            image.save(root / f"3-{quality}.jpg", quality=quality)
+    served = Served(root, tmp_path / "cache", "--group-at", "0.99")
+    page.goto(served.address)
+    page.get_by_label("What should differ").fill("a large red circle")
+    page.get_by_role("button", name="Search").click()
+    opens = page.locator("#images .alike")
+    expect(opens).to_have_text(["+2"], timeout=MODELS)
+    closed = page.locator("#images .file").all_text_contents()
+    gallery = served.gallery.grouped(0.99)
+    found = gallery.query(None, "a large red circle")
+    assert closed == found.paths
+    assert len(closed) == 6
+    [group] = [image for image in found.images if image.members]
+    opens.focus()
+    page.keyboard.press("Enter")
+    place = found.images.index(group)
+    members = [member.path for member in group.members]
+    shows(page, [*closed[: place + 1], *members, *closed[place + 1 :]])
+    expect(opens).to_be_focused()
+    expect(opens).to_have_attribute("aria-expanded", "true")
+    page.locator("#images .view").nth(place + 1).click()
+    expect(page.get_by_role("dialog", name=members[0])).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog", name=members[0])).to_be_visible()
+    page.keyboard.press("Escape")
+    opens.click()
+    shows(page, closed)
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_label("Group near-duplicates").uncheck()
+    shows(page, served.gallery.grouped(None).query(None, "a large red circle").paths)
+    page.reload()
+    shows(page, served.gallery.grouped(None).query(None, "a large red circle").paths)
+    assert served.stop() == 130

@@ -1,5 +1,6 @@
 // The page's behaviour. All text enters the document through textContent, never as markup.
 
+import { makeFilter } from "/filter.js";
 import { present, renew } from "/focus.js";
 import { fill, language, texts } from "/texts.js";
 
@@ -9,7 +10,7 @@ const state = {
   reference: null, // {file, url, name} or {hash, path}
   further: [], // what the query is about beside the reference, each as that is
   unlike: [], // images {hash, path} that are not wanted
-  turns: [], // {reference, text, draft, left, asked, shown, method, weights, start, count}
+  turns: [], // {reference, text, draft, left, asked, shown, method, weights, where, group, start, count}
   current: -1,
   busy: null, // what aborts the query that is under way
   selected: new Map(), // hash to image
@@ -205,8 +206,11 @@ async function* lines(response) {
 
 const hashesOf = (images) => images.map(({ hash }) => hash).join(",");
 
+// Which part of the ranking is asked for, and among which images.
+const part = ({ where, group, start, count }) => ({ where: where.join("\n"), group, start, top_k: count });
+
 async function ask(question, signal) {
-  const { reference, further, text, left, unlike, unlikeImages, method, weights, start, count } = question;
+  const { reference, further, text, left, unlike, unlikeImages, method, weights } = question;
   const form = new FormData();
   if (left) {
     form.append("state", left.state);
@@ -223,8 +227,7 @@ async function ask(question, signal) {
   if (unlike) form.append("unlike", unlike);
   if (unlikeImages.length) form.append("unlike_images", hashesOf(unlikeImages));
   if (method) form.append("method", method);
-  form.append("start", start);
-  form.append("top_k", count);
+  for (const [name, value] of Object.entries(part(question))) form.append(name, value);
   for (const [name, value] of Object.entries(weights ?? {})) form.append(name, value);
   const response = await fetch("/query", { method: "POST", body: form, signal });
   if (!response.ok) await answer(response);
@@ -243,6 +246,7 @@ async function search(question, linked = false) {
   at("cancel").hidden = false;
   present(at("search"), false, at("cancel"));
   say(texts.asking);
+  let meanwhile = question.where;
   try {
     const result = await ask(question, abort.signal);
     const uploads = [...result.uploads]; // their hashes, in the order in which they were sent
@@ -258,15 +262,18 @@ async function search(question, linked = false) {
       images: result.images,
       notes: result.notes,
       vector: result.vector,
+      matching: result.matching,
     };
     const typed = !linked && at("text").value.trim() !== question.text; // while this was asked
     const draft = typed ? at("text").value : undefined;
     state.turns.push({ ...question, reference, further, asked: result, shown, draft });
     state.current = state.turns.length - 1;
     remember(!linked);
+    if (!linked) meanwhile = filter.get();
     show();
     say(found());
-    if (!typed) at("results").focus({ preventScroll: !linked });
+    const goesOn = typed || at("filters").contains(document.activeElement);
+    if (!goesOn) at("results").focus({ preventScroll: !linked });
     window.scrollTo({ top: 0 });
     return true;
   } catch (error) {
@@ -277,12 +284,16 @@ async function search(question, linked = false) {
     state.busy = null;
     at("search").hidden = false;
     present(at("cancel"), false, at("search"));
+    if (meanwhile !== question.where) {
+      filter.set(meanwhile);
+      among(meanwhile);
+    }
   }
 }
 
 // What the turn that is shown leaves to the next, as /query takes it; null for its image.
 function leaves(how) {
-  if (how === "image" || !turn()) return null;
+  if (how === "image" || !turn()?.shown.vector) return null;
   const { edited_captions: edited, vector } = turn().shown;
   const captions = edited.filter(Boolean).map((text) => text.replace(/\s+/g, " "));
   const { text, method, weights } = turn();
@@ -309,6 +320,8 @@ at("form").addEventListener("submit", (event) => {
     unlikeImages: [...state.unlike],
     method: at("method").value,
     weights: weightsShown(),
+    where: filter.take(),
+    group: at("group").checked,
     start: 0,
     count: PAGE,
   });
@@ -327,13 +340,16 @@ at("text").addEventListener("input", () => {
 // --- the address: every turn has one, to go back to, reload or share -----------------------------
 
 function address() {
-  const { reference, further, asked, text, left, unlike, unlikeImages, method, weights, start } = turn();
+  const { reference, further, asked, text, left, unlike, unlikeImages, method, weights } = turn();
+  const { where, group, start } = turn();
   const fields = { text, method, ...weights };
   if (left) Object.assign(fields, { state: left.state, before: JSON.stringify(left.before) });
   if (unlike) fields.unlike = unlike;
   if (unlikeImages.length) fields.unlike_images = hashesOf(unlikeImages);
   if (reference) fields.reference = asked.reference;
   if (further.length) fields.further = hashesOf(further);
+  if (where.length) fields.where = where.join("\n");
+  if (!group) fields.group = "false";
   if (start) fields.start = start;
   return `?${new URLSearchParams(fields)}`;
 }
@@ -378,7 +394,9 @@ async function follow() {
     return;
   }
   const [[reference = null], further, unlikeImages] = images;
-  const question = { reference, further, unlike, unlikeImages, start: 0, count: PAGE };
+  const where = (fields.get("where") ?? "").split("\n").filter(Boolean);
+  const group = fields.get("group") !== "false";
+  const question = { reference, further, unlike, unlikeImages, where, group, start: 0, count: PAGE };
   // What a turn before left is not in the address, so the turns before are asked again.
   let carried = null;
   for (const one of before(fields)) {
@@ -410,6 +428,7 @@ window.addEventListener("popstate", ({ state: entry }) => {
   } else if (!location.search) {
     state.current = -1;
     setReference(null);
+    filter.set([]);
     at("text").value = "";
     renew(at("images"), [], at("results"));
     at("start").hidden = false;
@@ -423,6 +442,29 @@ window.addEventListener("popstate", ({ state: entry }) => {
 });
 
 // --- ranking again: sliders, method, texts ---------------------------------------------------------
+
+const filter = makeFilter({
+  fields: async () => (await answer(await fetch("/fields"))).fields,
+  changed: among,
+  say: (error) => say(lost(error), true),
+});
+
+// Shows the turn among other images; one of which no image met the filter has no texts to rank by.
+function among(where) {
+  if (!turn() || state.busy) return; // what is asked is ranked among them when it is there
+  if (!turn().asked.matching) {
+    at("form").requestSubmit();
+    return;
+  }
+  Object.assign(turn(), { where, start: 0 });
+  rank();
+}
+
+at("group").addEventListener("change", () => {
+  if (!turn()) return;
+  Object.assign(turn(), { group: at("group").checked, start: 0 });
+  rank();
+});
 
 let ranking = false;
 
@@ -449,13 +491,12 @@ async function rank(said) {
           edited_captions: now.shown.edited_captions,
           ...(now.left && { state: now.left.state, vector: now.left.vector }),
           method: now.method,
-          start: now.start,
-          top_k: now.count,
+          ...part(now),
           ...now.weights,
         }),
       });
-      const { images, notes, vector } = await answer(response);
-      Object.assign(now.shown, { images, notes, vector });
+      const { images, notes, vector, matching } = await answer(response);
+      Object.assign(now.shown, { images, notes, vector, matching });
       if (now === turn()) {
         showImages();
         remember(false);
@@ -487,8 +528,9 @@ async function turnTo(start) {
 }
 
 function found() {
-  const { start, shown: { images } } = turn();
-  const total = number(state.settings.images);
+  const { start, shown: { images, matching } } = turn();
+  const total = number(matching);
+  if (!matching) return texts.noMatch;
   if (!images.length) return texts.none;
   if (!start) return texts.best(number(images.length), total);
   return texts.between(number(start + 1), number(start + images.length), total);
@@ -541,18 +583,19 @@ for (const name of ["alpha-pos", "alpha-neg"]) {
 at("more").addEventListener("click", async () => {
   const now = turn();
   const before = now.shown.images.length;
+  const stood = now.standing.length;
   now.count = Math.min(now.count + PAGE, state.settings.most_images);
   if (!(await rank())) return;
   const added = now.shown.images.length - before;
   say(added > 0 ? texts.added(added) : texts.allShown);
-  const next = at("images").children[before] ?? at("images").lastChild;
+  const next = at("images").children[stood] ?? at("images").lastChild;
   next.querySelector("button").focus();
 });
 at("earlier").addEventListener("click", () => turnTo(Math.max(0, turn().start - state.settings.most_images)));
 at("later").addEventListener("click", () => turnTo(turn().start + turn().shown.images.length));
 at("place").addEventListener("change", () => {
   const place = Math.round(Number(at("place").value)) || 1;
-  turnTo(Math.min(Math.max(place, 1), state.settings.images) - 1);
+  turnTo(Math.min(Math.max(place, 1), turn().shown.matching) - 1);
 });
 at("restore").addEventListener("click", () => {
   const { captions, edited_captions: edited } = turn().asked;
@@ -564,7 +607,7 @@ at("restore").addEventListener("click", () => {
 // --- showing ---------------------------------------------------------------------------------------
 
 function show() {
-  const { method, weights, reference, further, text, draft, unlike, unlikeImages } = turn();
+  const { method, weights, reference, further, text, draft, unlike, unlikeImages, where, group } = turn();
   present(at("start"), false, at("results"));
   at("tools").hidden = false;
   at("controls").disabled = false;
@@ -575,6 +618,8 @@ function show() {
   at("unlike").value = unlike;
   state.further = [...further];
   state.unlike = [...unlikeImages];
+  filter.set(where);
+  at("group").checked = group;
   showFurther();
   showUnlike();
   showTurns();
@@ -623,11 +668,20 @@ function showStates() {
 
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);
 
-function told_of(image, place) {
-  const nth = turn().start + place + 1;
+// The images of the turn as they stand, those that are nearly alike behind theirs where it is open.
+function standing() {
+  const { start, opened, shown: { images } } = turn();
+  return images.flatMap((image, place) => {
+    const nth = start + place + 1;
+    const members = opened?.has(image.hash) ? image.members : [];
+    return [{ ...image, nth }, ...members.map((one) => ({ ...one, nth, isMember: true }))];
+  });
+}
+
+function told_of(image) {
   const numbers = [image.score.toFixed(4), image.similarity.toFixed(4), signed(image.increment)];
   const alike = image.copies.length ? texts.copies(image.copies.length) : "";
-  return texts.numbers(nth, ...numbers) + alike;
+  return texts.numbers(image.nth, ...numbers) + alike;
 }
 
 function action(sign, label, act) {
@@ -645,7 +699,7 @@ function card(image, place) {
   const badge = element("span", { className: "badge", textContent: image.score.toFixed(2) });
   badge.setAttribute("aria-hidden", "true");
   const numbers = element("p", { className: "numbers visually-hidden" });
-  numbers.textContent = told_of(image, place);
+  numbers.textContent = told_of(image);
   const use = action("↻", texts.useNamed(image.path), () => useAsReference(image));
   const chosen = element("input", { type: "checkbox", checked: state.selected.has(image.hash) });
   chosen.setAttribute("aria-label", texts.selectNamed(image.path));
@@ -658,15 +712,32 @@ function card(image, place) {
   const less = action("−", texts.unlikeNamed(image.path), () => lessLike(image));
   const also = action("+", texts.alsoNamed(image.path), () => alsoLike(image));
   const acts = element("div", { className: "acts" }, chosen, less, also, use);
-  return element("li", {}, view, badge, numbers, acts, file);
+  const made = element("li", { className: image.isMember ? "member" : "" }, view, badge, numbers, acts);
+  if (image.members?.length) made.append(alike(image));
+  made.append(file);
+  return made;
+}
+
+// What shows the images that are nearly like one, and hides them again.
+function alike({ hash, path, members }) {
+  const opened = (turn().opened ??= new Set());
+  const button = action(`+${members.length}`, texts.alike(members.length, path), () => {
+    if (!opened.delete(hash)) opened.add(hash);
+    showImages();
+  });
+  button.className = "alike";
+  button.setAttribute("aria-expanded", String(opened.has(hash)));
+  return button;
 }
 
 function showImages() {
   const { images, notes } = turn().shown;
   at("notes").textContent = notes.join(" ");
-  renew(at("images"), images.map(card), at("results"));
+  turn().standing = standing();
+  renew(at("images"), turn().standing.map(card), at("results"));
   const { start, count } = turn();
-  const { images: total, most_images: most } = state.settings;
+  const { most_images: most } = state.settings;
+  const total = turn().shown.matching;
   const hasMore = images.length === count;
   present(at("more"), hasMore && count < most, at("results"));
   present(at("pages"), total > most || start > 0, at("results"));
@@ -762,13 +833,13 @@ function showTexts() {
 let viewed = 0;
 
 function enlarge(place) {
-  const images = turn().shown.images;
+  const images = turn().standing;
   viewed = (place + images.length) % images.length;
   const image = images[viewed];
   at("viewer-name").textContent = image.path;
   at("viewer-image").src = at("viewer-open").href = imageUrl(image.hash, "large");
   at("viewer-image").alt = image.path;
-  at("viewer-numbers").textContent = told_of(image, viewed);
+  at("viewer-numbers").textContent = told_of(image);
   at("viewer-status").textContent = "";
   at("previous").hidden = at("next").hidden = images.length < 2;
   if (at("viewer").open) return;
@@ -783,12 +854,12 @@ at("viewer").addEventListener("keydown", ({ key }) => {
   if (key === "ArrowRight") enlarge(viewed + 1);
 });
 at("viewer").addEventListener("close", () => {
-  if (at("viewer").returnValue === "use") useAsReference(turn().shown.images[viewed]);
+  if (at("viewer").returnValue === "use") useAsReference(turn().standing[viewed]);
   else at("images").children[viewed]?.querySelector(".view").focus();
 });
 at("viewer-use").addEventListener("click", () => at("viewer").close("use"));
 at("viewer-copy").addEventListener("click", async () => {
-  const { path } = turn().shown.images[viewed];
+  const { path } = turn().standing[viewed];
   try {
     await navigator.clipboard.writeText(path);
     at("viewer-status").textContent = texts.copied(path);
@@ -813,7 +884,7 @@ at("select-none").addEventListener("click", () => {
 
 // What is selected, or all that is shown, in the order of the ranking.
 function kept() {
-  const { images } = turn().shown;
+  const images = turn().standing;
   if (!state.selected.size) return images;
   const here = images.filter(({ hash }) => state.selected.has(hash));
   const elsewhere = [...state.selected.values()].filter(({ hash }) => !images.some((i) => i.hash === hash));
@@ -936,6 +1007,7 @@ async function start() {
   const { name, methods, method, endings } = state.settings;
   document.title = `${name} · seize`;
   showFolder();
+  at("group-box").hidden = state.settings.group_at === null;
   at("text").maxLength = state.settings.longest_text;
   at("file").accept = ["image/*", ...endings].join(",");
   at("method").replaceChildren(
