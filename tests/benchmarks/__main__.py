@@ -12,13 +12,14 @@ from tests import documents
 from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
-    *("stages", "search", "checksums", "indexes", "clusters", "embed", "embedder", "caption"),
-    *("train", "inversion", "own", "grouping", "rates", "folder"),
+    *("stages", "search", "checksums", "indexes", "clusters", "hnsw", "embed"),
+    *("embedder", "caption", "train", "inversion", "own", "grouping", "rates", "folder"),
 )
 WRITTEN = (
     "search",
     "indexes",
     "clusters",
+    "hnsw",
     "levers",
     "fusions",
     "train",

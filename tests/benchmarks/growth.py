@@ -52,14 +52,23 @@ def at(images: float, sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def exponents(title: str, measured: dict[str, list[Measured]]) -> str:
     """Return a table of the exponents of everything that was measured."""
-    columns = ("query", "read", "visited", "built", "size")
+    titles = {
+        "query": "CPU time a query",
+        "read": "images read",
+        "visited": "read in full",
+        "built": "CPU time to build",
+        "size": "bytes",
+    }
+    everything = [one for found in measured.values() for one in found]
+    columns = [
+        name for name in titles if not any(math.isnan(getattr(one, name)) for one in everything)
+    ]
     rows = []
     for name, found in measured.items():
         sizes = [one.images for one in found]
         values = [[getattr(one, column) for one in found] for column in columns]
         rows.append((name, *(_said(exponent(sizes, column)) for column in values)))
-    header = ("", "CPU time a query", "images read", "read in full", "CPU time to build", "bytes")
-    return table(title, header, rows)
+    return table(title, ("", *map(titles.get, columns)), rows)
 
 
 def _said(number: float) -> str:

@@ -37,6 +37,7 @@ SIZES: dict[Size, tuple[int, ...]] = {"small": (20_000,), "full": (100_000, 1_00
 
 TRIALS = (
     ("flat", {}),
+    ("clusters", {}),
     ("faiss-ivf", {"probes": 16}),
     ("faiss-ivf", {"probes": 64}),
     ("faiss-ivf", {"probes": 256}),
