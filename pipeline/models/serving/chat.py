@@ -250,11 +250,11 @@ class ChatClient:
         while True:
             tries += 1
             try:
-                return await self._send(session, data, ticket)
+                return await self._send(session, data, ticket, excused > 0)
             except Transient as fault:
                 last = fault.with_traceback(None)  # which would hold this frame, in a circle
             pause = last.after or 0.0
-            if last.excused(excused):
+            if last.excused(excused, self.pace.known):
                 excused += 1
                 again = _backoff(excused - 1) if excused > 1 and last.crowded else 0.0
                 pause, wait = again, max(again, pause, self.pace.rest())
@@ -276,7 +276,7 @@ class ChatClient:
             raise Transient(f"{last}{asked}, after {tries} tries", last.kind)
 
     async def _send(
-        self, session: aiohttp.ClientSession, data: bytes, ticket: Ticket
+        self, session: aiohttp.ClientSession, data: bytes, ticket: Ticket, again: bool
     ) -> dialect.Reply:
         """Send a request once, and learn from what becomes of it how many the server takes."""
         ticket.at = self.pace.clock()
@@ -288,7 +288,7 @@ class ChatClient:
             if fault.kind != "other":
                 self._tell(fault)
                 rests = fault.kind in ("limited", "refused")
-                fault.crowded = self.pace.refused(ticket, fault.after, rests)
+                fault.crowded = self.pace.refused(ticket, fault.after, rests, again)
             raise
         finally:
             self.pace.leave(ticket)

@@ -23,14 +23,21 @@ class Transient(Exception):
         self.kind = kind
         self.after = after
         self.crowded = False
-        """Whether the server had other requests at that time."""
+        """Whether the server held a request that it had got before."""
 
-    def excused(self, before: int) -> bool:
-        """Whether it says nothing about the request, which was so excused ``before``."""
+    def excused(self, before: int, known: bool) -> bool:
+        """Whether it says nothing about the request, which was so excused ``before``.
+
+        ``known``: whether the server ever answered; one that is broken from the start is not waited
+        for.
+        """
         if self.kind == "limited":
             return True
         few = before < CROWDED
-        return few and (self.kind == "refused" or (self.kind == "lost" and self.crowded))
+        return few and (
+            (self.kind == "refused" and (known or self.crowded))
+            or (self.kind == "lost" and self.crowded)
+        )
 
 
 class Refused(Exception):

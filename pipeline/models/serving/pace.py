@@ -1,8 +1,8 @@
 """How many requests one server is sent at a time, and when: learnt from what it answers.
 
 The number begins small and is doubled while that makes more answers a second (the number divided by
-the mean latency: Little's law). A refusal (HTTP 429, 503, a connection that is refused or lost, no
-answer in time) halves it; what the server held while it refused is what it can take, to which the
+the mean latency: Little's law). Refusals (HTTP 429, 503, a connection that is refused or lost, no
+answer in time) halve it; what the server held while it refused is what it can take, to which the
 number returns at once, and beyond which it goes by small and ever rarer steps. A server that
 refuses while it has nothing else to do limits requests by time: it is left alone for a while, then
 asked as often as it answered before, and a little more often as long as that goes well.
@@ -27,6 +27,8 @@ SPAN = 16
 """Answers, at least, by which the speed of a number in flight is judged."""
 ELASTICITY = 0.1
 """A number that is twice as high must give ``2 ** ELASTICITY`` times as many answers a second."""
+LOOKS_AT, CROWD = 8, 3
+"""Of so many requests so many refused are no chance, and halve the number in flight."""
 PATIENCE, LONGEST_PATIENCE = 32, 4096
 """Answers before a higher number is tried again; doubled whenever that fails."""
 FASTER, SLOWEST, UNBOUND = 0.05, 64, 8
@@ -34,7 +36,7 @@ FASTER, SLOWEST, UNBOUND = 0.05, 64, 8
 (at most ``SLOWEST``), doubled each time; after how many times they are not kept apart any more."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One request in flight."""
 
@@ -44,8 +46,6 @@ class Ticket:
     """The number's changes before that."""
     full: bool
     """Whether no other could have been sent beside it."""
-    open: bool = True
-    """Whether it still counts."""
 
 
 class Pace:
@@ -62,21 +62,28 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
+        self.known = False
+        """Whether the server ever answered."""
         self.refusals = 0
         """Requests that the server refused, all told."""
-        self.in_flight = 0
         self.number = START
         """How many may be in flight."""
         self._backoff = backoff
         self._longest_rest = longest_rest
         self._lock = threading.RLock()
         self._waiting: deque[Callable[[], object]] = deque()  # they wake those who wait
+        self._open: dict[Ticket, None] = {}  # the oldest first
         self._growth = _Growth()
         self._spacing = _Spacing()
         self._in_a_row = 0
         self._rest_until = -math.inf
         self._left: float = math.inf  # requests that the server allows until ``_renewed``
         self._renewed = -math.inf
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
+        return len(self._open)
 
     def keep(self, number: int) -> None:
         """Have ``number`` in flight and never more; fewer only where the server refuses."""
@@ -128,37 +135,43 @@ class Pace:
     def take(self) -> Ticket:
         """Count a request as sent."""
         now = self.clock()
-        self.in_flight += 1
+        ticket = Ticket(now, self._growth.era, self.in_flight + 1 >= self.number)
+        self._open[ticket] = None
         self._left -= 1
         self._spacing.send(now)
         self._rouse()
-        return Ticket(now, self._growth.era, self.in_flight >= self.number)
+        return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Count a request as ended, once; after ``answered`` or ``refused`` if it was either."""
         with self._lock:
-            if ticket.open:
-                ticket.open = False
-                self.in_flight -= 1
+            if ticket in self._open:
+                del self._open[ticket]
                 self._rouse()
 
     def answered(self, ticket: Ticket) -> None:
         """Learn from an answer."""
         with self._lock:
-            self._in_a_row = 0
+            self.known, self._in_a_row = True, 0
             self._spacing.answered(ticket.at)
             self.number = self._growth.answered(ticket, self.number, self.clock() - ticket.at)
 
-    def refused(self, ticket: Ticket, after: float | None = None, rests: bool = True) -> bool:
-        """Learn from a refusal; return whether the server had other requests at that time.
+    def refused(
+        self,
+        ticket: Ticket,
+        after: float | None = None,
+        rests: bool = True,
+        again: bool = False,
+    ) -> bool:
+        """Learn from a refusal; return whether the server holds a request that it got before.
 
         ``after`` is how many seconds it asks to wait. ``rests``: where it had no others, it is left
-        alone for a while.
+        alone for a while. ``again``: the request was refused before, so that it is no chance.
         """
         with self._lock:
             now, others = self.clock(), self.in_flight - 1
             self.refusals += 1
-            self.number = self._growth.refused(ticket, self.number, others)
+            self.number = self._growth.refused(ticket, self.number, others, again)
             if after is not None and after <= self._longest_rest:
                 self._rest_until = max(self._rest_until, now + after)
             elif rests and not others:
@@ -166,7 +179,7 @@ class Pace:
                 self._rest_until = max(self._rest_until, now + self._backoff(self._in_a_row))
             if not others and self._rest_until > now:
                 self._spacing.refused(now)
-            return others > 0
+            return next(iter(self._open)) is not ticket
 
     def rest(self) -> float:
         """Return for how many seconds the server is left alone from now on."""
@@ -201,10 +214,12 @@ class _Growth:
         self._best: tuple[int, float] | None = None  # a number, and its answers a second
         self._patience, self._resting = PATIENCE, 0
         self._answers, self._seconds = 0, 0.0  # of the current number
+        self._last: deque[bool] = deque(maxlen=LOOKS_AT)  # whether they were refused
 
     def answered(self, ticket: Ticket, number: int, seconds: float) -> int:
         """Return the number after an answer that took ``seconds``."""
         self._resting -= 1
+        self._last.append(False)
         if number < min(self._proven, self.most):
             return self._change(number + 1)
         if not ticket.full or ticket.era != self.era:
@@ -226,10 +241,11 @@ class _Growth:
         higher = min(number + self._step, 2 * number, self.most)
         return number if self._resting > 0 or higher == number else self._change(higher)
 
-    def refused(self, ticket: Ticket, number: int, others: int) -> int:
+    def refused(self, ticket: Ticket, number: int, others: int, again: bool) -> int:
         """Return the number after a refusal, while ``others`` were in flight.
 
-        Requests that were sent before the number was halved do not halve it again.
+        Requests that were sent before the number was halved do not halve it again, and one of many,
+        unless it was refused ``again``, does not either: some servers spoil a few at any number.
         """
         if not others:  # that is no matter of the number
             self._proven = max(self._proven, min(self._halved, self.most))
@@ -237,6 +253,10 @@ class _Growth:
         if ticket.era < self._cut_at:
             self._proven = min(self._proven, others)
             return self._change(min(number, self._proven))
+        self._last.append(True)
+        if not again and sum(self._last) < CROWD:
+            return number
+        self._last.clear()
         self._halved = max(number // 2, 1)
         self._proven, self._step, self._best = others, 1, None
         self._rest()

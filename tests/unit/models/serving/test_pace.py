@@ -134,7 +134,7 @@ def test_whatever_a_server_allows_in_a_time_all_is_answered_with_few_refusals(
     assert told.seconds <= 4 * fastest + 4 * window + 60 + 20 * takes
 
 
-@pytest.mark.parametrize(("tells", "most"), [("limits", 0), ("retry", 10), ("", 17)])
+@pytest.mark.parametrize(("tells", "most"), [("limits", 0), ("retry", 10), ("", 24)])
 @pytest.mark.parametrize("fixed", [True, False])
 def test_twenty_a_minute_refuse_few_of_125(tells: str, most: int, fixed: bool) -> None:
     told = ask(Server(allows=20, window=60, fixed=fixed, tells=tells, takes=0.5), 125)
@@ -147,7 +147,7 @@ def test_a_server_that_takes_one_at_a_time_is_not_sent_more_than_it_answers() ->
         assert max(ask(Server(together=together), 2000).numbers) <= 2 * START
     one = ask(Server(holds=1), 200)
     assert max(one.numbers[20:]) <= 2
-    assert one.refused <= START + 4
+    assert one.refused <= 4 * START
 
 
 @pytest.mark.parametrize("together", [1, 4, 32, 64])
@@ -169,9 +169,27 @@ def test_one_refusal_of_many_requests_halves_once() -> None:
         pace.refused(ticket)
         pace.leave(ticket)
     assert pace.number == 32
+    assert pace.in_flight == 56
     pace.leave(tickets[8])
     pace.leave(tickets[8])  # once is enough
     assert pace.in_flight == 55
+
+
+def test_a_few_refusals_among_many_answers_are_chance() -> None:
+    pace = Pace(lambda times: 1.0)
+    pace.keep(64)
+    for turn in range(300):
+        tickets = [pace.take() for _ in range(64 - pace.in_flight)]
+        for place, ticket in enumerate(tickets[:32]):
+            if place == 5 and turn % 2:
+                assert pace.refused(ticket)  # the server holds older ones
+            else:
+                pace.answered(ticket)
+            pace.leave(ticket)
+    assert pace.number == 64
+    ticket = pace.take()
+    pace.refused(ticket, again=True)  # but not if it is the same one
+    assert pace.number == 32
 
 
 def test_a_server_that_asks_for_more_time_than_a_request_has_is_not_waited_for() -> None:
@@ -226,7 +244,7 @@ def test_who_is_cancelled_while_waiting_takes_no_place() -> None:
         await asyncio.sleep(0)
         pace.leave(held)  # it is the first one's turn
         first.cancel()
-        assert (await second).open
+        await second
         assert pace.in_flight == 1
 
     asyncio.run(asyncio.wait_for(run(), 10))
