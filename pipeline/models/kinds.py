@@ -159,13 +159,15 @@ class Role(Generic[Computed, Model]):
 
         What stands before the first colon is a kind only where it is known as one, so that names
         may have colons (``qwen2.5:7b``). A kind may be spelt with hyphens. Raises ConfigError where
-        it is a known kind misspelt.
+        it is a known kind misspelt, or has no name behind it.
         """
         before, colon, name = model.partition(":")
         if not colon:
             return self.default, model
         before = before.replace("-", "_") if before.replace("-", "_") in self.kinds else before
         if before in self.kinds:
+            if not name.strip():
+                raise ConfigError(f"{model!r} names no {self.name}: {self.option} {before}:NAME.")
             return before, name
         if difflib.get_close_matches(before, self.kinds, n=1, cutoff=TYPO):
             raise ConfigError(

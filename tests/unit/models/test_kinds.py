@@ -43,6 +43,13 @@ def test_a_kind_misspelt_is_no_name_of_a_served_model() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_kind_alone_names_no_model(role: Any) -> None:
+    for kind in role.kinds:
+        with pytest.raises(ConfigError, match=f"names no {role.name}: {role.option} {kind}:NAME"):
+            role.of(f"{kind}: ")
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_every_role_has_a_default_and_kinds_that_declare_themselves(role: Any) -> None:
     assert role.default in role.kinds
     for name in role.kinds:
