@@ -11,7 +11,7 @@ import click
 
 from pipeline import config
 from pipeline.cli.numbers import Finite
-from pipeline.cli.overrides import override_options
+from pipeline.cli.overrides import GROUPS, FieldOption, override_options
 from pipeline.cli.registered import complete_preset, dataset_option
 
 log = logging.getLogger("seize")
@@ -155,7 +155,25 @@ format_option = click.option(
 )
 
 
-class Stage(click.Command):
+class Grouped(click.Command):
+    """Shows the options of a configuration's fields in groups, behind its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options: the command's own, then those of each group."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        groups |= {title: [] for title in GROUPS.values()}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and not isinstance(parameter, click.Argument):
+                title = parameter.title if isinstance(parameter, FieldOption) else "Options"
+                groups[title].append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Stage(Grouped):
     """Remembers the arguments as given."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:

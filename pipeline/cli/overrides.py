@@ -45,11 +45,7 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": (
-        "runtime.workers",
-        int,
-        "threads or processes that decode images; one a core by default",
-    ),
+    "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
     "--concurrency": ("runtime.concurrency", int, "most requests in flight; chosen by asking"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
     "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),
@@ -74,6 +70,30 @@ QUERY = (
 """Those that matter to a query of one's own images."""
 TRY = (*CAPTIONER, *LLM, "--device")
 """Those that matter where a prompt is tried."""
+
+
+GROUPS = {
+    "captioner": "Captions",
+    "llm": "Edits",
+    "clip": "Encoder",
+    "search": "Search",
+    "own": "Search",
+    "verifier": "Verification",
+    "dataset": "Benchmark",
+    "runtime": "This machine",
+}
+"""What help calls the options of a section of the configuration, in this order."""
+
+
+class FieldOption(click.Option):
+    """An option that overrides a field, which its help names last."""
+
+    title: str = ""
+    """Its group in the help."""
+
+    def __init__(self, *names: Any, title: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.title = title
 
 
 def override_options(
@@ -102,15 +122,18 @@ def override_options(
         return function(*args, overrides=overrides, **values)
 
     for option, (field, kind, text) in reversed(chosen.items()):
+        told: dict[str, Any] = {
+            "cls": FieldOption,
+            "title": GROUPS[field.partition(".")[0]],
+            "help": f"{text} [{field}]",
+        }
         if kind is bool:
-            wrapper = click.option(option, is_flag=True, help=f"{text} [{field}]")(wrapper)
+            told |= {"is_flag": True}
         elif kind is list:
-            wrapper = click.option(option, multiple=True, help=f"{text} [{field}]")(wrapper)
+            told |= {"multiple": True}
         else:
-            complete = COMPLETED.get(option)
-            wrapper = click.option(
-                option, type=kind, help=f"{text} [{field}]", shell_complete=complete
-            )(wrapper)
+            told |= {"type": kind, "shell_complete": COMPLETED.get(option)}
+        wrapper = click.option(option, **told)(wrapper)
     return click.option(
         "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="any other field"
     )(wrapper)

@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli import batches
 from pipeline.cli.ending import leave
-from pipeline.cli.options import Stage, json_option
+from pipeline.cli.options import Grouped, Stage, json_option, log
 from pipeline.cli.own_options import (
     attributes_option,
     index_options,
@@ -22,7 +22,7 @@ from pipeline.own import checks
 from pipeline.printable import echo
 
 
-@click.command()
+@click.command(cls=Grouped)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="stay, and index again whenever a file changes")
 @index_options
@@ -143,6 +143,7 @@ def query(
             return
     settings, note = named.settled()
     checks.query(folder, settings)
+    log.info("Searches %s by %s; what that needs is loaded.", folder, settings.search.method)
     from pipeline.own import result as results
     from pipeline.own.gallery import Gallery
 

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import config
 from pipeline.cli.options import (
+    Grouped,
     cache_option,
     data_root_option,
     json_option,
@@ -60,7 +61,7 @@ def serve_llm(
             echo("Stopping the server.", err=True)
 
 
-@click.command()
+@click.command(cls=Grouped)
 @dataset_option(required=False, ending=": look at its files too")
 @click.option("--split", help="one split of it; all by default")
 @data_root_option
@@ -106,7 +107,7 @@ def doctor(
     click.get_current_context().exit(0 if usable else 1)
 
 
-@click.command()
+@click.command(cls=Grouped)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
@@ -169,7 +170,7 @@ def config_list(as_json: bool) -> None:
         echo(f"{name}\n    {preset.description}\n    Needs: {preset.needs.strip()}")
 
 
-@config_group.command("show")
+@config_group.command("show", cls=Grouped)
 @click.argument("preset", default=config.DEFAULT, shell_complete=complete_preset)
 @override_options
 @json_option
@@ -246,7 +247,7 @@ def prompts_show(name: str, caption: str, relative_caption: str, as_json: bool) 
         echo(f"[{message['role']}]\n{message['content']}\n")
 
 
-@prompts_group.command("try")
+@prompts_group.command("try", cls=Grouped)
 @click.argument("name")
 @click.option(
     "--image", type=click.Path(path_type=Path, dir_okay=False), help="the captioner describes it"

@@ -12,7 +12,14 @@ from click.core import ParameterSource
 
 from pipeline import recipes
 from pipeline.cli.numbers import FiniteRange
-from pipeline.cli.options import cache_option, data_root_option, json_option, log, preset_option
+from pipeline.cli.options import (
+    Grouped,
+    cache_option,
+    data_root_option,
+    json_option,
+    log,
+    preset_option,
+)
 from pipeline.cli.overrides import CLIP, override_options
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
@@ -107,7 +114,7 @@ def command(recipe: Recipe) -> click.Command:
     function: Any = _with_defaults(run, recipe)
     for option in reversed(options):
         function = option(function)
-    return click.command(recipe.name, help=recipe.help)(function)
+    return click.command(recipe.name, cls=Grouped, help=recipe.help)(function)
 
 
 def _with_defaults(run: Any, recipe: Recipe) -> Any:

@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from pipeline import datasets
 from pipeline.cli import main, study
 from pipeline.cli.main import FAMILY
-from pipeline.cli.overrides import OVERRIDES
+from pipeline.cli.options import Grouped
+from pipeline.cli.overrides import OVERRIDES, FieldOption
 from tests.conftest import PROJECT
 
 STAGES = ("plan", "caption", "edit", "embed", "search", "evaluate", "submit", "run")
@@ -35,6 +36,21 @@ def test_help_explains_and_gives_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert command == "demo" or f"Example: seize {command}" in result.output
     assert command == "demo" or "--data-root" in result.output
+
+
+def test_options_of_fields_are_shown_in_groups() -> None:
+    lines = seize("query", "--help").output.splitlines()
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and line[0] != " "]
+    assert titles == ["Options", "Captions", "Edits", "Encoder", "Search", "This machine"]
+    for words, command in commands(main):
+        options = [one for one in command.params if isinstance(one, FieldOption)]
+        assert not options or isinstance(command, Grouped), words
+        shown = command.get_help(click.Context(command)).splitlines()
+        for option in options:
+            start = f"  {option.opts[0]} "  # an example before may begin a line so, too
+            place = max(n for n, line in enumerate(shown) if line.startswith(start))
+            above = [line for line in shown[:place] if line.endswith(":") and line[0] != " "]
+            assert above[-1] == f"{option.title}:", (words, option.opts)
 
 
 def test_every_command_is_where_the_command_line_looks_for_it() -> None:
