@@ -45,7 +45,11 @@ OVERRIDES: dict[str, tuple[str, Any, str]] = {
     "--both-orders": ("dataset.both_orders", bool, "join its captions in both orders, averaged"),
     "--keep-reference": ("search.exclude_reference", bool, "let the reference be retrieved"),
     "--device": ("runtime.device", str, "auto, cpu, cuda, cuda:1, mps"),
-    "--workers": ("runtime.workers", int, "processes that decode images; one a core by default"),
+    "--workers": (
+        "runtime.workers",
+        int,
+        "threads or processes that decode images; one a core by default",
+    ),
     "--concurrency": ("runtime.concurrency", int, "most requests in flight; chosen by asking"),
     "--strict": ("runtime.strict", bool, "a broken image ends the run instead of being skipped"),
     "--follow-links": ("runtime.follow_links", bool, "read images that link out of their folder"),

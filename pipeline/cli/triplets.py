@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import cache_option, json_option, preset_option
+from pipeline.cli.options import Grouped, cache_option, json_option, preset_option
 from pipeline.cli.overrides import CLIP, LLM, override_options
 from pipeline.cli.serving import serve_option, serving, vllm_options, writing_with
 from pipeline.errors import InputError
@@ -87,7 +87,7 @@ def export(file: Path, form: str, out: Path, as_json: bool) -> None:
         echo(f"{len(kept):,} triplets -> {out}{left}")
 
 
-@triplets.command()
+@triplets.command(cls=Grouped)
 @click.argument("file", type=_file)
 @click.option("--limit", type=click.IntRange(0, 1_000_000), default=3, help="triplets to print")
 @click.option("--context", is_flag=True, help="load the encoder, and count the texts it would cut")
@@ -117,7 +117,7 @@ def show(
     _print(file, found, as_json, limit, more)
 
 
-@triplets.command()
+@triplets.command(cls=Grouped)
 @click.argument("file", type=_file)
 @click.option("--prompt", default="fine", show_default=True, help="fine, short or a YAML file")
 @click.option(

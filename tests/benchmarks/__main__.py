@@ -13,7 +13,8 @@ from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "hnsw", "embed"),
-    *("embedder", "caption", "train", "inversion", "own", "grouping", "rates", "folder"),
+    *("embedder", "caption", "train", "inversion", "own", "grouping", "rates"),
+    *("folder", "startup"),
 )
 WRITTEN = (
     "search",
@@ -27,6 +28,7 @@ WRITTEN = (
     "own",
     "grouping",
     "folder",
+    "startup",
     "synthetic",
     "long-texts",
 )
