@@ -65,11 +65,12 @@ def decode(
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
     images = _ImageFiles(names, read, model, runtime.max_pixels)
-    if 0 < workers <= THREADS or (workers and len(names) <= FEW * workers):
+    on_gpu = model.device.startswith("cuda")  # which processes do not keep from its next batch
+    if workers and (len(names) <= FEW * workers or (workers <= THREADS and not on_gpu)):
         threads = min(workers, THREADS)
         yield from _by_threads(images, chunk, threads, ahead * workers)
     else:
-        yield from _by_processes(images, chunk, workers, ahead, model.device.startswith("cuda"))
+        yield from _by_processes(images, chunk, workers, ahead, pinned=on_gpu)
 
 
 def _by_threads(images: "_ImageFiles", chunk: int, workers: int, ahead: int) -> Iterator[Decoded]:

@@ -249,10 +249,12 @@ class FeatureFile:
             and (features.view(np.int16) & 0x7C00).max(initial=0) < 0x7C00
         ):
             return features  # the same by their exponents, five times as quickly
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            name = self.names[rows[int(np.argmin(finite))]]
-            raise InputError(f"{self.file}: the feature of {name!r} is NaN or infinite.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = features.sum(axis=1, dtype=np.float32)  # quicker to make than as many answers
+        for place in np.flatnonzero(~np.isfinite(sums)):
+            if not np.isfinite(features[place]).all():
+                name = self.names[rows[int(place)]]
+                raise InputError(f"{self.file}: the feature of {name!r} is NaN or infinite.")
         return features
 
     def all(self) -> Features:

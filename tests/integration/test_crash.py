@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import crash
+from tests.campaigns import crash, growing
 from tests.campaigns.crash import Tally, World
 
 STAGES = ("caption", "embed", "index")
@@ -72,3 +72,11 @@ def test_flipped_bits_are_named_and_mended(world: World, work: Path) -> None:
     for tally in tallies:
         assert tally.wrong == []
         assert tally.at_work >= tally.attacked - 3  # some bits harm nothing
+
+
+def test_a_folder_that_grows_and_shrinks_under_kills_is_what_a_fresh_index_is(
+    world: World, work: Path
+) -> None:
+    *_, tally = growing.rounds(world, work, 4, random.Random(3))
+    assert tally.wrong == []
+    assert tally.at_work, "no index was killed while it wrote"
