@@ -62,12 +62,9 @@ log = logging.getLogger("seize")
 
 FILES = {
     "/": ("app.html", "text/html"),
-    "/app.js": ("app.js", "text/javascript"),
-    "/filter.js": ("filter.js", "text/javascript"),
-    "/focus.js": ("focus.js", "text/javascript"),
-    "/texts.js": ("texts.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{file.name}": (file.name, "text/javascript") for file in sorted(WEB.glob("*.js"))},
 }
 """The page's own files; nothing else is served from disk but images of the index."""
 
