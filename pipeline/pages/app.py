@@ -12,49 +12,43 @@ import functools
 import ipaddress
 import logging
 import signal
-import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from aiohttp import web
 
 from pipeline.errors import InputError, SeizeError
-from pipeline.images.files import encoded, endings, open_image
+from pipeline.images.files import endings
 from pipeline.own import dialogue, running
 from pipeline.own.checks import lacking
-from pipeline.own.folder import State, hash_of
+from pipeline.own.folder import hash_of
 from pipeline.own.gallery import LONGEST_TEXT, Gallery
 from pipeline.own.result import Result
 from pipeline.pages import bodies, openapi, tokens
+from pipeline.pages.answers import checked, chosen, result_of, until, weights_of
 from pipeline.pages.bodies import FORM_BYTES, JSON_BYTES, MOST_UPLOADS, Bodies, Form, Model
 from pipeline.pages.connections import BESIDE_QUERIES, Connections, Site, working
 from pipeline.pages.export import MOST_EXPORTED, Exported, Exports
+from pipeline.pages.images import Images
 from pipeline.pages.indexing import Indexing
 from pipeline.pages.owner import Owner
 from pipeline.pages.questions import (
     MOST_IMAGES,
-    Choices,
     Question,
     Texts,
     states,
-    vector_in,
 )
-from pipeline.pages.result import THUMBNAIL, WEB
+from pipeline.pages.result import WEB
 from pipeline.pages.visitors import (
-    BusyError,
     add_headers,
     answer,
     dump,
     for_visitors,
     guard,
-    is_private,
-    refusal,
 )
+from pipeline.pages.workers import Workers
 from pipeline.printable import printable, printable_all
 from pipeline.retrieval import methods
 
@@ -68,17 +62,10 @@ FILES = {
 }
 """The page's own files; nothing else is served from disk but images of the index."""
 
-SIZES = {"small": THUMBNAIL, "large": 1280}
-"""Pixels of the longest side of an image as it is served."""
 LISTED = 48
 """Gallery images that one request lists."""
-IMAGES_HELD = 64 << 20
-"""Bytes of small images held in memory."""
-
 CONNECTIONS = web.AppKey("connections", Connections)
 """The connections that an application has."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,38 +80,6 @@ class Limits:
     """Queries worked on at a time."""
     waiting: int = 100
     """Queries that may wait; further ones are told to come back."""
-
-
-class Workers:
-    """Threads beside the event loop, so that the page answers while models work."""
-
-    def __init__(self, threads: int, waiting: int) -> None:
-        self.threads = threads
-        self.most = threads + waiting
-        self.pending = 0
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads)
-
-    def submit(self, function: Callable[[], T]) -> "asyncio.Future[T]":
-        """Run ``function`` when its turn comes; raises BusyError where too many wait.
-
-        Cancelling the future before its turn takes it out of the queue.
-        """
-        with self._lock:
-            if self.pending >= self.most:
-                raise BusyError("Too many people are asking at the moment. Try again soon.")
-            self.pending += 1
-        future = self._pool.submit(function)
-        future.add_done_callback(lambda _: self._done())
-        return asyncio.wrap_future(future)
-
-    def _done(self) -> None:
-        with self._lock:
-            self.pending -= 1
-
-    def close(self) -> None:
-        """Take no more work, and forget what waits."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class App:
@@ -142,9 +97,7 @@ class App:
         self.texts = Workers(1, limits.waiting)  # rankings by new texts, which CLIP has to read
         self.bodies = Bodies()
         self.exports = Exports(gallery, self.quick)
-        self._images: OrderedDict[str, tuple[State, bytes]] = OrderedDict()
-        """Small images by hash, and what their files were when they were read."""
-        self._images_lock = threading.Lock()
+        self.images = Images(gallery, self.quick)
 
     def routes(self) -> list[web.RouteDef]:
         """Return what is answered."""
@@ -157,7 +110,7 @@ class App:
             web.get("/settings", self.settings),
             web.get("/gallery", self.listing),
             web.get("/fields", self.fields),
-            web.get("/images/{hash:[0-9a-f]{64}}/{size:small|large}", self.image),
+            web.get("/images/{hash:[0-9a-f]{64}}/{size:small|large}", self.images.answer),
             web.post("/query", self.query),
             web.post("/rank", self.rank),
             web.post("/export", self.export),
@@ -183,7 +136,7 @@ class App:
         known = {
             name: {
                 "about": methods.find(name).summary,
-                "weights": _weights(self.gallery, name),
+                "weights": weights_of(self.gallery, name),
                 "states": states(name),
             }
             for name in methods.selection("all", lacking(config))
@@ -232,7 +185,7 @@ class App:
 
         self._check_index()
 
-        def chosen() -> dict[str, Any]:
+        def found() -> dict[str, Any]:
             images = [
                 {"hash": content_hash, "path": printable(paths[0])}
                 for content_hash, paths in self.gallery.paths.items()
@@ -240,47 +193,13 @@ class App:
             ]
             return {"total": len(images), "images": images[start : start + LISTED]}
 
-        return answer(await self.light.submit(chosen))
+        return answer(await self.light.submit(found))
 
     async def fields(self, request: web.Request) -> web.Response:
         """Answer what conditions can be about: fields with their kinds and values."""
         self._check_index()
         listed = await self.texts.submit(self.gallery.fields)
         return answer({"fields": printable_all(listed)})
-
-    async def image(self, request: web.Request) -> web.Response:
-        """Answer an image of the index, drawn anew as JPEG, if its file is still what was indexed.
-
-        The name is a hash of the content, so nothing but these bytes can ever be served.
-        """
-        content_hash, size = request.match_info["hash"], request.match_info["size"]
-        try:
-            body = await self.quick.submit(lambda: self._drawn(content_hash, size))
-        except InputError as error:
-            return refusal(for_visitors(error), 404)
-        caching = {"Cache-Control": "private, max-age=31536000, immutable"}
-        return web.Response(body=body, content_type="image/jpeg", headers=caching)
-
-    def _drawn(self, content_hash: str, size: str) -> bytes:
-        """Return an image from memory, where its file still is what was read, or read it."""
-        state = self.gallery.state(content_hash)
-        with self._images_lock:
-            held, body = self._images.get(content_hash, ((), b""))
-        if size == "small" and held == state:
-            return body
-        content = self.gallery.content(content_hash)
-        limit = self.gallery.config.runtime.max_pixels
-        image = open_image(Path("the image"), content, max_pixels=limit)
-        body = encoded(image, SIZES[size], quality=85)
-        if size == "small":
-            self._hold(content_hash, state, body)
-        return body
-
-    def _hold(self, content_hash: str, state: State, body: bytes) -> None:
-        with self._images_lock:
-            self._images[content_hash] = state, body
-            while sum(len(body) for _, body in self._images.values()) > IMAGES_HELD:
-                self._images.popitem(last=False)
 
     async def query(self, request: web.Request) -> web.StreamResponse:
         """Answer a query (a form) line by line: its steps as JSON objects, then result or error."""
@@ -290,9 +209,9 @@ class App:
             return await self._search(request, form)
 
     async def _search(self, request: web.Request, form: Form) -> web.StreamResponse:
-        question = _asked(bodies.parse(Question, form.fields), bool(form.images))
+        question = checked(bodies.parse(Question, form.fields), bool(form.images))
         self._check_index()
-        gallery = _chosen(self.gallery, question)
+        gallery = chosen(self.gallery, question)
         uploads = await self.light.submit(lambda: [hash_of(one.content) for one in form.images])
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[str]()
 
@@ -336,9 +255,9 @@ class App:
             ahead = self.models.pending - self.models.threads
             if ahead > 0:
                 await send({"step": "wait", "ahead": ahead})
-            async for step in _until(job, steps):
+            async for step in until(job, steps):
                 await send({"step": step})
-            await send({"result": _result(await job, question.start) | {"uploads": uploads}})
+            await send({"result": result_of(await job, question.start) | {"uploads": uploads}})
         except SeizeError as error:
             await send({"error": for_visitors(error)})
         except ConnectionError:  # the user has gone
@@ -352,8 +271,8 @@ class App:
 
     async def rank(self, request: web.Request) -> web.Response:
         """Answer a ranking by given texts (JSON): sliders, another method, edits by hand."""
-        asked = _asked(await self._json(request, Texts))
-        gallery = _chosen(self.gallery, asked)
+        asked = checked(await self._json(request, Texts))
+        gallery = chosen(self.gallery, asked)
         texts = [asked.relative_caption, asked.unlike, *asked.captions, *asked.edited_captions]
         left = asked.left(gallery.config.search.method)
         workers = self.quick if gallery.knows(text for text in texts if text) else self.texts
@@ -367,7 +286,7 @@ class App:
                 vector=None if left is None else left.vector,
             )
         )
-        return answer(_result(ranked, asked.start))
+        return answer(result_of(ranked, asked.start))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Answer the originals of images (JSON: their hashes) as one ZIP file."""
@@ -398,80 +317,6 @@ class App:
 def _said(preload: "asyncio.Future[None]") -> None:
     if not preload.cancelled() and (error := preload.exception()) is not None:
         log.warning("%s", error)
-
-
-async def _until(job: "asyncio.Future[Any]", steps: "asyncio.Queue[str]") -> AsyncIterator[str]:
-    """Yield the steps that are told until the job is done."""
-    while not job.done() or not steps.empty():
-        step = asyncio.ensure_future(steps.get())
-        try:
-            await asyncio.wait({job, step}, return_when=asyncio.FIRST_COMPLETED)
-            if step.done():
-                yield step.result()
-        finally:
-            step.cancel()
-
-
-def _chosen(gallery: Gallery, choices: Choices) -> Gallery:
-    """Return the gallery as it is asked for; raises ConditionError for what is no condition."""
-    if lines := [line for line in choices.where.splitlines() if line.strip()]:
-        gallery = gallery.where(*lines)
-    if not choices.group:
-        gallery = gallery.grouped(None)
-    return gallery.with_search(
-        method=choices.method,
-        alpha_pos=choices.alpha_pos,
-        alpha_neg=choices.alpha_neg,
-        top_k=choices.start + choices.top_k,
-    )
-
-
-def _weights(gallery: Gallery, method: str) -> dict[str, float] | None:
-    """Return a method's α⁺ and α⁻ and how far their sliders go; None where it has none."""
-    weights = gallery.with_search(method=method).increment
-    if weights is None:
-        return None
-    if weights.name == "rank_increment":
-        reach = {"max_pos": 1e-5, "max_neg": 1e-5, "step": 1e-7}
-    else:
-        reach = {"max_pos": 1.0, "max_neg": 3.0, "step": 0.01}
-    return {"alpha_pos": weights.positive, "alpha_neg": weights.negative} | reach
-
-
-def _result(result: Result, start: int) -> dict[str, Any]:
-    """Return what is sent of a result: its images from place ``start`` on, and no path of here."""
-    content = replace(result, images=result.images[start:]).as_json() | vector_in(result)
-    del content["gallery"]  # a path of this machine
-    if (paths := result.gallery.paths.get(result.reference)) is not None:
-        content["path"] = paths[0]
-    for field in {
-        "images",
-        "notes",
-        "path",
-    } & content.keys():  # other texts are edited on the page and come back
-        content[field] = printable_all(content[field])
-    content["notes"] = [_note(note) for note in content["notes"]]
-    return content
-
-
-def _note(text: str) -> str:
-    """Return what a visitor may read of a note, which may hold an error's text."""
-    if not is_private(text):
-        return text
-    log.warning("%s", text)
-    return "A model failed on a part of this; the server's log says why."
-
-
-Asked = TypeVar("Asked", bound=Question)
-
-
-def _asked(question: Asked, has_image: bool = False) -> Asked:
-    """Return the question; raises InputError where it asks nothing."""
-    if not has_image and question.reference is None and not question.relative_caption.strip():
-        raise InputError("There is nothing to search by: give an image, a text, or both.")
-    if has_image and question.state != "image":
-        raise InputError("A turn that goes on from a query begins with no image: send none.")
-    return question
 
 
 async def _file(name: str, kind: str, request: web.Request) -> web.Response:

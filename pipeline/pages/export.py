@@ -16,7 +16,7 @@ from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from pipeline.own.gallery import Gallery
-    from pipeline.pages.app import Workers
+    from pipeline.pages.workers import Workers
 
 MOST_EXPORTED = 500
 """Images of one ZIP file."""

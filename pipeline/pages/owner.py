@@ -25,7 +25,7 @@ from pipeline.pages import bodies
 from pipeline.pages.visitors import dump, log, refusal
 
 if TYPE_CHECKING:
-    from pipeline.pages.app import Workers
+    from pipeline.pages.workers import Workers
 
 Job = Callable[[], dict[str, Any]]
 

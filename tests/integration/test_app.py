@@ -347,16 +347,16 @@ def test_what_was_dropped_from_the_index_is_not_served(small_world: Path, tmp_pa
     settings = config.load("demo", {"runtime.workers": 0})
     gallery = Gallery(root, settings, tmp_path / "cache")
     gallery.index()
-    page = App(gallery, Limits())
+    page = App(gallery, Limits()).images
     content_hash = hash_of(pictures[0].read_bytes())
-    assert page._drawn(content_hash, "small")
+    assert page.drawn(content_hash, "small")
     kept = tmp_path / "kept.jpg"
     (root / pictures[0].name).rename(kept)
     folder.index(gallery.folder)  # by another process
     kept.rename(root / pictures[0].name)
     for size in ("small", "large"):
         with pytest.raises(InputError, match="no such image"):
-            page._drawn(content_hash, size)
+            page.drawn(content_hash, size)
 
 
 @pytest.mark.parametrize(

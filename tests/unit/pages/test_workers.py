@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from pipeline.pages.app import Workers
 from pipeline.pages.visitors import BusyError
+from pipeline.pages.workers import Workers
 
 
 def test_who_leaves_the_queue_and_who_finds_it_full() -> None:
