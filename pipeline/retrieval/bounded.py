@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.retrieval import products
+from pipeline.retrieval import products, trials
 from pipeline.retrieval.scoring import Ends, shortest
 
 MULTIPLY_ADDS = 1 << 34
@@ -75,7 +75,7 @@ def pays(ends: Ends, images: int, k: int, excluded: Tensor | None) -> bool:
         and images >= 8 * FIRST
         and 16 * (k + never) <= FIRST
         and all(bool((end.abs() < LARGEST).all()) for end in (ends.positive, ends.negative))
-        and bool(products.ranked(width))
+        and bool(trials.ranked(width))
     )
 
 
@@ -112,7 +112,7 @@ class _Search:
         both = ends.positive, ends.negative
         self.vectors = torch.cat(both) if ends.take_max else shortest(ends)
         width = self.vectors.shape[1]
-        self.kinds = list(kinds or products.ranked(width))
+        self.kinds = list(kinds or trials.ranked(width))
         self.product = self.kinds.pop(0)(self.vectors)
         longest = [products.lengths_of(end) for end in both]
         # Of a score in float32; a vector between the ends is itself rounded, by less than that.

@@ -11,13 +11,11 @@ of whole numbers have no error. Those of d numbers in float32, in whatever order
 d u / (1 − d u) of |q'| |x'| at most, u = 2⁻²⁴ (Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd edition, sections 3.1 and 4.2); products of two numbers in bfloat16 are exact there.
 
-That this machine rounds to nearest and sums in float32 is assumed, and tried before it is relied
-on: ``holds`` converts numbers on both sides of every tie, and multiplies vectors that show other
-ways of summing. γ is eight times what the theory and the trial allow.
+That this machine rounds to nearest and sums in float32 is assumed, and tried before it is relied on
+(``trials.py``). γ is eight times what the theory and the trial allow.
 """
 
 import math
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -39,18 +37,6 @@ TINY = 1e-30
 
 PIECE = 512
 """Images that are reduced at a time: they stay in the cache until their loss is measured."""
-
-TRIAL = 64, 512
-"""Vectors and images that are multiplied to find out which products hold."""
-
-RACE = 512, 2_048
-"""The same to find out how quick they are."""
-
-ROUNDS = 3
-"""How often each is timed; the quickest counts, as other work only ever slows it down."""
-
-QUICKER = 0.8
-"""What loses more has to take less than this part of the time of what loses less."""
 
 Lengths = NDArray[np.float64]
 
@@ -189,8 +175,10 @@ class Bfloat16(Product):
 
     @classmethod
     def supported(cls) -> bool:
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.mkldnn.enabled
-        return bool(fast)
+        mkldnn = torch.backends.mkldnn
+        if not torch._C._has_mkldnn or not mkldnn.enabled:
+            return False
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     def reduce(self, vectors: Tensor) -> Tensor:
         return vectors.bfloat16()
@@ -313,98 +301,3 @@ def rounded_down(numbers: Lengths) -> NDArray[np.float32]:
 def longest_of(rows: Tensor) -> float:
     """Return the length of the longest of ``rows`` (n, d)."""
     return float(torch.linalg.vector_norm(rows, dim=1).max())
-
-
-def drawn(rows: int, width: int) -> Tensor:
-    """Return random vectors (rows, width) of length 1, the same every time."""
-    generator = torch.Generator().manual_seed(rows)
-    return torch.nn.functional.normalize(torch.randn(rows, width, generator=generator))
-
-
-def trials(width: int) -> list[tuple[Tensor, Tensor]]:
-    """Return vectors (n, width) and images (m, width) whose products show how they are summed."""
-    vectors, images = (drawn(rows, width) for rows in TRIAL)
-    ones = torch.ones_like(vectors)
-    # Each number after the first is less than half the last place of a sum in fewer digits.
-    small = torch.full_like(images, 2.0**-13)
-    small[:, 0] = 1
-    signs = vectors.sign()
-    return [
-        (vectors, images),
-        (vectors.abs(), images.abs()),
-        (ones, small),
-        (ones, small.flip(1)),
-        (ones, -small),
-        (signs, signs.repeat(-(-len(images) // len(signs)), 1)[: len(images)]),
-        (ones, ones),
-        (ones, -ones),
-    ]
-
-
-@cache
-def rounds_to_nearest() -> bool:
-    """Whether conversion from float32 to bfloat16 takes a nearest number, on both sides of ties."""
-    finite = torch.arange(0x7F7F, dtype=torch.int32) << 16
-    for beyond in (0x7FFF, 0x8000, 0x8001):
-        number = (finite + beyond).view(torch.float32)
-        halves = number.bfloat16().view(torch.int16).int() << 16
-        up = halves != finite
-        if not bool(((halves == finite + 0x10000) | ~up).all()):
-            return False
-        normal = finite >= 0x0080_0000  # what is smaller is TINY
-        if beyond != 0x8000 and not bool((up == (beyond > 0x8000))[normal].all()):
-            return False
-    return True
-
-
-@cache
-def holds(kind: type[Product], width: int) -> bool:
-    """Whether sums of ``width`` numbers err by an eighth of their bound at most, here."""
-    if kind is Bfloat16 and not rounds_to_nearest():
-        return False
-    for vectors, images in trials(width):
-        product = kind(vectors)
-        product.load(images, longest_of(images))
-        own = product.step if isinstance(product, Int8) else 1.0
-        exact = (product.images.double() * own) @ product.reduced.double().T
-        lengths = torch.from_numpy(product.lengths) * product.image_length
-        allowed = (0.0 if product.exact_sums else sum_error(width) / RESERVE) * lengths
-        if issubclass(kind, Bfloat16):
-            allowed = allowed + 2.0**-8 * (exact.abs() + allowed)  # rounded once more
-        values = product.multiply().double() * product.unit
-        if not bool(((values - exact).abs() <= allowed + 1e-12 * lengths).all()):
-            return False
-    return True
-
-
-@cache
-def seconds(kind: type[Product], width: int) -> float:
-    """Return what a product of ``RACE``'s size takes here, images reduced and limits compared."""
-    vectors, images = (drawn(rows, width) for rows in RACE)
-    product, taken = kind(vectors), []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        product.load(images, 1.1)
-        product.reaching(np.ones(len(vectors)))
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-@cache
-def ranked(width: int) -> tuple[type[Product], ...]:
-    """Return the products to take here: the quickest first, each after it more exact.
-
-    One that is hardly quicker than another which loses less is left out. None where float32 itself
-    does not hold, as where torch was told to multiply it in fewer digits.
-    """
-    if not holds(Single, width):
-        return ()
-    singles = [kind for kind in (Single, SingleByNumpy) if holds(kind, width)]
-    chosen: list[type[Product]] = [min(singles, key=lambda kind: seconds(kind, width))]
-    whole = next((kind for kind in (Int8, Int7) if holds(kind, width)), None)
-    for kind in (Bfloat16, whole):  # what loses more comes later
-        if kind is None or not kind.supported() or not holds(kind, width):
-            continue
-        if seconds(kind, width) < QUICKER * seconds(chosen[0], width):
-            chosen.insert(0, kind)
-    return tuple(chosen)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.retrieval import bounded, products
+from pipeline.retrieval import bounded, trials
 from pipeline.retrieval.scoring import Ends, RankEnds, Score, normalise, top_k
 
 BLOCK = 4_096
@@ -221,7 +221,7 @@ def first_product(score: Score, images: int, k: int, excluded: Tensor | None) ->
     """
     if isinstance(score, RankEnds) or not bounded.pays(score, images, k, excluded):
         return None
-    return products.ranked(score.positive.shape[1])[0].name
+    return trials.ranked(score.positive.shape[1])[0].name
 
 
 def _one_pass(

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.retrieval import bounded, products, ranking
+from pipeline.retrieval import bounded, products, ranking, trials
 from pipeline.retrieval.scoring import Ends, increment_ends, normalise
 
 WIDTH, IMAGES, COUNT = 48, 700, 40
 KINDS = ("random", "near ties", "duplicates", "few directions", "rising", "opposite", "coarse")
-HERE = [kind for kind in products.PRODUCTS if products.holds(kind, WIDTH)]
+HERE = [kind for kind in products.PRODUCTS if trials.holds(kind, WIDTH)]
 
 Found = tuple[Tensor, Tensor]
 
@@ -48,7 +48,7 @@ def by(
     patch: pytest.MonkeyPatch, kinds: tuple[type[products.Product], ...], *arguments: object
 ) -> Found:
     """Search by certain products."""
-    patch.setattr(products, "ranked", lambda width: kinds)
+    patch.setattr(trials, "ranked", lambda width: kinds)
     return ranking.top_images(*arguments)
 
 
@@ -215,7 +215,7 @@ def test_a_more_exact_product_takes_over_where_the_quick_one_tells_little_apart(
 
 def test_large_searches_take_this_way_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: tuple[type[products.Product], ...] = (products.Single,)
-    monkeypatch.setattr(products, "ranked", lambda width: kinds)
+    monkeypatch.setattr(trials, "ranked", lambda width: kinds)
     vectors = torch.randn(800, 768)
     ends = Ends(vectors, vectors)
     assert bounded.pays(ends, 123_403, 50, None)
