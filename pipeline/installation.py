@@ -109,8 +109,11 @@ def installed() -> list[Installed]:
             modules.setdefault(canonicalize_name(distribution), set()).add(module)
     found = []
     for line in requirement_lines():
-        name = Requirement(line).name
-        wanted = line.removeprefix(name)
+        required = Requirement(line)
+        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
+            continue  # of an extra that nobody has to install, or of another machine
+        name = required.name
+        wanted = line.partition(";")[0].strip().removeprefix(name)
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

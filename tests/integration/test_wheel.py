@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from pipeline import config
+from pipeline import config, installation
 from pipeline.models.prompts import edit as prompts
 from pipeline.models.prompts import inversion as inversion_prompts
 from pipeline.models.prompts import verify as verify_prompts
@@ -153,6 +154,15 @@ def test_prompts_presets_and_help_come_with_it(environment: Path, away: Path) ->
     assert call(environment, away, "python", "-m", "seize", "--version").startswith(
         "seize, version"
     )
+
+
+def test_doctor_asks_for_what_is_required_and_for_no_extra(environment: Path, away: Path) -> None:
+    program = (
+        "from pipeline import installation\nprint(*(one.name for one in installation.installed()))"
+    )
+    asked = call(environment, away, "python", "-c", program).split()
+    wanted = installation.requirement_lines(PROJECT / "requirements.txt")
+    assert asked == [Requirement(line).name for line in wanted]
 
 
 def test_the_demo_works_and_writes_where_it_is_run(environment: Path, away: Path) -> None:
