@@ -75,6 +75,26 @@ def _said(number: float) -> str:
     return "" if math.isnan(number) else f"{number:.2f}"
 
 
+def extended(measured: dict[str, list[Measured]], images: int) -> str:
+    """Return a table of what ``images`` would take by the exponents, where fewer were measured."""
+    rows = []
+    for name, found in measured.items():
+        sizes = [one.images for one in found]
+        if sizes[-1] >= images or len(sizes) < 2:
+            continue
+        query, built, size, read, visited = (
+            at(images, sizes, [getattr(one, column) for one in found])
+            for column in ("query", "built", "size", "read", "visited")
+        )
+        cells = [f"{1000 * query:.1f}", f"{built / 3600:.1f}", f"{size / 1e9:.1f}"]
+        if not math.isnan(read):
+            cells += [f"{read / images:.2%}", f"{visited / images:.2%}"]
+        rows.append((name, *cells))
+    columns = ("", "CPU ms a query", "CPU hours to build", "GB", "anything read of", "read in full")
+    columns = columns[: max(map(len, rows), default=0)]
+    return table(f"{images:,} images by these exponents, not measured", columns, rows)
+
+
 def plan(measured: dict[str, list[Measured]]) -> str:
     """Return a table of what ``PLANNED`` images would take, a shard of them a machine.
 
