@@ -308,7 +308,7 @@ def table_(
     entries = published.entries(found, dataset, backbones, own)
     entries = published.where(entries, dict(wanted))
     if metric is not None:
-        entries = published.ranked(entries, metric, mixed)
+        entries = published.ranked(dataset, entries, metric, mixed)
     if picture is not None:
         shown = metric or benchmark.headline
         title = f"{dataset} {found.datasets[dataset].split}: cost against quality"

@@ -56,6 +56,8 @@ class Dataset(ABC):
     """Metrics that are the unweighted mean of other metrics."""
     headline: ClassVar[str]
     """The metric by which methods are compared first."""
+    falling: ClassVar[tuple[str, ...]] = ()
+    """What the names of metrics begin with of which less is better."""
     parts: ClassVar[str] = ""
     """What the part after the slash of a metric such as ``mAP@10/negation`` is, in words."""
 
@@ -132,6 +134,11 @@ class Dataset(ABC):
     def has_ground_truth(self) -> bool:
         """Whether validation metrics can be computed on this split."""
         return any(query.relevant for query in self.queries)
+
+    @classmethod
+    def worth(cls, metric: str, value: float) -> float:
+        """Return what is the higher the better a metric's value is."""
+        return -value if metric.startswith(cls.falling) else value
 
     @property
     def for_tuning(self) -> bool:

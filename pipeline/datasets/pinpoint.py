@@ -46,6 +46,7 @@ class PinPoint(Dataset):
     folder = "PinPoint"
     splits = ("licensed",)
     lists_all_truths = False
+    falling = ("negative_recall", "paraphrase_range")
     headline = "mAP@10"
     parts = "category"
 

@@ -157,7 +157,7 @@ def baseline_of(dataset: Dataset, rows: Sequence[Row], asked: str | None, metric
     known = {name: float(value[0]) for name, value in values.items() if value is not None}
     if not known:
         raise ConfigError(f"No row has {metric}, so none is the best: name one with --baseline.")
-    return max(known, key=lambda name: known[name])
+    return max(known, key=lambda name: dataset.worth(metric, known[name]))
 
 
 def check_names(rows: Sequence[Row]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline import datasets
 from pipeline.datasets.reading import read_json
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.printable import one_line
@@ -175,8 +176,8 @@ def where(found: Sequence[Entry], wanted: Mapping[str, str]) -> list[Entry]:
     return kept
 
 
-def ranked(found: Sequence[Entry], metric: str, mixed: bool) -> list[Entry]:
-    """Return the rows that have ``metric``, the best first.
+def ranked(dataset: str, found: Sequence[Entry], metric: str, mixed: bool) -> list[Entry]:
+    """Return the rows of a dataset that have ``metric``, the best first.
 
     Raises ConfigError where their conditions differ or are not known, unless ``mixed``: a rank says
     that one method is better than another, and such figures do not say so.
@@ -196,7 +197,8 @@ def ranked(found: Sequence[Entry], metric: str, mixed: bool) -> list[Entry]:
             "These rows were not measured under one protocol, or it is not known, so they have no "
             f"order ({one_line(told)}). Choose some with --where CONDITION=WORD, or add --mixed."
         )
-    return sorted(having, key=lambda entry: -(entry.values[metric] or 0))
+    worth = datasets.find(dataset).worth
+    return sorted(having, key=lambda entry: -worth(metric, entry.values[metric] or 0.0))
 
 
 def table(

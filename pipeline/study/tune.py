@@ -7,6 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
@@ -163,7 +164,7 @@ def tune(run: Run, grid: Grid, folder: Path, metric: str | None = None) -> Tuned
     table = pd.DataFrame(
         [cell | run.dataset.evaluate(found) for cell, found in zip(cells, ranked, strict=True)]
     )
-    place = int(table[metric].to_numpy().argmax())
+    place = int(np.argmax([run.dataset.worth(metric, value) for value in table[metric]]))
     best = cells[place]
     content = {"grid": grid, "search": search.header(run)}
     method = methods.in_file_names(run.config.search.method)

@@ -265,6 +265,30 @@ def test_a_benchmark_without_a_split_to_tune_on_says_what_is_left(
         checks.tuning(run)
 
 
+def test_the_best_row_has_the_least_of_what_is_wrong(make_run: MakeRun, tmp_path: Path) -> None:
+    dataset = make_run("pinpoint", "licensed", root=layouts.write("pinpoint", tmp_path, 2)).dataset
+    names = [query.id for query in dataset.queries]
+
+    def row(name: str, right: float, wrong: float) -> compare.Row:
+        values = {"mAP@10": right, "negative_recall@10": wrong}
+        return compare.Row(name, {m: dict.fromkeys(names, v) for m, v in values.items()}, None)
+
+    rows = [row("bold", 0.9, 0.8), row("careful", 0.3, 0.1)]
+    assert compare.baseline_of(dataset, rows, "best") == "bold"
+    assert compare.baseline_of(dataset, rows, "best", "negative_recall@10") == "careful"
+
+
+def test_tuning_for_what_is_wrong_finds_the_least(make_run: MakeRun, tmp_path: Path) -> None:
+    root = layouts.write("pinpoint", tmp_path / "p", 4)
+    run = make_run("pinpoint", "licensed", root=root, search__method="pdv", captioner__samples=2)
+    run_stages(run)
+    run.dataset.tuned_on = ("licensed",)  # type: ignore[misc]
+    grid = {"blend": [0.3], "image": [0.0, 1.0, 3.0], "text": [0.0, 1.0, 3.0]}
+    tuned = tune.tune(run, grid, tmp_path / "out", "negative_recall@10")
+    found = tuned.table["negative_recall@10"]
+    assert tuned.value == found.min() < found.max()
+
+
 def test_the_commands_print_tables_and_json(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     run_stages(run)

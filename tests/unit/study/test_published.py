@@ -74,24 +74,35 @@ ALL = {
 
 def test_rows_of_one_protocol_are_ranked_and_others_refused_unless_told() -> None:
     alike = [entry("a", 20, **ALL), entry("b", 30, **ALL)]
-    assert [e.method for e in published.ranked(alike, "mAP@5", False)] == ["b", "a"]
+    assert [e.method for e in published.ranked("circo", alike, "mAP@5", False)] == ["b", "a"]
     for field, word in {"reference": "kept", "training": "trained", "concept": "unknown"}.items():
         rows = [*alike, entry("c", 25, **(ALL | {field: word}))]
         with pytest.raises(ConfigError, match=rf"\({COLUMNS[field]}: .*{word}\).*--where"):
-            published.ranked(rows, "mAP@5", False)
-        assert [e.method for e in published.ranked(rows, "mAP@5", True)] == ["b", "c", "a"]
+            published.ranked("circo", rows, "mAP@5", False)
+        assert [e.method for e in published.ranked("circo", rows, "mAP@5", True)] == ["b", "c", "a"]
         if word != "unknown":
             assert [e.method for e in published.where(rows, {field: word})] == ["c"]
     rows = [*alike, entry("unknown", 25)]
     with pytest.raises(ConfigError, match="unknown"):  # all alike, but nobody knows how
-        published.ranked(rows[2:], "mAP@5", False)
+        published.ranked("circo", rows[2:], "mAP@5", False)
     with pytest.raises(ConfigError, match="Did you mean 'mAP@5'"):
-        published.ranked(alike, "mAP5", True)
-    assert published.ranked(alike, "mAP@10", False) == []
+        published.ranked("circo", alike, "mAP5", True)
+    assert published.ranked("circo", alike, "mAP@10", False) == []
     with pytest.raises(ConfigError, match="Did you mean 'training'"):
         published.where(alike, {"trainig": "trained"})
     with pytest.raises(ConfigError, match="No row is known to have training=trained"):
         published.where(alike, {"training": "trained"})
+
+
+def test_of_what_is_wrong_less_is_better() -> None:
+    rows = published.entries(published.load(), "pinpoint", [], {})
+    by_wrong = published.ranked("pinpoint", rows, "negative_recall@10", True)
+    shares = [row.values["negative_recall@10"] or 0 for row in by_wrong]
+    assert shares == sorted(shares)
+    by_right = [
+        row.values["mAP@10"] or 0 for row in published.ranked("pinpoint", rows, "mAP@10", True)
+    ]
+    assert by_right == sorted(by_right, reverse=True)
 
 
 def test_conditions_are_told_where_a_source_says_so_and_unknown_elsewhere() -> None:
