@@ -1,8 +1,8 @@
 """Images decoded and preprocessed by workers, ahead of the model that encodes them.
 
-Workers are threads of this process where they are few or the images are: Pillow decodes and resizes
-without Python's lock, and threads neither start nor copy anything. Many workers for many images are
-processes, since what is left of Python would hold up more threads than a few.
+Workers are threads of this process where images are few: threads neither start nor copy anything,
+and Pillow decodes and resizes without Python's lock. For many images they are processes, which do
+not wait for that lock at all.
 """
 
 import functools
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 CHUNK = 16
 """Images that a worker decodes before it hands them over."""
-THREADS = 4
-"""Workers that are threads, at most."""
-FEW = 256
+FEW = 64
 """Images a worker for which it is not worth starting processes."""
+THREADS = 4
+"""Threads at most."""
 
 
 class Decoded(NamedTuple):
@@ -65,12 +65,11 @@ def decode(
     workers = min(workers, math.ceil(len(names) / chunk))
     ahead = math.ceil(runtime.embed_batch / (chunk * max(workers, 1))) + 1
     images = _ImageFiles(names, read, model, runtime.max_pixels)
-    on_gpu = model.device.startswith("cuda")  # which processes do not keep from its next batch
-    if workers and (len(names) <= FEW * workers or (workers <= THREADS and not on_gpu)):
+    if workers and len(names) <= FEW * workers:
         threads = min(workers, THREADS)
         yield from _by_threads(images, chunk, threads, ahead * workers)
     else:
-        yield from _by_processes(images, chunk, workers, ahead, pinned=on_gpu)
+        yield from _by_processes(images, chunk, workers, ahead, model.device.startswith("cuda"))
 
 
 def _by_threads(images: "_ImageFiles", chunk: int, workers: int, ahead: int) -> Iterator[Decoded]:

@@ -144,7 +144,7 @@ def _encode(
 
     if batch.names:
         waited, spent = (report.steps.get(step, 0.0) for step in ("wait for decoding", "model"))
-        starved = apart and 0 < spent < waited
+        starved = apart and spent <= waited  # the first batch, too
         with report.step("model"), _threads(1 if starved else torch.get_num_threads()):
             batch.features = finite(model.images(_joined(prepared)), batch.names, "image")
     return batch

@@ -33,10 +33,8 @@ def model(preprocess: Any) -> Any:
 
 @pytest.fixture(params=["threads", "processes"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What workers are: threads as they are few, or processes."""
-    if request.param == "processes":
-        monkeypatch.setattr(decoding, "THREADS", 0)
-        monkeypatch.setattr(decoding, "FEW", 0)
+    """What workers are: threads as for few images, or processes."""
+    monkeypatch.setattr(decoding, "FEW", 0 if request.param == "processes" else 1_000)
     return str(request.param)
 
 
@@ -60,9 +58,9 @@ def test_workers_decode_one_large_image_at_a_time(
 
 
 @pytest.mark.parametrize(
-    ("count", "workers", "threads"), [(100, 4, True), (100, 5, True), (2000, 5, False)]
+    ("count", "workers", "threads"), [(1, 2, True), (128, 2, True), (129, 2, False)]
 )
-def test_many_workers_for_many_images_are_processes(
+def test_workers_are_processes_for_many_images_alone(
     count: int, workers: int, threads: bool
 ) -> None:
     def preprocess(image: Image.Image) -> Tensor:
@@ -95,13 +93,12 @@ def test_what_is_not_asked_for_is_not_decoded(kind: str) -> None:
 def test_warnings_are_as_they_were_after_threads_ignored_them() -> None:
     before = list(warnings.filters)
     settings = RuntimeConfig(workers=3, embed_batch=1)
-    names = [str(number) for number in range(200)]
+    names = [str(number) for number in range(150)]
     list(decode(names, read, model(lambda image: torch.zeros(1)), settings))
     assert list(warnings.filters) == before
 
 
 def test_a_process_that_the_system_ends_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "THREADS", 0)
     monkeypatch.setattr(decoding, "FEW", 0)
 
     def preprocess(image: Image.Image) -> Tensor:
