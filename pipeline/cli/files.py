@@ -11,6 +11,9 @@ from pipeline.cli.options import Stage, cache_option, data_root_option, json_opt
 from pipeline.cli.registered import complete_dataset, dataset_option
 from pipeline.printable import echo
 
+SHOWN = 20
+"""Errors of a file that are printed; the rest is counted."""
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -33,8 +36,10 @@ def check(file: Path, dataset: str, split: str, data_root: Path, as_json: bool) 
     else:
         for warning in found.warnings:
             echo(f"Warning: {warning}")
-        for reason in found.errors:
+        for reason in found.errors[:SHOWN]:
             echo(f"Error: {reason}")
+        if (more := len(found.errors) - SHOWN) > 0:
+            echo(f"Error: and {more:,} more, which --json has all")
         if not found.errors:
             echo(f"{file} is a valid submission for {dataset} {split}.")
     click.get_current_context().exit(1 if found.errors else 0)

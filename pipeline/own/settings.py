@@ -60,6 +60,10 @@ def cache_folder(given: Path | None) -> Path:
 
 
 def _system_folder(variable: str, plain: str, mac: str) -> Path:
+    """Return the folder where the system keeps such files; on Windows as on Linux.
+
+    Two lines, where platformdirs would be one more package that nothing else here needs.
+    """
     if named := os.environ.get(variable):
         return Path(named)
     return Path.home() / (mac if sys.platform == "darwin" else plain)

@@ -524,3 +524,17 @@ def test_rank_takes_finite_weights_alone(tmp_path: Path) -> None:
     result = seize("rank", *given)
     assert result.exit_code == 2
     assert "Invalid value for '--alpha-pos': 'nan' is not a finite number" in result.stderr
+
+
+def test_a_wholly_wrong_file_is_not_told_of_query_by_query(
+    small_world: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps({f"{name}": [] for name in range(1000, 1100)}))
+    given = ["check", str(file), "--dataset", "circo", "--split", "val"]
+    given += ["--data-root", str(small_world)]
+    lines = seize(*given).output.splitlines()
+    errors = json.loads(seize(*given, "--json").stdout)["errors"]
+    assert len(errors) > 20
+    assert lines[:-1] == [f"Error: {error}" for error in errors[:20]]
+    assert lines[-1] == f"Error: and {len(errors) - 20} more, which --json has all"
