@@ -38,6 +38,7 @@ def main(data_root: Path, cache: Path, out: Path) -> None:
             browser = launch(playwright)
             page = browser.new_page(viewport=WIDE)  # type: ignore[arg-type]
             page.set_default_timeout(120_000)
+            page.emulate_media(reduced_motion="reduce")
             page.goto(served.address)
             page.locator("#samples button").first.wait_for()
             keep(page, "app-start")
@@ -54,9 +55,12 @@ def main(data_root: Path, cache: Path, out: Path) -> None:
             page.wait_for_timeout(500)
             keep(page, "app-viewer")
             page.keyboard.press("Escape")
+            page.get_by_role("button", name="Filter").click()
+            page.locator("#filter-add:enabled").wait_for()
             page.emulate_media(color_scheme="dark")
             keep(page, "app-dark")
             page.emulate_media(color_scheme="light")
+            page.get_by_role("button", name="Filter").click()
             page.set_viewport_size(PHONE)  # type: ignore[arg-type]
             page.evaluate("window.scrollTo(0, 0)")
             keep(page, "app-phone")

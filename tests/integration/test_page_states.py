@@ -128,7 +128,7 @@ def test_what_is_selected_is_saved(served: Served, page: Page, tmp_path: Path) -
     saved = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert [image["path"] for image in saved["images"]] == [paths[1], paths[4]]
     with page.expect_download() as images:
-        page.get_by_role("button", name="Save the images").click()
+        page.get_by_role("button", name="Save as ZIP").click()
     images.value.save_as(tmp_path / "seize.zip")
     with zipfile.ZipFile(tmp_path / "seize.zip") as saved_images:
         assert saved_images.testzip() is None
