@@ -328,3 +328,13 @@ def test_what_is_typed_while_a_query_runs_is_kept(served: Served, page: Page) ->
     expect(page.locator("#images li")).to_have_count(24, timeout=MODELS)
     expect(text).to_have_value("is red and round")
     expect(text).to_be_focused()
+
+
+def test_an_image_is_taken_before_the_settings_are_there(served: Served, page: Page) -> None:
+    late = Late(page, "/settings")
+    page.goto(served.address)
+    page.get_by_label("Upload an image").set_input_files(served.root / "007.png")
+    expect(page.locator("#reference-name")).to_have_text("007.png")
+    late.let_go()
+    expect(page.get_by_role("button", name="Search")).to_be_enabled()
+    expect(page.locator("#reference-name")).to_have_text("007.png")

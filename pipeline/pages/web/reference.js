@@ -19,7 +19,9 @@ export function setReference(reference) {
 
 // Says why files cannot be searched with; null where they can.
 function refused(files) {
-  const { max_upload: limit, most_uploads: most, endings } = state.settings;
+  // Until the settings are there, the server alone refuses what it does not take.
+  const unknown = { max_upload: Infinity, most_uploads: Infinity, endings: [] };
+  const { max_upload: limit, most_uploads: most, endings } = state.settings ?? unknown;
   const none = files.find(
     ({ name, type }) => !type.startsWith("image/") && !endings.some((one) => name.toLowerCase().endsWith(one)),
   );
@@ -35,7 +37,7 @@ function refused(files) {
 // Takes files as reference images: the first alone, or several with all that they replace.
 function takeFiles(list) {
   const files = [...list];
-  if (!files.length || !state.settings) return;
+  if (!files.length) return;
   at("state").value = "image";
   const why = refused(files);
   if (why) {
