@@ -75,7 +75,9 @@ def keep_current(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> None:
     records = _records(folder)
     note = records.file.with_name("metadata.made-from")
     beside = attributes.sidecars(folder, listing)
-    if note.exists() and note.read_text() == _made_from(folder, records.file, beside):
+    if note.exists() and note.read_bytes().decode(errors="replace") == _made_from(
+        folder, records.file, beside
+    ):
         return
     update(folder, listing)
     with contextlib.suppress(StorageError):  # a cache that may only be read serves what it has

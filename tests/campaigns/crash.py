@@ -527,7 +527,11 @@ def flips(world: World, work: Path, count: int, rng: random.Random) -> Iterator[
         if stage.name not in {"caption", "edit", "embed", "verify", "index"}:
             continue
         old = {name for name, _ in _relative(world.before(stage))}
-        made = [name for name, _ in _relative(world.after(stage)) if name not in old]
+        made = [
+            name
+            for name, _ in _relative(world.after(stage))
+            if name not in old and not name.endswith(DERIVED)
+        ]
         for name in made:
             tally = Tally(f"{stage.name}: {Path(name).parent.name}/*{Path(name).suffix}")
             with copied(world.after(stage), work):

@@ -67,8 +67,8 @@ def test_files_from_the_future_change_nothing(world: World, work: Path) -> None:
 
 def test_flipped_bits_are_named_and_mended(world: World, work: Path) -> None:
     tallies = list(crash.flips(world, work, 20, random.Random(0)))
-    # Captions, features of images; a folder's list of files, features and remembered settings.
-    assert len(tallies) == 5
+    # Captions, features of images; a folder's list, metadata, features and remembered settings.
+    assert len(tallies) == 6
     for tally in tallies:
         assert tally.wrong == []
         assert tally.at_work >= tally.attacked - 3  # some bits harm nothing
