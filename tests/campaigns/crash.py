@@ -48,8 +48,8 @@ CHANGING = {"created", "versions", "cost", "checksum"}
 ALIKE = 1e-5
 """How much features, scores and probabilities may differ: a stopped run goes on with other batches,
 and sums of floats depend on them."""
-DERIVED = (".columns.json", ".made-from")
-"""How files end that only repeat what others say."""
+DERIVED = (".columns.json", ".made-from", "timings.jsonl")
+"""How files end that only repeat what others say, or how long it took."""
 PAGE = 4096
 """Bytes by which a small disk fills up."""
 
