@@ -62,11 +62,8 @@ def result_of(result: Result, start: int) -> dict[str, Any]:
     del content["gallery"]  # a path of this machine
     if (paths := result.gallery.paths.get(result.reference)) is not None:
         content["path"] = paths[0]
-    for field in {
-        "images",
-        "notes",
-        "path",
-    } & content.keys():  # other texts are edited on the page and come back
+    # Other texts are edited on the page and come back.
+    for field in {"images", "notes", "path"} & content.keys():
         content[field] = printable_all(content[field])
     content["notes"] = [_note(note) for note in content["notes"]]
     return content

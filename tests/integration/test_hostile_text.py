@@ -16,7 +16,7 @@ from playwright.sync_api import Page
 from pipeline import config, datasets
 from pipeline.images import pictures
 from pipeline.own.gallery import Gallery
-from pipeline.pages.app import _result
+from pipeline.pages.answers import result_of
 from pipeline.pages.result import write_page
 from pipeline.printable import STEERING, printable
 from pipeline.records import Ranking
@@ -113,7 +113,7 @@ def test_the_page_of_a_query_runs_nothing(photos: Path, tmp_path: Path, page: Pa
     assert page.evaluate("window.broken") is None
     assert page.locator("img[src=x], script").count() == 0
     assert seen.errors == []
-    assert not STEERING.search(json.dumps(_result(changed)["images"], ensure_ascii=False))
+    assert not STEERING.search(json.dumps(result_of(changed, 0)["images"], ensure_ascii=False))
 
 
 def test_a_contact_sheet_takes_any_relative_caption(small_world: Path, tmp_path: Path) -> None:
