@@ -41,13 +41,13 @@ FAMILY = {
 
 
 class Program(Commands):
-    """All commands: the families of this folder, and one for every stage there is."""
+    """All commands: the families of this folder, one for every stage there is, and added ones."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names of all commands."""
         from pipeline.cli import stages
 
-        return sorted({*FAMILY, *stages.names()})
+        return sorted({*FAMILY, *stages.names(), *super().list_commands(context)})
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in groups, the ones that most people want first."""
@@ -69,7 +69,7 @@ class Program(Commands):
             return next(command for command in commands if command.name == name)
         from pipeline.cli import stages
 
-        return stages.find(name)
+        return stages.find(name) or super().get_command(context, name)
 
     def resolve_command(
         self, context: click.Context, args: list[str]
