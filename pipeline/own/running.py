@@ -168,9 +168,14 @@ def _write(file: Path, text: str) -> None:
 
 
 def read(file: Path) -> Page | None:
-    """Return the page that a file tells of, None where there is no such file or it is damaged."""
+    """Return the page that a file tells of; None where there is no such file, it is damaged, or
+    it is another user's, who would be told what is searched for.
+    """
     try:
-        return Page.model_validate_json(file.read_bytes())
+        with file.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_uid != os.getuid():
+                return None
+            return Page.model_validate_json(stream.read())
     except (OSError, ValidationError):
         return None
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import stat
@@ -222,6 +223,15 @@ def test_what_is_no_file_of_a_page_is_no_page(tmp_path: Path) -> None:
         file.write_text(text)
         assert running.read(file) is None
     assert running.ask(file, running.Asked()) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_another_user_left_is_no_page(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "app.json"
+    file.write_bytes(place_of(served).read_bytes())
+    assert running.read(file) is not None
+    os.chown(file, 65534, -1)
+    assert running.read(file) is None
 
 
 def test_every_option_of_a_query_reaches_a_page_or_keeps_it_from_being_asked() -> None:
