@@ -110,7 +110,7 @@ def test_a_missing_image_leaves_the_other_and_says_how_many_queries_it_touches(
     by_image = caption.by_image(caption.record_file(run))
     assert caption.read(run)[run.queries[0].id] == by_image[first]
     source = Inputs(run)
-    touched = source.failed["gallery"]
+    touched = source.lacks("image")["gallery"]
     assert touched.startswith("1 images have no feature and cannot be retrieved; 1 of 12 queries")
     row = source.images.row[first]
     torch.testing.assert_close(source.references()[0], torch.from_numpy(source.images.all()[row]))
