@@ -281,5 +281,9 @@ class Running:
             self._thread.join(10)
 
 
+Start = Callable[[Stub], Running]
+"""What the fixture ``start`` of tests of clients gives."""
+
+
 if __name__ == "__main__":
     web.run_app(Stub().application(), host="127.0.0.1", port=int(sys.argv[1]), print=None)

@@ -5,7 +5,7 @@ import base64
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -15,25 +15,10 @@ from aiohttp import web
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.serving.chat import ChatClient, Completion
-from tests.stub import Fault, Running, Stub
+from tests.stub import Fault, Start, Stub
 
-Start = Callable[[Stub], Running]
 NESTED = "[" * 200_000
 GOOD = '{"choices": [{"message": {"content": "x"}, "logprobs": %s}], "usage": {"total_tokens": %s}}'
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """A function that starts a server."""
-    started = []
-
-    def begin(stub: Stub) -> Running:
-        started.append(Running(stub))
-        return started[-1]
-
-    yield begin
-    for server in started:
-        server.stop()
 
 
 @pytest.fixture(autouse=True)

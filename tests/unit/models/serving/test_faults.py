@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,23 +13,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.models.serving.chat import ChatClient
 from pipeline.models.serving.pace import START
 from pipeline.models.serving.replicas import connect
-from tests.stub import Fault, Running, Stub
-
-Start = Callable[[Stub], Running]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """A function that starts a server."""
-    started = []
-
-    def begin(stub: Stub) -> Running:
-        started.append(Running(stub))
-        return started[-1]
-
-    yield begin
-    for server in started:
-        server.stop()
+from tests.stub import Fault, Start, Stub
 
 
 @pytest.fixture(autouse=True)
