@@ -1,5 +1,6 @@
 """Stages shared by processes that accelerate launches; one of them is killed."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -40,8 +41,9 @@ def kill_one(launcher: "subprocess.Popen[str]", ready: Callable[[], bool]) -> st
     while launcher.poll() is None and not ready():
         time.sleep(0.005)
     for process in psutil.Process(launcher.pid).children(recursive=True):
-        if process.environ().get("RANK") == "1":
-            process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # short-lived children of the launcher
+            if process.environ().get("RANK") == "1":
+                process.send_signal(signal.SIGKILL)
     said = launcher.communicate()[1]
     assert launcher.returncode != 0, "the stage ended before a process could be killed"
     return said
