@@ -1,10 +1,7 @@
 """Composers from end to end: triplets, `seize train composer`, search, a folder of one's own."""
 
 import json
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from pipeline.retrieval.scoring import normalise
 from pipeline.run import Run
 from pipeline.stages import embed, inputs, search
 from tests.conftest import PROJECT
+from tests.holding import held_after, kill_once
 from tests.integration import test_cli
 
 MakeRun = Callable[..., Run]
@@ -193,12 +191,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(lessons: Path, tmp_path: 
         return [*found, *(str(one) for pair in files.items() for one in pair), "--out", str(out)]
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *words(killed)], cwd=PROJECT, stderr=subprocess.DEVNULL
+        [*held_after("state", 1), *words(killed)], cwd=PROJECT, stderr=subprocess.DEVNULL
     )
-    while not (tmp_path / "killed.training" / "state.pt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    kill_once((tmp_path / "killed.training" / "state.pt").exists, process)
     assert not killed.exists()
     went_on, at_once = seize(*words(killed), "--json"), seize(*words(whole), "--json")
     assert went_on.exit_code == 0, went_on.output

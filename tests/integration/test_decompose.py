@@ -1,10 +1,7 @@
 """Planned queries through the whole program: the LLM is a stub that holds to the JSON schema."""
 
 import json
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +15,7 @@ from pipeline.stages.caption import caption
 from pipeline.stages.caption import read as captions_of
 from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
+from tests.holding import held_after, kill_once
 from tests.integration.test_cli import seize
 from tests.stub import Fault, Running, Stub
 
@@ -117,29 +115,24 @@ def test_faults_are_counted_fall_back_and_are_tried_again(make_run: MakeRun, ser
 
 
 def test_kill_9_loses_at_most_the_plan_in_flight(make_run: MakeRun, serve: Any) -> None:
-    slow, quick = serve(delay=0.2), serve()
-    run = make_run(**at(slow, runtime__concurrency=1))
+    first, second = serve(), serve()
+    run = make_run(**at(first, runtime__concurrency=1))
     caption(run)
     records = decompose.record_file(run)
     command = [
-        *(sys.executable, "-m", "pipeline", "decompose", *run.command.split()),
+        *(*held_after("line", 4), "decompose", *run.command.split()),
         *("--cache", str(run.cache), "--submissions", str(run.submissions), "--method", "planned"),
-        *("--llm", "echo", "--llm-url", slow.url, "--captions", "3", "--concurrency", "1"),
+        *("--llm", "echo", "--llm-url", first.url, "--captions", "3", "--concurrency", "1"),
         *("--set", "search.decompose.prompt=atomic"),
     ]
-    process = subprocess.Popen(command, cwd=PROJECT)
-    while process.poll() is None and len(records.read()) < 3:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
-    kept = len(records.read())
-    assert kept >= 3
+    kill_once(lambda: len(records.read()) == 3, subprocess.Popen(command, cwd=PROJECT))
+    kept = 3
     with pytest.raises(MissingStageError, match="of 12 queries have no plan"):
         decompose.read(run)
-    (report,) = decompose.decompose(make_run(**at(quick)))
+    (report,) = decompose.decompose(make_run(**at(second)))
     questions = set(decompose.questions(run, captions_of(run)).values())
     assert (report.cached, report.computed) == (kept, len(questions) - kept)
-    assert len(quick.stub.seen) == report.computed > 0, "what was kept is not asked again"
+    assert len(second.stub.seen) == report.computed > 0, "what was kept is not asked again"
     plans = decompose.read(run)
     assert plans.keys() == {query.id for query in run.queries}
     assert all(len(plan.retrievals) == 3 for plan in plans.values())

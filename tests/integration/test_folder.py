@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +40,7 @@ from pipeline.store import snapshots
 from pipeline.store.features import FeatureFile
 from pipeline.store.segments import folder_of
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, held_after, kill_once
 from tests.stub import Fault, Running, Stub
 
 SETTINGS = config.load(
@@ -431,8 +431,10 @@ def test_what_cannot_be_indexed_or_searched_says_so(photos: Path, tmp_path: Path
         Gallery(photos, config.load("demo", {"llm.model": "imported:x"}), tmp_path)
 
 
-def index_process(photos: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pipeline", "index", str(photos), "--config", "demo"]
+def index_process(
+    photos: Path, *more: str, program: Sequence[str] = SEIZE
+) -> "subprocess.Popen[str]":
+    command = [*program, "index", str(photos), "--config", "demo"]
     options = ["--cache", str(photos.parent / "cache"), "--workers", "0", "--json"]
     batch = ["--set", "runtime.embed_batch=4"]
     return subprocess.Popen(
@@ -449,19 +451,11 @@ def shards(photos: Path) -> list[Path]:
 
 
 def test_kill_9_loses_at_most_the_batch_in_flight(photos: Path) -> None:
-    for number in range(200):  # enough to be killed half-way
-        Image.new("RGB", (224, 224), (number, 0, 99)).save(photos / f"x{number}.png")
-    process = index_process(photos)
-    while process.poll() is None and len(shards(photos)) < 3:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the index was complete before it could be killed"
-    written = 4 * len(shards(photos))
-    assert written >= 12
+    process = index_process(photos, program=held_after("shard", 3))
+    kill_once(lambda: len(shards(photos)) == 3, process)
     report = folder.index(opened(photos))
-    assert report.cached == written
-    assert report.cached + report.computed == 224
-    assert len(features(photos)) == 224
+    assert (report.cached, report.computed) == (12, 12)
+    assert len(features(photos)) == 24
     assert not shards(photos)
 
 

@@ -1,12 +1,9 @@
 """All stages on a small world with the models of the repository: nothing is stubbed."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from pipeline.stages.evaluate import evaluate, evaluate_files
 from pipeline.stages.everything import run_stages
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
+from tests.holding import held_after, kill_once, wait_until
 
 MakeRun = Callable[..., Run]
 
@@ -145,12 +143,17 @@ def test_fewer_samples_are_the_first_of_more(make_run: MakeRun) -> None:
         assert texts == caption.read(many)[image][:4]
 
 
-def stage_process(run: Run, stage: str, *options: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "pipeline", stage, *run.command.split(), *options]
+def held(write: str, count: int, run: Run, stage: str, *options: str) -> "subprocess.Popen[bytes]":
+    """Start a stage that stands still after some writes."""
+    command = [*held_after(write, count), stage, *run.command.split(), *options]
     folders = ["--cache", str(run.cache), "--submissions", str(run.submissions)]
     return subprocess.Popen(
         [*command, *folders, "--workers", "0"], cwd=PROJECT, stderr=subprocess.DEVNULL
     )
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 @pytest.mark.parametrize(
@@ -167,11 +170,8 @@ def test_kill_9_then_rerun_equals_an_undisturbed_run(
     module = {"caption": caption, "edit": edit}[stage]
     file = module.record_file(run).file
     samples = ("--captions", str(run.config.captioner.samples))
-    process = stage_process(run, stage, "--set", f"runtime.{option}=1", *samples)
-    while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 4):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    process = held("line", 4, run, stage, "--set", f"runtime.{option}=1", *samples)
+    kill_once(lambda: lines(file) >= 4, process)
     kept = len(module.record_file(run).read())
     report = getattr(module, stage)(run)
     assert report.cached == kept
@@ -189,12 +189,10 @@ def test_half_the_captions_are_not_enough_for_the_next_stage(make_run: MakeRun) 
 
 
 def test_ctrl_c_ends_cleanly_and_the_rerun_resumes(make_run: MakeRun) -> None:
-    run = make_run(captioner__samples=120)  # slow enough to be stopped half-way
+    run = make_run()
     file = caption.record_file(run).file
-    options = ("--set", "runtime.caption_batch=1", "--captions", "120")
-    process = stage_process(run, "caption", *options)
-    while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 3):
-        time.sleep(0.005)
+    process = held("line", 3, run, "caption", "--set", "runtime.caption_batch=1")
+    wait_until(lambda: lines(file) >= 3, process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     assert caption.caption(run).cached >= 2
@@ -269,15 +267,11 @@ def test_a_wrong_data_root_says_so(make_run: MakeRun, own_world: Path) -> None:
 def test_embedding_resumes_from_its_shards(make_run: MakeRun) -> None:
     run = make_run(runtime__shard=16, runtime__embed_batch=8)
     file = embed.image_file(run)
-    process = stage_process(
-        run, "embed", "--set", "runtime.shard=16", "--set", "runtime.embed_batch=8"
-    )
+    options = ("--set", "runtime.shard=16", "--set", "runtime.embed_batch=8")
+    process = held("shard", 2, run, "embed", *options)
     parts = file.with_name(file.name + ".parts")
-    while process.poll() is None and len(list(parts.glob("*.safetensors"))) < 2:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not file.exists(), "the stage ended before it could be killed"
+    kill_once(lambda: len(list(parts.glob("*.safetensors"))) >= 2, process)
+    assert not file.exists()
     report = embed.embed(run)[0]
     assert report.cached >= 16
     assert FeatureFile(file).names == list(run.dataset.images)

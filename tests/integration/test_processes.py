@@ -3,10 +3,8 @@
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,35 +16,49 @@ from pipeline.run import Run
 from pipeline.stages import caption, embed
 from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, held_after, wait_until
 
 MakeRun = Callable[..., Run]
 LAUNCH = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
     *("--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"),
-    *("--dynamo_backend", "no", "-m", "pipeline"),
+    *("--dynamo_backend", "no"),
 ]
-"""Starts two processes, on a machine without GPUs too."""
+"""Starts two processes of a program, on a machine without GPUs too; its Python is left out."""
 
 
-def launch(run: Run, stage: str, options: Sequence[str]) -> "subprocess.Popen[str]":
+def launch(
+    run: Run, stage: str, options: Sequence[str], program: Sequence[str] = SEIZE
+) -> "subprocess.Popen[str]":
     """Start a stage of ``run`` in two processes."""
-    command = [*LAUNCH, stage, *run.command.split(), "--cache", str(run.cache), *options]
+    command = [
+        *LAUNCH,
+        *program[1:],
+        stage,
+        *run.command.split(),
+        "--cache",
+        str(run.cache),
+        *options,
+    ]
     return subprocess.Popen(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def kill_one(launcher: "subprocess.Popen[str]", ready: Callable[[], bool]) -> str:
-    """SIGKILL the second process once ``ready``; return what was said on standard error."""
-    while launcher.poll() is None and not ready():
-        time.sleep(0.005)
-    for process in psutil.Process(launcher.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # short-lived children of the launcher
-            if process.environ().get("RANK") == "1":
-                process.send_signal(signal.SIGKILL)
+def kill_one(
+    run: Run, stage: str, options: Sequence[str], write: str, count: int, ready: Callable[[], bool]
+) -> None:
+    """Have both processes stand still after some writes, and SIGKILL the second one."""
+    launcher = launch(run, stage, options, held_after(write, count))
+    wait_until(ready, launcher)
+    if launcher.poll() is None:
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # short-lived ones of the launcher
+                if process.environ().get("RANK") == "1":
+                    process.kill()
     said = launcher.communicate()[1]
-    assert launcher.returncode != 0, "the stage ended before a process could be killed"
-    return said
+    assert ready(), said
+    assert launcher.returncode != 0, said
 
 
 def finish(run: Run, stage: str, options: Sequence[str]) -> None:
@@ -62,13 +74,17 @@ def lines(file: Path) -> int:
 def test_captions_of_two_processes_one_killed_equal_those_of_one(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(captioner__samples=60)  # slow enough for a process to be killed half-way
+    run = make_run()
     alone = replace(run, cache=tmp_path / "alone")
     caption.caption(alone)
     file = caption.record_file(run).file
     shards = [file.with_name(f"{file.name}.shard-{index}") for index in range(2)]
-    options = ("--captions", "60", "--set", "runtime.caption_batch=1")
-    kill_one(launch(run, "caption", options), lambda: all(lines(shard) >= 2 for shard in shards))
+    options = ("--set", "runtime.caption_batch=1")
+    kill_one(
+        # The first process begins the file, too.
+        *(run, "caption", options, "line", 3),
+        lambda: [lines(shard) for shard in shards] == [2, 3],
+    )
     assert not file.exists() or lines(file) == 1
     kept = {record["image"] for record in caption.record_file(run).read()}
     assert len(kept) >= 2
@@ -101,7 +117,7 @@ def test_features_of_two_processes_one_killed_equal_those_of_one(
     def both_wrote() -> bool:
         return all(any(parts.glob(f"000{index}-*.safetensors")) for index in range(2))
 
-    kill_one(launch(run, "embed", options), both_wrote)
+    kill_one(run, "embed", options, "shard", 1, both_wrote)
     assert not file.exists()
     later = replace(run, cache=Path(shutil.copytree(run.cache, tmp_path / "later")))
     finish(run, "embed", options)
@@ -132,7 +148,10 @@ def test_only_the_main_process_speaks_and_counts_for_all(make_run: MakeRun) -> N
 
 def test_other_commands_are_refused_in_several_processes() -> None:
     launcher = subprocess.run(
-        [*LAUNCH, "search", "--dataset", "circo"], cwd=PROJECT, capture_output=True, text=True
+        [*LAUNCH, *SEIZE[1:], "search", "--dataset", "circo"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
     )
     assert launcher.returncode != 0
     assert "`seize search` runs as one process" in launcher.stderr

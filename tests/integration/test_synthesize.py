@@ -3,10 +3,8 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from pipeline.demo import differences, world
 from pipeline.run import Run
 from pipeline.stages import embed, embeddings
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, kill_once
 from tests.stub import Fault, Running, Stub
 
 FEW = (
@@ -254,8 +253,9 @@ def test_more_images_than_there_are_is_said(
 def test_kill_9_loses_at_most_the_answers_in_flight(
     photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
 ) -> None:
-    slow = Stub(answer=words, delay=0.2)
-    options = (*llm(slow), "--concurrency", "1")
+    server = Stub(answer=words)
+    server.plan = lambda text, tries: Fault(hang=True) if len(server.seen) > 3 else None
+    options = (*llm(server), "--concurrency", "1")
     arguments = command(tmp_path, str(photos), *options)
     folder = tmp_path / "cache" / "synthesize"
 
@@ -263,13 +263,9 @@ def test_kill_9_loses_at_most_the_answers_in_flight(
         files = list(folder.glob("*.jsonl"))
         return sum(len(file.read_bytes().split(b"\n")) - 2 for file in files)
 
-    process = subprocess.Popen([sys.executable, "-m", "pipeline", *arguments])
-    while process.poll() is None and answers() < 3:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
-    kept = answers()
-    assert kept >= 3
+    kill_once(lambda: answers() == 3, subprocess.Popen([*SEIZE, *arguments], cwd=PROJECT))
+    kept = 3
+    server.plan = lambda text, tries: None
     made = run(tmp_path, str(photos), *options)
     stages = {stage["stage"]: stage for stage in made["stages"]}
     assert stages["synthesize"]["cached"] == kept

@@ -3,10 +3,7 @@
 import base64
 import io
 import json
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from pipeline.stages.embed import embed
 from pipeline.stages.evaluate import evaluate
 from pipeline.study import compare, tune
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, held_after, kill_once
 from tests.stub import Fault, Running, Stub, Thinking
 
 Make = Callable[..., Run]
@@ -341,21 +339,18 @@ def test_search_sends_a_verified_method_to_its_stage(make: Make) -> None:
 def test_killed_verifying_resumes_without_asking_twice(
     make: Make, serve: Any, small_world: Path, tmp_path: Path
 ) -> None:
-    server = serve(yes=brightness, delay=0.05)
+    server = serve(yes=brightness)
     run = make(**at(server))
-    command = [sys.executable, "-m", "pipeline", "verify", "--config", "demo", "--dataset", "circo"]
+    command = ["verify", "--config", "demo", "--dataset", "circo"]
     command += ["--data-root", str(small_world), "--cache", str(tmp_path / "cache")]
     command += ["--captions", "3", "--candidates", "8", "--verifier", "echo"]
     command += ["--verifier-url", server.url, "--question", "caption", "--concurrency", "2"]
-    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*held_after("line", 11), *command], cwd=PROJECT, stderr=subprocess.DEVNULL
+    )
     file = verify.record_file(run).file
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(verify.record_file(run).read()) < 10:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(verify.record_file(run).read()) >= 10
-    subprocess.run(command, cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
+    kill_once(lambda: len(verify.record_file(run).read()) == 10, process)
+    subprocess.run([*SEIZE, *command], cwd=PROJECT, check=True, stderr=subprocess.DEVNULL)
     records = verify.record_file(run).read()
     asked = [(r["query"], r["candidate"], r["edited_caption"]) for r in records]
     assert len(asked) == len(set(asked))
