@@ -79,7 +79,9 @@ def _hash_of(file: Path) -> str:
     """Return a hash of all bytes of a file in 32 hexadecimal digits; raises ModelError."""
     try:
         place = str(file.resolve())
-        return _remembered(place, _state(os.stat(place)))
+        state = _state(os.stat(place))
+        known = _remembered if _settled(state) else _remembered.__wrapped__
+        return known(place, state)
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}.") from None
 
@@ -87,6 +89,10 @@ def _hash_of(file: Path) -> str:
 def _state(status: os.stat_result) -> tuple[int, ...]:
     """Return what changes with a file's content."""
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def _settled(state: tuple[int, ...]) -> bool:
+    return time.time_ns() - max(state[1], state[2]) > SETTLED
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -97,7 +103,7 @@ def _remembered(place: str, state: tuple[int, ...]) -> str:
         if known == _noted(place, state, str(known["hash"])):
             return str(known["hash"])
     found = _read(place)
-    if time.time_ns() - max(state[1], state[2]) > SETTLED and state == _state(os.stat(place)):
+    if _settled(state) and state == _state(os.stat(place)):
         _note(note, _noted(place, state, found))
     return found
 

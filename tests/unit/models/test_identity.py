@@ -44,10 +44,10 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def age(file: Path) -> None:
-    """Wait until a file was changed long enough ago for its hash to be remembered."""
-    changed = max(file.stat().st_mtime_ns, file.stat().st_ctime_ns)
-    time.sleep(max(0, (changed + identity.SETTLED - time.time_ns()) / 1e9 + 0.05))
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all files were changed long ago, so that their hashes are remembered."""
+    monkeypatch.setattr(identity, "SETTLED", 0)
 
 
 @pytest.mark.parametrize("place", [0, 2 << 20, (4 << 20) - 1000])
@@ -93,26 +93,28 @@ def test_a_file_is_read_once_and_again_after_a_change(
     tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model(tmp_path / "m")
+    monkeypatch.setattr(identity, "SETTLED", 1 << 62)
     reads: list[str] = []
     real = identity._read
     monkeypatch.setattr(identity, "_read", lambda place: reads.append(place) or real(place))
     first = model_identity(str(folder))
     assert len(reads) == 2
     assert not notes.exists()  # changed just now: it may change again unseen
-    age(folder / "model.safetensors")
+    monkeypatch.setattr(identity, "SETTLED", 0)  # as if it were long ago
     for count in (4, 4, 4):
         identity._remembered.cache_clear()  # as a new process
         assert model_identity(str(folder)) == first
         assert len(reads) == count
     (folder / "config.json").write_text("[]")
+    os.utime(folder / "config.json", ns=(OLD, OLD))  # another time, however soon this came
     assert model_identity(str(folder)) != first
     assert len(reads) == 5
 
 
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"file": "x"}', "null"])
 def test_damaged_notes_are_read_over(tmp_path: Path, notes: Path, content: str) -> None:
     folder = model(tmp_path / "m")
-    age(folder / "model.safetensors")
     first = model_identity(str(folder))
     for note in notes.iterdir():
         note.write_text(content)
@@ -120,9 +122,9 @@ def test_damaged_notes_are_read_over(tmp_path: Path, notes: Path, content: str) 
     assert model_identity(str(folder)) == first
 
 
+@pytest.mark.usefixtures("settled")
 def test_no_byte_of_a_note_can_change_what_a_model_is(tmp_path: Path, notes: Path) -> None:
     weights = model(tmp_path / "m") / "model.safetensors"
-    age(weights)
     first = model_identity(str(weights))
     (note,) = notes.iterdir()
     whole = note.read_bytes()
@@ -137,10 +139,10 @@ def test_no_byte_of_a_note_can_change_what_a_model_is(tmp_path: Path, notes: Pat
     assert note.read_bytes() == whole
 
 
+@pytest.mark.usefixtures("settled")
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
 def test_a_file_of_any_name_is_remembered(tmp_path: Path, notes: Path) -> None:
     weights = model(tmp_path / os.fsdecode(b"m\xff")) / "model.safetensors"
-    age(weights)
     first = model_identity(str(weights))
     (note,) = notes.iterdir()
     written = note.stat().st_mtime_ns
@@ -149,11 +151,11 @@ def test_a_file_of_any_name_is_remembered(tmp_path: Path, notes: Path) -> None:
     assert note.stat().st_mtime_ns == written
 
 
+@pytest.mark.usefixtures("settled")
 def test_without_a_place_for_notes_it_is_read_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model(tmp_path / "m")
-    age(folder / "model.safetensors")
     first = model_identity(str(folder))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made below it
@@ -163,7 +165,9 @@ def test_without_a_place_for_notes_it_is_read_each_time(
 
 def test_processes_agree_on_one_note(tmp_path: Path, notes: Path) -> None:
     folder = model(tmp_path / "m")
-    age(folder / "model.safetensors")
+    changed = (folder / "model.safetensors").stat().st_ctime_ns
+    while time.time_ns() - changed <= identity.SETTLED:  # these processes cannot be told otherwise
+        time.sleep(0.1)
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         found = set(pool.map(model_identity, [str(folder)] * 16))
     assert len(found) == 1
