@@ -24,8 +24,11 @@ SECTIONS = {
     "embed": "encoder",
     "verify": "verifier",
     "search": "search",
+    "synthesize": "llm",
 }
 """The section of the configuration that a stage's rate depends on."""
+TOO = {"synthesize": "synthesize"}
+"""A further section that it depends on, by the stage."""
 BESIDE = {"seed", "revision", "url"}
 """Fields of it that it does not depend on."""
 
@@ -83,5 +86,7 @@ def _file(run: "Run") -> Path:
 def _about(run: "Run", stage: str) -> dict[str, Any]:
     section = getattr(run.config, SECTIONS.get(stage, ""), None)
     told = section.model_dump(mode="json", exclude=BESIDE) if section is not None else {}
+    if stage in TOO:
+        told[TOO[stage]] = getattr(run.config, TOO[stage]).model_dump(mode="json", exclude=BESIDE)
     about: dict[str, Any] = json.loads(json.dumps(told | {"device": run.config.runtime.device}))
     return about

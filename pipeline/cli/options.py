@@ -12,7 +12,7 @@ import click
 from pipeline import config
 from pipeline.cli.numbers import Finite
 from pipeline.cli.overrides import GROUPS, FieldOption, override_options
-from pipeline.cli.registered import complete_preset, dataset_option
+from pipeline.cli.registered import complete_device, complete_preset, dataset_option
 
 log = logging.getLogger("seize")
 
@@ -42,6 +42,13 @@ preset_option = click.option(
     help="preset (see `seize config list`) or YAML file",
 )
 
+on_option = click.option(
+    "--on",
+    metavar="DEVICE",
+    help="tell times and memory for a GPU of the table, e.g. h100, a100, l4, t4; cpu",
+    shell_complete=complete_device,
+)
+
 alpha_options = (
     click.option("--alpha-pos", type=Finite(), help="α⁺, weight of a positive increment"),
     click.option("--alpha-neg", type=Finite(), help="α⁻, weight of a negative increment"),
@@ -49,11 +56,14 @@ alpha_options = (
 
 
 def run_options(
-    function: Callable[..., Any], defaults: dict[str, Any] | None = None
+    function: Callable[..., Any],
+    defaults: dict[str, Any] | None = None,
+    adapt: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Callable[..., Any]:
     """Add the options of every stage and hand them on as a ready ``Run``.
 
-    ``defaults`` are fields that this command sets where neither option nor --set does.
+    ``defaults`` are fields that this command sets where neither option nor --set does; ``adapt``
+    returns the fields that options set as this command means them, by its own options' values.
     """
 
     @functools.wraps(function)
@@ -73,7 +83,7 @@ def run_options(
         from pipeline import datasets
         from pipeline.run import Run
 
-        overrides = (defaults or {}) | overrides
+        overrides = (defaults or {}) | (adapt(overrides, values) if adapt else overrides)
         settings = config.load(preset, overrides)
         split = split or datasets.find(dataset).splits[0]
         follow_links = settings.runtime.follow_links

@@ -1,6 +1,7 @@
 """The commands of the stages, of one run of all, and of what a run will cost."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,9 @@ from typing import Any
 import click
 
 from pipeline import stages
-from pipeline.cli.options import Stage, json_option, log, run_options
+from pipeline.cli.options import Stage, json_option, log, on_option, run_options
 from pipeline.cli.printing import print_metrics, print_reports
-from pipeline.cli.registered import complete_device
-from pipeline.cli.serving import serve_option, serving, vllm_options
+from pipeline.cli.serving import serve_option, serving, vllm_options, writing_with
 from pipeline.errors import ConfigError
 from pipeline.printable import echo
 from pipeline.stages import base, checks
@@ -159,33 +159,38 @@ def run_all(
         echo(profiling.render(rows))
 
 
+def _as_written(overrides: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return writing_with(None, overrides) if values["synthesizes"] else overrides
+
+
 @click.command("plan", cls=Stage)
-@run_options
+@functools.partial(run_options, adapt=_as_written)
 @click.option(
-    "--on",
-    metavar="DEVICE",
-    help="tell times and memory for a GPU of the table, e.g. h100, a100, l4, t4; cpu",
-    shell_complete=complete_device,
+    "--synthesize",
+    "synthesizes",
+    is_flag=True,
+    help="of `seize synthesize` on the benchmark's images instead; --limit is that command's",
 )
+@on_option
 @json_option
-def plan_(run: Any, on: str | None, as_json: bool) -> None:
+def plan_(run: Any, synthesizes: bool, on: str | None, as_json: bool) -> None:
     """Say how much a run is before it is run: calls, tokens, time, memory, disk.
 
     What the cache holds already is counted. Times are those of your last run with these settings,
-    else estimates, and say which. Loads no model.
+    else estimates, and say which. Loads no model. Of a folder: seize synthesize FOLDER --plan.
 
     Example: seize plan --dataset circo --split test --data-root /data --config paper-l14 --on a100
     """
-    from pipeline.run import dump
     from pipeline.stages import plan
 
-    lines = plan.plan(run)
-    costs = plan.costs(run, lines, on)
-    if as_json:
-        told = {"lines": [line.as_json() for line in lines], "costs": [c.as_json() for c in costs]}
-        echo(dump({"run": run.name} | told))
+    if synthesizes:
+        from pipeline.stages import planning, synthesize
+
+        limit = click.get_current_context().params["limit"]
+        lines = planning.plan(synthesize.of_dataset(run), limit)
     else:
-        echo(plan.render(run, lines, costs))
+        lines = plan.plan(run)
+    echo(plan.told(run, lines, on, as_json))
 
 
 COMMANDS = (run_all, plan_)

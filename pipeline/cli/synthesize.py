@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import Stage, cache_option, json_option, preset_option
+from pipeline.cli.options import Stage, cache_option, json_option, on_option, preset_option
 from pipeline.cli.overrides import CAPTIONER, INDEX, LLM, override_options
 from pipeline.cli.serving import serve_option, serving, vllm_options, writing_with
 from pipeline.errors import ConfigError
@@ -21,8 +21,7 @@ from pipeline.printable import echo
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="folder for the triplets and the list of their images",
+    help="folder for the triplets and the list of their images; needed but for --plan",
 )
 @click.option("--eval", "evaluation", is_flag=True, help="write a val split, to measure methods on")
 @click.option(
@@ -33,6 +32,8 @@ from pipeline.printable import echo
 @serve_option("to write with")
 @vllm_options
 @click.option("--retry-failed", is_flag=True, help="try again what failed before")
+@click.option("--plan", "plans", is_flag=True, help="say how much it is, as seize plan; do nothing")
+@on_option
 @preset_option
 @functools.partial(override_options, chosen_options=(*CAPTIONER, *LLM, *INDEX, "--follow-links"))
 @cache_option
@@ -42,12 +43,14 @@ def synthesize(
     dataset: str | None,
     split: str | None,
     data_root: Path,
-    out: Path,
+    out: Path | None,
     evaluation: bool,
     prompt: str | None,
     limit: int | None,
     model: str | None,
     retry_failed: bool,
+    plans: bool,
+    on: str | None,
     preset: str,
     overrides: dict[str, Any],
     cache: Path,
@@ -66,6 +69,10 @@ def synthesize(
     """
     if (folder is None) == (dataset is None):
         raise ConfigError("Give a folder of images, or --dataset with a benchmark's name.")
+    if out is None and not plans:
+        raise ConfigError("Name the folder for the triplets with --out, or ask for a --plan.")
+    if on is not None and not plans:
+        raise ConfigError("--on DEVICE is about --plan: add it, or leave --on out.")
     from pipeline import config
     from pipeline.run import dump
 
@@ -79,22 +86,28 @@ def synthesize(
 
     stage.check(settings)
     source = (
-        _of_folder(folder, settings, cache)
+        _of_folder(folder, settings, cache, plans)
         if folder is not None
         else _of_dataset(dataset or "", split, data_root, settings, cache)
     )
+    if plans or out is None:
+        from pipeline.stages import plan, planning
+
+        echo(plan.told(source.run, planning.plan(source, limit), on, as_json))
+        return
     split = "val" if evaluation else "train"
     made = stage.synthesize(source, out, split, limit, retry_failed, served)
     echo(dump(made.as_json()) if as_json else made.summary())
 
 
-def _of_folder(folder: Path, settings: Any, cache: Path) -> Any:
+def _of_folder(folder: Path, settings: Any, cache: Path, planned: bool) -> Any:
     from pipeline.own import checks, folder as folders  # noqa: I001 - one line
 
     checks.images(folder, settings)
-    from pipeline.own.catalogue import of_folder
+    from pipeline.own import catalogue
 
-    return of_folder(folders.open_folder(folder, settings, cache), Path("submissions"))
+    of = catalogue.planned if planned else catalogue.of_folder
+    return of(folders.open_folder(folder, settings, cache), Path("submissions"))
 
 
 def _of_dataset(name: str, split: str | None, root: Path, settings: Any, cache: Path) -> Any:

@@ -59,6 +59,11 @@ def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
         return [known[path] for path in found if path in known]
 
 
+def files_of(folder: "Folder") -> list[str]:
+    """Return the paths of all image files, in their order; nothing is read or kept."""
+    return sorted(path for path, _ in _scan(folder, StageReport("index", folder.name, [], "")))
+
+
 def _scan(folder: "Folder", report: StageReport) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path below the root and the status of every image file.
 

@@ -119,7 +119,7 @@ def _plan_one(run: Run) -> list[Line]:
     known = sum(name in stored for name in images)
     clues = {name: clue for one in texts.selection(run) for name, clue in clues_of(one).items()}
     lines = [line for clue in clues.values() for line in _clue(run, clue)]
-    return [*_features(run, "image", len(images), known, width), *_texts(run, width), *lines]
+    return [*planned(run, "image", len(images), known, width), *_texts(run, width), *lines]
 
 
 def _clue(run: Run, clue: Clue) -> list[Line]:
@@ -138,14 +138,14 @@ def _texts(run: Run, width: int | None) -> list[Line]:
     except MissingStageError:
         relative = {text for query in run.queries for text in run.relative_captions(query)}
         total = len(relative) + texts.most(run)
-        return _features(run, "text", total, 0, width, "at most")
+        return planned(run, "text", total, 0, width, "at most")
     if not wanted:
         return []
     stored = Stored(text_file(run)).places
-    return _features(run, "text", len(wanted), sum(text in stored for text in wanted), width)
+    return planned(run, "text", len(wanted), sum(text in stored for text in wanted), width)
 
 
-def _features(
+def planned(
     run: Run, what: str, total: int, cached: int, width: int | None, certainty: Certainty = "exact"
 ) -> list[Line]:
     """Return how many there are and the bytes of their features, where the width is known."""

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from pipeline import stages
-from pipeline.run import Run
+from pipeline.run import Run, dump
 from pipeline.stages import rates
 from pipeline.stages.base import Line
 from pipeline.stages.estimates import CAPTION_CHARACTERS, CHARACTERS_A_TOKEN
 from pipeline.stages.rates import Cost
 
-__all__ = ("Cost", "Line", "costs", "plan", "render")
+__all__ = ("Cost", "Line", "costs", "plan", "render", "told")
 
 NOTES = (
     f"Estimates take {CHARACTERS_A_TOKEN} characters for a token, {CAPTION_CHARACTERS} for a "
@@ -23,6 +23,15 @@ NOTES = (
 def plan(run: Run) -> list[Line]:
     """Return what every stage has to do; loads no model and asks no server."""
     return [line for stage in stages.wanted(run) for line in stage.plan(run)]
+
+
+def told(run: Run, lines: Sequence[Line], on: str | None, as_json: bool) -> str:
+    """Return the plan with its costs for people, or as JSON; raises ConfigError as ``costs``."""
+    found = costs(run, lines, on)
+    if not as_json:
+        return render(run, lines, found)
+    content = {"lines": [one.as_json() for one in lines], "costs": [one.as_json() for one in found]}
+    return dump({"run": run.name} | content)
 
 
 def costs(run: Run, lines: Sequence[Line], on: str | None = None) -> list[Cost]:

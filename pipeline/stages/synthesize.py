@@ -7,7 +7,7 @@ two stages, MTST's reverse text); from captions alone the LLM writes an edit and
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,8 +125,8 @@ def synthesize(
     reports = [embed.embed_images(run)]
     gallery = FeatureFile(embeddings.image_file(run))
     dropped: Counter[str] = Counter()
-    references = _drawn(run, gallery, limit)
-    chosen = _pairs(source, gallery, references, dropped) if _pairwise(writer) else []
+    references = drawn(run, gallery.row, limit)
+    chosen = pairs(source, gallery, references, dropped) if _pairwise(writer) else []
     used = dict.fromkeys(image for pair in chosen for image in pair) if chosen else references
     captioned = replace(run, dataset=images_alone(run.dataset, list(used)))
     reports.append(caption.caption(captioned))
@@ -157,15 +157,14 @@ def _pairwise(writer: Writer) -> bool:
     return writer.prompt.way == "pair"
 
 
-def _drawn(run: Run, gallery: FeatureFile, limit: int | None) -> list[str]:
-    """Return the reference images: all that could be read, or some drawn by the seed."""
-    known = sorted(name for name in run.references if name in gallery.row)
+def drawn(run: Run, readable: Container[str], limit: int | None) -> list[str]:
+    """Return the reference images: all that are ``readable``, or some drawn by the seed."""
+    known = sorted(name for name in run.references if name in readable)
     if limit is None:
         return known
     if limit > len(known):
         log.warning("There are only %d images that can be references, not %d.", len(known), limit)
-    drawn = random.Random(run.config.synthesize.seed).sample(known, min(limit, len(known)))
-    return sorted(drawn)
+    return sorted(random.Random(run.config.synthesize.seed).sample(known, min(limit, len(known))))
 
 
 def _unit(gallery: FeatureFile, names: Sequence[str]) -> "Tensor":
@@ -178,11 +177,12 @@ def _unit(gallery: FeatureFile, names: Sequence[str]) -> "Tensor":
     return normalise(torch.from_numpy(gallery.take(rows)).float())
 
 
-def _pairs(
+def pairs(
     source: Source, gallery: FeatureFile, references: Sequence[str], dropped: Counter[str]
 ) -> list[tuple[str, str]]:
     """Return each reference with its nearest images; a pair that comes both ways comes once.
 
+    What has no neighbour is counted in ``dropped``; InputError where no two images make a pair.
     Which of the two is the reference follows from their ids, so that nothing is asked anew where
     images of a folder are added or renamed.
     """
@@ -197,22 +197,22 @@ def _pairs(
         settings.copies_above,
         resolve_device(source.run.config.runtime.device),
     )
-    pairs: dict[tuple[str, str], None] = {}
+    made: dict[tuple[str, str], None] = {}
     for number, names in found.names.items():
         if not names:
             dropped["images whose neighbours are all copies"] += 1
         for name in names:
             first, second = sorted((references[number], name))
-            pairs.setdefault((first, second))
+            made.setdefault((first, second))
     if found.alone:
         dropped["images alone in their category"] += len(found.alone)
-    if not pairs:
+    if not made:
         told = ", ".join(f"{count:,} {why}" for why, count in dropped.items())
         raise InputError(
             f"No two images make a pair ({told or 'there is only one image'}). Give more images, "
             "or set synthesize.copies_above higher, or synthesize.within_category to false."
         )
-    return list(pairs)
+    return list(made)
 
 
 def _best_captions(run: Run, gallery: FeatureFile) -> tuple[dict[str, str], list[StageReport]]:
@@ -237,13 +237,13 @@ Asked = dict[Question, list[tuple[str, str | None]]]
 def _asked(
     source: Source,
     writer: Writer,
-    pairs: Sequence[tuple[str, str]],
+    chosen: Sequence[tuple[str, str]],
     references: Sequence[str],
     captions: Mapping[str, str],
     dropped: Counter[str],
 ) -> Asked:
     edits = range(source.run.config.synthesize.edits)
-    both: list[tuple[str, str | None, int]] = [(*pair, 0) for pair in pairs]
+    both: list[tuple[str, str | None, int]] = [(*pair, 0) for pair in chosen]
     both = both or [(image, None, sample) for image in references for sample in edits]
     asked: Asked = {}
     for reference, target, sample in both:

@@ -52,6 +52,13 @@ def edit(run: "Run", prompt_tokens: float, answered: float) -> Work:
     return _generated("edit", "captions", choice, prompt_tokens, answered, _at_once(run, choice))
 
 
+def write(run: "Run", prompt_tokens: float, answered: float) -> Work:
+    """Return the work of one prompt of the synthesize stage, as that of ``edit``."""
+    choice = llms.ROLE.chosen(run.config)
+    at_once = _at_once(run, choice)
+    return _generated("synthesize", "texts", choice, prompt_tokens, answered, at_once)
+
+
 def verify(run: "Run", images: int) -> Work:
     """Return the work of one call with so many images: all is read, one token is answered."""
     choice = verifiers.ROLE.chosen(run.config)

@@ -119,6 +119,73 @@ def test_a_folder_becomes_triplets_and_a_dataset_that_every_command_opens(
     assert json.loads(shown.stdout)["metrics"]["recall@50"] == 100
 
 
+def planned(tmp_path: Path, *words: str) -> dict[str, dict[str, Any]]:
+    told = run(tmp_path, *words, "--plan")
+    assert {cost["source"] for cost in told["costs"]}  # each says where its time is from
+    return {f"{line['stage']} {line['quantity']}": line for line in told["lines"]}
+
+
+@pytest.mark.parametrize("prompt", ["difference", "edit"])
+def test_a_plan_says_before_what_is_then_done(
+    photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]], prompt: str
+) -> None:
+    keep_all = ("--set", "synthesize.margin=-2")
+    options = (str(photos), *llm(Stub(answer=words)), "--prompt", prompt, *keep_all)
+    before = planned(tmp_path, *options)
+    assert not (tmp_path / "cache").exists()  # planning leaves nothing behind
+    assert not (tmp_path / "out").exists()
+    assert before["embed images"]["todo"] == 13
+    prompts = before["synthesize distinct prompts"]
+    assert (prompts["cached"], prompts["certainty"]) == (0, "at most")
+    few = planned(tmp_path, *options, "--limit", "3")["synthesize distinct prompts"]
+    assert few["total"] * 13 == prompts["total"] * 3
+    stages = run(tmp_path, *options)["stages"]
+    wrote = next(stage for stage in stages if stage["stage"] == "synthesize")
+    texts = sum(stage["computed"] for stage in stages if stage["unit"] == "texts")
+    assert 0 < wrote["computed"] <= prompts["total"]
+    assert texts - wrote["computed"] <= before["embed texts"]["total"]
+    after = planned(tmp_path, *options)
+    assert after["caption captions"]["total"] <= before["caption captions"]["total"]
+    done = after["synthesize distinct prompts"]
+    assert (done["total"], done["certainty"]) == (wrote["computed"], "exact")
+    assert all(line["todo"] == 0 for name, line in after.items() if "embed texts" not in name
+               and "text features" not in name)  # fmt: skip
+    costs = run(tmp_path, *options, "--plan", "--set", "synthesize.seed=9")["costs"]
+    assert {cost["source"] for cost in costs if cost["stage"] == "synthesize"} == {"nothing to do"}
+    shutil.copy(photos / "warm" / "01.jpg", photos / "warm" / "more.jpg")
+    with (photos / "warm" / "more.jpg").open("ab") as stream:
+        stream.write(b"0")  # another image, by its bytes
+    more = planned(tmp_path, *options)
+    assert (more["embed images"]["total"], more["embed images"]["todo"]) == (14, 1)
+
+
+def test_the_plan_of_a_benchmark_is_that_of_its_images_and_knows_the_last_runs_rate(
+    small_world: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
+) -> None:
+    options = llm(Stub(answer=words))
+    source = ("--dataset", "circo", "--split", "val", "--data-root", str(small_world))
+    run(tmp_path, *source, "--limit", "8", "--prompt", "edit", *options)
+    given = [*source, *FEW, *options, "--set", "synthesize.prompt=edit", "--limit", "20", "--json"]
+    asked = ["plan", *given, "--synthesize", "--cache", str(tmp_path / "cache")]
+    result = CliRunner().invoke(main, asked, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    (prompts,) = (line for line in told["lines"] if line["quantity"] == "distinct prompts")
+    assert (prompts["stage"], prompts["total"]) == ("synthesize", 20)
+    assert 0 <= prompts["cached"] <= 8
+    (cost,) = (cost for cost in told["costs"] if cost["stage"] == "synthesize")
+    assert cost["source"].startswith("your last run: 8 in ")
+    assert 0 < cost["fastest"] <= cost["slowest"]
+    assert "Name the folder" in refused(*source, *FEW, *options)
+    assert "--plan" in refused(*source, *FEW, *options, "--out", "x", "--on", "cpu")
+
+
+def refused(*words: str) -> str:
+    result = CliRunner().invoke(main, ["synthesize", *words])
+    assert result.exit_code == 2
+    return result.stderr
+
+
 def test_a_renamed_image_and_a_copy_compute_nothing(
     photos: Path, tmp_path: Path, llm: Callable[..., tuple[str, ...]]
 ) -> None:

@@ -115,6 +115,7 @@ ELSEWHERE = {
     "stages/export": "integration/test_released.py",
     "stages/inputs": "integration/test_pipeline.py",
     "stages/plan": "integration/test_plan.py",
+    "stages/planning": "integration/test_synthesize.py",
     "stages/rewriting": "integration/test_synthesize.py",
     "stages/synthesize": "integration/test_synthesize.py",
     "stages/released": "integration/test_released.py",
