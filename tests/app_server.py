@@ -1,5 +1,6 @@
 """`seize app` in a process of its own, for tests and screenshots."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,16 +71,16 @@ class Served:
 
     def query(self, **fields: str | bytes) -> tuple[int, list[dict[str, Any]]]:
         """Post a query as the page does; return status and the answer's lines."""
-        boundary = secrets.token_hex(8)
-        parts = []
-        for name, value in fields.items():
-            file = '; filename="x.png"\r\nContent-Type: image/png' if name == "image" else ""
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-            parts.append(head.encode() + (value if isinstance(value, bytes) else value.encode()))
-        body = b"\r\n".join([*parts, f"--{boundary}--\r\n".encode()])
-        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        status, _, content = self.request("/query", "POST", body, kind)
+        body, headers = _form(fields)
+        status, _, content = self.request("/query", "POST", body, headers)
         return status, [json.loads(line) for line in content.splitlines()]
+
+    def told(self, **fields: str | bytes) -> Iterator[dict[str, Any]]:
+        """Post a query; yield each line of the answer when it comes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        with contextlib.closing(connection):
+            connection.request("POST", "/query", *_form(fields))
+            yield from map(json.loads, connection.getresponse())
 
     def answers(self) -> int:
         """How many captions and edits were ever kept: it grows with every model call."""
@@ -88,6 +90,18 @@ class Served:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
+
+
+def _form(fields: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, str]]:
+    """Return a form's body, with a file where it is an image, and the header that names it one."""
+    boundary = secrets.token_hex(8)
+    parts = []
+    for name, value in fields.items():
+        file = '; filename="x.png"\r\nContent-Type: image/png' if name == "image" else ""
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        parts.append(head.encode() + (value if isinstance(value, bytes) else value.encode()))
+    body = b"\r\n".join([*parts, f"--{boundary}--\r\n".encode()])
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 def ask(page: Page, text: str, total: int) -> None:

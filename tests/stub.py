@@ -86,6 +86,8 @@ class Stub:
     plan: Plan = lambda text, tries: None
     answer: Callable[[str], str] = str.upper
     delay: float = 0.0
+    held: bool = False
+    """Whether all that ask are kept waiting, for as long as it is so."""
     model: str = "echo"
     key: str | None = None
     finish_reason: str = "stop"
@@ -165,6 +167,8 @@ class Stub:
         try:
             if self.delay:
                 await asyncio.sleep(self.delay)
+            while self.held:
+                await asyncio.sleep(0.01)
             fault = self.plan(text, tries)
             if fault is not None and fault.slow:
                 await asyncio.sleep(fault.slow)
@@ -248,7 +252,7 @@ class Running:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        ready.wait(10)
+        assert ready.wait(120)
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def _run(self, ready: threading.Event) -> None:
@@ -276,9 +280,9 @@ class Running:
                 await self._runner.server.shutdown(0)
 
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result(120)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+            self._thread.join(120)
 
 
 Start = Callable[[Stub], Running]

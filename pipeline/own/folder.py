@@ -8,8 +8,10 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,8 +37,10 @@ from pipeline.store.schema import FileRecord
 from pipeline.store.segments import SegmentedFeatures
 from pipeline.store.shards import Stored
 
-AGAIN = 30_000
-"""Milliseconds after which `--watch` tries again what failed for the cache."""
+AGAIN = 30.0
+"""Seconds after which `--watch` tries again what failed for the cache."""
+LOOK = 200
+"""Milliseconds without a change after which `--watch` looks whether it is time for that."""
 
 
 FIRST_ROUND = 256
@@ -310,18 +314,20 @@ def watch(folder: Folder, updated: Callable[[StageReport], Any]) -> None:
         inside = changed.parts[len(folder.root.parts) :]
         return not changed.is_relative_to(cache) and not any(p.startswith(".") for p in inside)
 
-    updated(index(folder))
-    log.info("Watches %s; Ctrl-C ends it.", folder.root)
-    again = False
-    for changes in watchfiles.watch(
+    watched = watchfiles.watch(
         folder.root,
         watch_filter=matters,
         raise_interrupt=True,
-        rust_timeout=AGAIN,
+        rust_timeout=LOOK,
         yield_on_timeout=True,
-    ):
-        if changes or again:
-            again = not _try(folder, updated)
+    )
+    next(watched)  # from here on: what changes while the folder is indexed is not missed
+    updated(index(folder))
+    log.info("Watches %s; Ctrl-C ends it.", folder.root)
+    due = math.inf
+    for changes in watched:
+        if changes or time.monotonic() >= due:
+            due = math.inf if _try(folder, updated) else time.monotonic() + AGAIN
 
 
 def _try(folder: Folder, updated: Callable[[StageReport], Any]) -> bool:

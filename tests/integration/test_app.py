@@ -439,27 +439,30 @@ def test_rankings_out_of_bounds_are_refused_in_words(served: Served) -> None:
 
 def test_the_page_answers_while_queries_are_worked_on(served: Served, small_world: Path) -> None:
     pictures = sorted((small_world / "FashionIQ" / "images").iterdir())[:8]
-    done: list[list[dict[str, Any]]] = []
+    told: list[list[dict[str, Any]]] = [[] for _ in pictures]
+    llm = Running(Stub(held=True))
+    busy = Served(served.root, served.cache, "--llm", "echo", "--llm-url", llm.url)
 
-    def ask_for(picture: Path) -> None:
+    def ask_for(picture: Path, lines: list[dict[str, Any]]) -> None:
         fields: dict[str, Any] = {"image": picture.read_bytes(), "relative_caption": CHANGE}
-        done.append(served.query(**fields)[1])
+        for line in busy.told(**fields):
+            lines.append(line)
 
-    users = [threading.Thread(target=ask_for, args=(picture,)) for picture in pictures]
+    users = [threading.Thread(target=ask_for, args=one) for one in zip(pictures, told, strict=True)]
     for user in users:
         user.start()
-    answered = 0
-    while any(user.is_alive() for user in users):
-        finished = len(done)
-        assert served.request("/gallery?name=jpg")[0] == 200
-        answered += len(done) == finished  # no query had to end for it
-    assert answered >= 1
+    end = time.monotonic() + 300
+    while not any(line.get("step") == "wait" for lines in told for line in lines):
+        assert time.monotonic() < end, "all queries are worked on at once"
+        time.sleep(0.05)
+    assert busy.request("/gallery?name=jpg")[0] == 200
+    assert not any("result" in line for lines in told for line in lines), "no query had to end"
+    llm.stub.held = False
     for user in users:
         user.join()
-    assert len(done) == len(pictures)
-    assert all("result" in lines[-1] for lines in done)
-    assert any(line.get("step") == "wait" for lines in done for line in lines)
-    assert all(len(lines[-1]["result"]["images"]) == 24 for lines in done)
+    assert all(len(lines[-1]["result"]["images"]) == 24 for lines in told)
+    assert busy.stop() == 130
+    llm.stop()
 
 
 def test_a_taken_port_and_a_missing_index_are_said(served: Served, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -68,8 +69,9 @@ def runs(pid: int) -> bool:
         return False
 
 
-def gone(pids: list[int], seconds: float) -> bool:
-    end = time.monotonic() + seconds
+def gone(pids: list[int]) -> bool:
+    """Wait until none of them is there; False where one still is when nobody would wait on."""
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         if not any(runs(pid) for pid in pids):
             return True
@@ -81,8 +83,8 @@ def test_a_server_is_waited_for_and_all_of_it_is_stopped(program: Path, tmp_path
     log = tmp_path / "logs" / "vllm.log"
     with vllm.serve("my/model", log, str(program), ["--max-model-len", "64"]) as url:
         assert url.startswith("http://127.0.0.1:")
-        assert not gone(family(tmp_path), 0.2)
-    assert gone(family(tmp_path), 10)
+        assert all(runs(pid) for pid in family(tmp_path))
+    assert gone(family(tmp_path))
     said = log.read_text()
     assert "'serve', 'my/model'" in said
     assert "'--enable-prefix-caching', '--max-model-len', '64'" in said
@@ -94,7 +96,7 @@ def test_an_error_in_between_stops_it_too(program: Path, tmp_path: Path) -> None
         vllm.serve("m", tmp_path / "log", str(program)),
     ):
         raise RuntimeError("mine")
-    assert gone(family(tmp_path), 10)
+    assert gone(family(tmp_path))
 
 
 def test_a_server_that_dies_shows_the_end_of_its_log(program: Path, tmp_path: Path) -> None:
@@ -106,13 +108,22 @@ def test_a_server_that_dies_shows_the_end_of_its_log(program: Path, tmp_path: Pa
     assert "\x1b" not in str(e.value)
 
 
-def test_a_server_that_is_never_ready_is_stopped(program: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_never_ready_is_stopped(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = tmp_path / "pids"
+
+    def clock() -> float:
+        """Let the time pass once the server and its child are there."""
+        return 3.0 if pids.exists() and pids.read_text() else 0.0
+
+    monkeypatch.setattr(vllm, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     with (
         pytest.raises(ModelError, match="not ready within 2 s"),
         vllm.serve("m", tmp_path / "log", str(program), ["--slow"], timeout=2),
     ):
         pass
-    assert gone(family(tmp_path), 10)
+    assert gone(family(tmp_path))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -140,7 +151,7 @@ def test_nothing_survives_the_process_that_started_it(
     pids = family(tmp_path)
     process.send_signal(how)
     process.wait(60)
-    assert gone(pids, 40)
+    assert gone(pids)
 
 
 @pytest.mark.parametrize("dies", ["server", "keeper"])
@@ -155,7 +166,7 @@ def test_nothing_is_left_whichever_part_dies_first_and_the_stage_says_so(
         victim = server if dies == "server" else psutil.Process(server).ppid()
         os.kill(victim, signal.SIGKILL)
         if dies == "server":
-            assert gone([server, child], 10)  # at once: it holds the GPU
+            assert gone([server, child])  # at once: it holds the GPU
         list(ServedLlm(LlmConfig(model="m", url=url), RuntimeConfig(retries=1)).answer(asked))
 
     with (
@@ -163,7 +174,7 @@ def test_nothing_is_left_whichever_part_dies_first_and_the_stage_says_so(
         vllm.serve("m", tmp_path / "log", str(program), options) as url,
     ):
         stage(url)
-    assert gone(family(tmp_path), 10)
+    assert gone(family(tmp_path))
 
 
 def test_the_server_ends_with_a_keeper_that_is_killed_without_its_parent(
@@ -172,7 +183,7 @@ def test_the_server_ends_with_a_keeper_that_is_killed_without_its_parent(
     with vllm.start("m", tmp_path / "log", str(program)) as running:
         server, _ = family(tmp_path)
         running.keeper.kill()
-        assert gone([server], 10)
+        assert gone([server])
 
 
 @pytest.mark.parametrize("how", ["server dies", "Ctrl-C"])
@@ -197,7 +208,7 @@ def test_serve_llm_ends_with_its_server(program: Path, tmp_path: Path, how: str)
     else:
         os.kill(pids[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
-    assert gone(pids, 10)
+    assert gone(pids)
     assert process.returncode == (0 if how == "Ctrl-C" else 5)
     assert "Traceback" not in said
     if how != "Ctrl-C":
@@ -210,7 +221,7 @@ def test_no_proxy_of_the_environment_stands_between(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    with vllm.serve("m", tmp_path / "log", str(program), timeout=20) as url:
+    with vllm.serve("m", tmp_path / "log", str(program), timeout=120) as url:
         assert url
 
 

@@ -22,6 +22,9 @@ from pipeline.run import log
 GRACE = 15.0
 """Seconds between asking the server's processes to end and killing them."""
 
+ENDING = 30.0
+"""Seconds that its keeper may take to end after a server that ended by itself."""
+
 TAIL = 20
 """Lines of the server's log that an error shows."""
 
@@ -65,7 +68,7 @@ class Server:
         """Whether it has ended by itself; its keeper may need a moment to end, too."""
         if not _is_healthy(self.port):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.keeper.wait(5)
+                self.keeper.wait(ENDING)
         return self.over
 
     def watch(self) -> None:
