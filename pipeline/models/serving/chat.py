@@ -5,7 +5,9 @@ aiohttp, not the ``openai`` package: at tens of thousands of short requests its 
 
 import asyncio
 import functools
+import itertools
 import json
+import math
 import random
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ import aiohttp
 
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ModelError
-from pipeline.models.serving import dialect, responses
+from pipeline.models.serving import dialect, limits, responses
 from pipeline.models.serving.connection import URLS, Connection, PrefixCache
 from pipeline.models.serving.endpoints import CHAT, Endpoint, tokens_of
 from pipeline.models.serving.faults import OVERLOADED, Kind, Refused, Transient
@@ -86,6 +88,7 @@ class ChatClient:
         self.pace = Pace(lambda times: _backoff(times), runtime.give_up_after)
         self._paced = False
         self._refusal = ""
+        self._heard_at = -math.inf
         self._prefixes = PrefixCache(self.connection)
 
     @property
@@ -130,7 +133,7 @@ class ChatClient:
         async with self.connection.session(timeout=timeout, connector=connector) as session:
             await self.connection.check(session)
             self._set_pace(await self._prefixes.begin(session), first[1])
-            state = _State(_chain(first, requests), self.pace.clock())
+            state = _State(itertools.chain([first], requests), self.pace.clock())
             asking = asyncio.create_task(self._ask_all(session, state))
             asking.add_done_callback(lambda _: state.wake.set())
             try:
@@ -285,6 +288,9 @@ class ChatClient:
             self.pace.answered(ticket)
             return reply
         except Transient as fault:
+            if fault.kind == "late" and not self.pace.known and self._heard_at < ticket.at:
+                await self.connection.check(session)  # raises if it is not there any more
+                raise self.connection.hangs(self.runtime.timeout) from None
             if fault.kind != "other":
                 self._tell(fault)
                 rests = fault.kind in ("limited", "refused")
@@ -307,7 +313,9 @@ class ChatClient:
             cut = isinstance(error, aiohttp.ClientPayloadError | ValueError)
             kind: Kind = "other" if cut else "lost"
             raise Transient(f"connection lost ({type(error).__name__})", kind) from None
-        self.pace.told(responses.allowance(response.headers))
+        self._heard_at = self.pace.clock()
+        allowed = limits.allowances(response.headers)
+        self.pace.told(allowed, tokens_of(json.loads(data)) if allowed else 1)
         if response.status != 200:
             raise await self._fault(session, response, content)
         try:
@@ -373,13 +381,6 @@ class ChatClient:
             said = "Keeps %d requests in flight at %s (--concurrency changes it)."
             log.info(said, number, self.url)
         self.pace.keep(number)
-
-
-def _chain(
-    first: tuple[int, dict[str, Any]], rest: Iterator[tuple[int, dict[str, Any]]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield first
-    yield from rest
 
 
 def _backoff(times: int) -> float:

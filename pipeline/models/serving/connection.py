@@ -68,6 +68,14 @@ class Connection:
             f"The server at {self.url} refuses the key: set {self._variable} to one that it takes."
         )
 
+    def hangs(self, seconds: float) -> ModelError:
+        return ModelError(
+            f"The server at {self.url} lists its models but answered no request within "
+            f"{seconds:g} s. Look at its log. If it loads its model only when it is asked, or is "
+            "slow for another reason, give it more time (--set runtime.timeout=SECONDS) and "
+            "repeat the same command."
+        )
+
     async def check(self, session: aiohttp.ClientSession) -> None:
         """Raise ModelError if the server is not there or does not serve the model."""
         limit = aiohttp.ClientTimeout(total=CHECK_TIMEOUT)

@@ -14,10 +14,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline.models.serving.responses import Allowance
+from pipeline.models.serving.limits import Allowance, Limits
 
 START = 8
 """Requests in flight at first, at a server that does not tell how many it can take."""
@@ -77,8 +77,7 @@ class Pace:
         self._spacing = _Spacing()
         self._in_a_row = 0
         self._rest_until = -math.inf
-        self._left: float = math.inf  # requests that the server allows until ``_renewed``
-        self._renewed = -math.inf
+        self._limits = Limits(longest_rest)
 
     @property
     def in_flight(self) -> int:
@@ -122,22 +121,23 @@ class Pace:
             return found
 
     def wait(self) -> float:
-        """Return in how many seconds a request may be sent; endless where others must end first."""
-        if self.in_flight >= (1 if self._spacing.probes else self.number):
+        """Return in how many seconds a request may be sent; endless where others must end first.
+
+        Until the first answer it is one of few, lest a server that answers nobody gets them all.
+        """
+        most = self.number if self.known else min(self.number, START)
+        if self.in_flight >= (1 if self._spacing.probes else most):
             return math.inf
-        now, until = self.clock(), max(self._rest_until, self._spacing.next)
-        if self._left <= 0 and now >= self._renewed and self.in_flight:
-            return math.inf  # one answer tells how many more are allowed from now on
-        if self._left <= 0:
-            until = max(until, self._renewed)
-        return max(until - now, 0.0)
+        now = self.clock()
+        allowed = self._limits.until(now, self.in_flight)
+        return max(self._rest_until - now, self._spacing.next - now, allowed - now, 0.0)
 
     def take(self) -> Ticket:
         """Count a request as sent."""
         now = self.clock()
         ticket = Ticket(now, self._growth.era, self.in_flight + 1 >= self.number)
         self._open[ticket] = None
-        self._left -= 1
+        self._limits.send()
         self._spacing.send(now)
         self._rouse()
         return ticket
@@ -185,15 +185,10 @@ class Pace:
         """Return for how many seconds the server is left alone from now on."""
         return max(self._rest_until - self.clock(), 0.0)
 
-    def told(self, allowance: Allowance) -> None:
-        """Learn how many more requests the server allows, and until when."""
-        remaining, seconds = allowance
+    def told(self, allowed: Mapping[str, Allowance], tokens: int = 1) -> None:
+        """Learn what a server allows that answers a request of so many ``tokens``."""
         with self._lock:
-            self._left = math.inf
-            if remaining is not None and seconds is not None and seconds <= self._longest_rest:
-                # Others in flight may or may not be counted yet.
-                self._left = remaining - (self.in_flight - 1)
-                self._renewed = self.clock() + seconds
+            self._limits.told(allowed, self.in_flight - 1, self.clock(), tokens)
 
     def _rouse(self) -> None:
         """Let the next who waits look whether it may go."""

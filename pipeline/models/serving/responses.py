@@ -8,9 +8,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
@@ -71,69 +69,12 @@ def retry_after(value: str | None) -> float | None:
     except ValueError:
         pass
     try:
-        return _until_date(value)
+        return until_date(value)
     except ODD:
         return None
 
 
-class Allowance(NamedTuple):
-    """What a response's headers say about how many requests are allowed."""
-
-    remaining: int | None = None
-    """How many more, until the limit is renewed; None where they do not tell."""
-    seconds: float | None = None
-    """In how many seconds it is renewed."""
-
-
-def allowance(headers: Mapping[str, str]) -> Allowance:
-    """Return what headers tell of a limit on requests, in the spellings that servers use.
-
-    ``X-RateLimit-Remaining-Requests`` (OpenAI, Groq), ``Anthropic-RateLimit-Requests-Remaining``,
-    ``X-RateLimit-Remaining`` (GitHub), ``X-Rate-Limit-Remaining``, ``RateLimit-Remaining`` and
-    ``RateLimit`` (IETF's drafts), each with its ``Reset``.
-    """
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        if match := _LIMIT_HEADER.fullmatch(name):
-            found[(match["one"] or match["other"]).lower()] = value
-        elif name.lower() == "ratelimit":  # limit=9, remaining=3, reset=5; or "default";r=3;t=5
-            found |= {_SHORT.get(k, k): v for k, v in _LISTED.findall(value.lower())}
-    remaining = re.match(r"\s*(\d{1,9})(?!\d)", found.get("remaining", ""))
-    return Allowance(int(remaining[1]) if remaining else None, _until(found.get("reset", "")))
-
-
-_LIMIT_HEADER = re.compile(
-    r"(?:x-|anthropic-)?rate-?limit-(?:(?P<one>remaining|reset)(?:-requests)?"
-    r"|requests-(?P<other>remaining|reset))",
-    re.IGNORECASE,
-)
-_LISTED = re.compile(r"\b(r|t|remaining|reset)\s*=\s*(\d+)")
-_SHORT = {"r": "remaining", "t": "reset"}
-_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|[dhms])")
-_DATES = 1e9
-"""Numbers from here on are no seconds to wait but seconds since 1970, or a thousandth of them."""
-
-
-def _until(value: str) -> float | None:
-    """Return the seconds until a limit is renewed: a length (``6m0s``), a number, or a date."""
-    said = value.strip().lower()
-    try:
-        if re.fullmatch(f"(?:{_LENGTH.pattern})+", said):
-            return sum(float(number) * _UNITS[unit] for number, unit in _LENGTH.findall(said))
-        if re.fullmatch(r"\d{1,15}(?:\.\d{1,9})?", said):
-            number = float(said)
-            if number >= _DATES:
-                number = number / (1000 if number >= 100 * _DATES else 1) - time.time()
-            return max(0.0, number)
-        if re.fullmatch(r"\d{4}-.*", said):
-            return max(0.0, datetime.fromisoformat(value.strip()).timestamp() - time.time())
-        return _until_date(value)
-    except ODD:
-        return None
-
-
-def _until_date(value: str) -> float:
+def until_date(value: str) -> float:
     """Return the seconds until an HTTP date; raises one of ``ODD`` where it is none."""
     return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
 

@@ -19,6 +19,7 @@ from pipeline.models.captioners.served import ServedCaptioner
 from pipeline.models.llms import Answer, Request
 from pipeline.models.llms.served import ServedLlm
 from pipeline.models.serving.chat import BREAK_AFTER
+from pipeline.models.serving.pace import START
 from pipeline.run import Run
 from pipeline.stages import caption
 from pipeline.store.jsonl import RecordFile
@@ -110,7 +111,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_passing_fault_costs_no_answer(start: Start, fault: Fault) -> None:
     server = start(plan=lambda text, tries: fault if tries < 2 and text.endswith("3") else None)
-    assert texts(llm(server, timeout=0.3, concurrency=8).answer(requests(20))) == ALL
+    assert texts(llm(server, timeout=1.0, concurrency=8).answer(requests(20))) == ALL
     assert server.stub.tries["edit 3"] == 3
     assert server.stub.tries["edit 4"] == 1
 
@@ -120,7 +121,7 @@ def test_a_lasting_fault_of_one_request_is_recorded_and_the_others_go_on(
     start: Start, fault: Fault
 ) -> None:
     server = start(plan=lambda text, tries: fault if text == "edit 3" else None)
-    client = llm(server, timeout=0.2, concurrency=2, retries=2, give_up_after=2.0)
+    client = llm(server, timeout=1.0, concurrency=2, retries=2, give_up_after=2.0)
     answers = {answer.key: answer for answer in client.answer(requests(20))}
     assert answers[3].text is None
     assert "tries" in (answers[3].reason or "")
@@ -207,11 +208,30 @@ def test_a_server_that_goes_away_ends_the_run_and_keeps_what_came(start: Start) 
         list(answers)
 
 
-def test_a_server_that_hangs_on_everything_ends_the_run(start: Start) -> None:
+@pytest.mark.parametrize("concurrency", [None, 64])
+def test_a_server_that_never_answered_is_waited_for_once(
+    start: Start, concurrency: int | None
+) -> None:
     server = start(plan=lambda text, tries: Fault(hang=True))
-    answers = llm(server, timeout=0.1, retries=1, concurrency=8).answer(requests(200))
-    with pytest.raises(ModelError, match="failed at 20 requests in a row, the last: no answer"):
+    answers = llm(server, timeout=0.5, concurrency=concurrency).answer(requests(200))
+    with pytest.raises(ModelError, match=r"answered no request within 0\.5 s.*runtime\.timeout="):
         list(answers)
+    assert len(server.stub.seen) <= START
+    assert set(server.stub.tries.values()) <= {1}
+
+
+def test_a_server_that_loads_its_model_when_asked_is_waited_for(start: Start) -> None:
+    server = start(plan=lambda text, tries: Fault(slow=1.0) if tries == 0 else Fault(500))
+    assert len(texts(llm(server, timeout=30).answer(requests(8)))) == 8
+    assert set(server.stub.tries.values()) == {1}
+
+
+def test_a_server_that_hangs_after_an_answer_ends_the_run(start: Start) -> None:
+    server = start(plan=lambda text, tries: None if text == "edit 0" else Fault(hang=True))
+    client = llm(server, timeout=2.0, retries=0, give_up_after=1.0, concurrency=8)
+    assert texts(client.answer(requests(1))) == {0: "EDIT 0"}
+    with pytest.raises(ModelError, match="requests in a row, the last: no answer within 2 s"):
+        list(client.answer(requests(200)[1:]))
 
 
 def test_a_server_that_fails_at_everything_is_left_alone_soon(start: Start) -> None:

@@ -1,6 +1,7 @@
 """The client at servers that take few requests at a time, or few in a time: nothing is lost."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,6 +102,52 @@ def test_a_server_that_allows_few_in_a_time_answers_all(start: Start, how: str) 
 
 def test_what_the_headers_allow_is_not_exceeded(start: Start) -> None:
     stub = Few(allows=20, tells=True, how="429")
+    client = ChatClient(start(stub).url, "echo", RuntimeConfig(retries=0))
+    answered(client, 70)
+    assert stub.refused == 0
+    assert client.notes == []
+
+
+@dataclass
+class Metered(Stub):
+    """Allows ``allows`` tokens in each ``window`` seconds, and tells so as ``spelled``."""
+
+    allows: int = 1000
+    window: float = 0.5
+    spelled: tuple[str, str] = ("", "")
+    """The names of the headers: what remains, and when it is renewed."""
+    refused: int = 0
+    began: float = -math.inf
+    used: int = 0
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        now = time.monotonic()
+        if now >= self.began + self.window:
+            self.began, self.used = now, 0
+        cost = len(await request.text()) // 4  # as servers reckon before they answer
+        if self.used + cost > self.allows:
+            self.refused += 1
+            return web.Response(status=429)
+        self.used += cost
+        response = await super().complete(request)
+        remains, renewed = self.spelled
+        response.headers[remains] = str(self.allows - self.used)
+        # Rounded up, and a little more: what is sent then must not come before it.
+        response.headers[renewed] = f"{self.began + self.window - now + 0.05:.3f}"
+        return response
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+        ("x-ratelimit-remaining-tokens", "x-ratelimit-renewalperiod-tokens"),
+        ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
+        ("ratelimitbysize-remaining", "ratelimitbysize-reset"),
+    ],
+)
+def test_a_limit_on_tokens_is_not_exceeded(start: Start, spelled: tuple[str, str]) -> None:
+    stub = Metered(spelled=spelled)
     client = ChatClient(start(stub).url, "echo", RuntimeConfig(retries=0))
     answered(client, 70)
     assert stub.refused == 0

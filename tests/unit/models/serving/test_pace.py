@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.models.serving.limits import Allowance
 from pipeline.models.serving.pace import MOST, START, Pace, Ticket
-from pipeline.models.serving.responses import Allowance
 
 
 @dataclass
@@ -91,7 +91,7 @@ def ask(server: Server, count: int, number: int | None = None) -> Told:
             server.now += wait
             continue
         server.now, _, ticket, taken, after, allowance = heapq.heappop(coming)
-        pace.told(allowance)
+        pace.told({"requests": allowance})
         if taken:
             pace.answered(ticket)
             numbers.append(pace.number)
@@ -200,7 +200,7 @@ def test_a_server_that_asks_for_more_time_than_a_request_has_is_not_waited_for()
         pace.refused(ticket, after=after)
         pace.leave(ticket)
         assert pace.rest() == rest
-    pace.told(Allowance(0, 86_400))
+    pace.told({"requests": Allowance(0, 86_400)})
     now = 31.0
     assert pace.wait() == 0
 
