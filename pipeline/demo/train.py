@@ -24,6 +24,7 @@ from pipeline.demo.embedder import train_embedder
 from pipeline.demo.phi import train_phi
 from pipeline.demo.roles import roles
 from pipeline.demo.synthesizer import train_synthesizer
+from pipeline.demo.together import train_together
 from pipeline.demo.training import (
     CHAT,
     LABELS,
@@ -33,6 +34,7 @@ from pipeline.demo.training import (
     STD,
     answer_loss,
     attributes,
+    captioned,
     history,
     llama,
     load_llama,
@@ -40,6 +42,7 @@ from pipeline.demo.training import (
     said,
     tokenizer,
     train,
+    training_edit,
     variants,
 )
 from pipeline.demo.verifier import train_verifier
@@ -189,21 +192,9 @@ def train_captioner(out: Path, steps: int, seed: int, rate: float, start: Path |
 
 
 def edit_example(rng: random.Random) -> tuple[Scene, str, Scene]:
-    """Return a description, a relative caption and the edited description, of training scenes only.
-
-    Now and then the caption is wrong about an attribute, as a captioner is; the edit still wins.
-    """
-    while True:
-        scene = world.training_scene(rng)
-        edit = world.random_edit(scene, rng)
-        if rng.random() < 0.25:
-            edit = world.joined_edit(scene, rng)
-        if not world.held_out(edit.apply(scene)):
-            break
-    seen = scene
-    if rng.random() < 0.15:
-        seen = world.random_edit(scene, rng).apply(scene)
-    described = world.mention(seen.canonical(), rng)
+    """Return a description, a relative caption and the edited description, of training scenes."""
+    scene, edit = training_edit(rng)
+    described = captioned(scene, rng)
     return described, edit.text, edit.apply(described)
 
 
@@ -262,6 +253,7 @@ TRAINERS = {
     "llm": (train_llm, 2e-3),
     "verifier": (train_verifier, 1e-3),
     "synthesizer": (train_synthesizer, 1e-3),
+    "together": (train_together, 1e-3),
     "embedder": (train_embedder, 1e-3),
     "phi": (train_phi, 2e-3),
     "composer": (train_composer, 1e-3),

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.demo import world
-from pipeline.demo.world import Scene
+from pipeline.demo.world import Edit, Scene
 from pipeline.installation import SHIPPED
 from pipeline.printable import echo
 
@@ -139,6 +139,28 @@ def said(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.5:
         return world.mention(scene, rng).text()
     return (scene.swapped() if len(scene.groups) == 2 and rng.random() < 0.5 else scene).text()
+
+
+def training_edit(rng: random.Random) -> tuple[Scene, Edit]:
+    """Return a scene and a change of it, neither before nor after it held out."""
+    while True:
+        scene = world.training_scene(rng)
+        edit = world.random_edit(scene, rng)
+        if rng.random() < 0.25:
+            edit = world.joined_edit(scene, rng)
+        if not world.held_out(edit.apply(scene)):
+            return scene, edit
+
+
+def captioned(scene: Scene, rng: random.Random) -> Scene:
+    """Return a description of a scene that is now and then wrong about an attribute.
+
+    So a captioner is; an edit still wins.
+    """
+    seen = scene
+    if rng.random() < 0.15:
+        seen = world.random_edit(scene, rng).apply(scene)
+    return world.mention(seen.canonical(), rng)
 
 
 def variants(rng: random.Random, count: int) -> Iterator[Scene]:

@@ -48,7 +48,7 @@ def calls(all_groups: Sequence[Group], todo: Container["Pair"]) -> list[Asked]:
 def split(prompt: Prompt, asked: Asked, answer: Answer) -> Iterator[tuple["Pair", Answer]]:
     """Yield each pair that is kept with its part of an answer, as if it had been asked for alone.
 
-    Where the answer does not list as many edits as captions, or is the captions again, each pair's
+    Where the answer has not as many edits as captions, or is the captions again, each pair's
     part is one that nothing can be read from.
     """
     captions = [pair.caption for pair in asked.group]
@@ -61,4 +61,4 @@ def split(prompt: Prompt, asked: Asked, answer: Answer) -> Iterator[tuple["Pair"
             text = answer.text if len(captions) == 1 or answer.text is None else ""
             yield pair, Answer(answer.key, text, answer.reason, answer.truncated)
         else:
-            yield pair, Answer(answer.key, json.dumps({"edits": [said[pair]]}))
+            yield pair, Answer(answer.key, json.dumps({"1": said[pair]}))

@@ -14,7 +14,7 @@ from tests.benchmarks.report import Size, machine
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "hnsw", "embed"),
     *("embedder", "caption", "train", "inversion", "own", "grouping", "rates"),
-    *("folder", "startup"),
+    *("folder", "startup", "together", "prefixes"),
 )
 WRITTEN = (
     "search",
@@ -31,6 +31,8 @@ WRITTEN = (
     "startup",
     "synthetic",
     "long-texts",
+    "together",
+    "prefixes",
 )
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 

@@ -25,7 +25,7 @@ MOST_TEXTS = 8
 """How many texts an answer may list for one role."""
 
 BESIDE = 16
-"""Tokens of JSON around a list of edits, beside ``max_tokens`` for each."""
+"""Tokens of JSON around edits, beside ``max_tokens`` for each with its number."""
 NO_EDITS = "the answer was no JSON with as many edits as captions"
 
 LONGEST_PROMPT = 1_000_000
@@ -70,7 +70,8 @@ class Prompt(BaseModel):
     label: str = "Edited Description:"
     answer: Literal["text", "roles", "together"] = "text"
     """``roles``: JSON with the target's description and, for each role, a list of short texts.
-    ``together``: JSON with a list of edits, one for each of ``captions``."""
+    ``together``: JSON with an edit for the number of each of ``captions``: without numbers, a model
+    that leaves one out and adds another would shift those between unseen."""
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
@@ -83,8 +84,7 @@ class Prompt(BaseModel):
             return None
         if self.answer == "together":
             one = {"type": "string", "minLength": 1}
-            edits = {"type": "array", "items": one, "minItems": count, "maxItems": count}
-            return answers.object_schema(edits=edits)
+            return answers.object_schema(**dict.fromkeys(numbers(count), one))
         texts = {"type": "array", "items": {"type": "string"}, "maxItems": MOST_TEXTS}
         return answers.object_schema(target={"type": "string"}, **dict.fromkeys(ROLES, texts))
 
@@ -132,7 +132,8 @@ class Prompt(BaseModel):
         self, captions: Sequence[str], relative_caption: str, shared_concept: str = ""
     ) -> list[dict[str, str]]:
         """Return the messages about several captions; of one, unless they are edited together."""
-        caption = "\n".join(f"{n}. {text}" for n, text in enumerate(captions, 1))
+        numbered = zip(numbers(len(captions)), captions, strict=True)
+        caption = "\n".join(f"{number}. {text}" for number, text in numbered)
         if self.answer != "together":
             (caption,) = captions
         system = self._render(self.system, caption, relative_caption, shared_concept)
@@ -207,19 +208,20 @@ class Prompt(BaseModel):
         return self.max_tokens * count + beside
 
     def edits(self, answer: str, count: int) -> list[str] | None:
-        """Return the edits that an answer lists, as many as captions were given.
+        """Return the edits of an answer by their numbers, as many as captions were given.
 
-        None where it is anything but a JSON object, or list, with so many texts. Texts may be
-        empty, which is no edit.
+        A list of so many is taken, too. None where it is anything else. Texts may be empty, which
+        is no edit.
         """
         text = answers.without_thoughts(answer) or ""
-        try:
-            found = json.loads(text[text.index("[") : text.rindex("]") + 1])
-        except (ValueError, RecursionError):
-            return None
-        if len(found) != count or not all(isinstance(one, str) for one in found):
-            return None
-        return [one.strip() for one in found]
+        for read in (_numbered, _listed):
+            try:
+                found = read(text)
+            except (ValueError, RecursionError):
+                continue
+            if len(found) == count and all(isinstance(one, str) for one in found):
+                return [one.strip() for one in found]
+        return None
 
     def repeated(
         self, text: str, caption: str, relative_caption: str, shared_concept: str = ""
@@ -234,6 +236,25 @@ class Prompt(BaseModel):
         asked = (m["content"] for m in messages if m["role"] != "assistant")
         lines = (line.strip() for content in asked for line in content.splitlines())
         return any(text in (line, line.removeprefix(self.label).strip()) for line in lines)
+
+
+def numbers(count: int) -> list[str]:
+    """Return the numbers of so many captions in a prompt, and of their edits in the answer."""
+    return [str(number) for number in range(1, count + 1)]
+
+
+def _numbered(text: str) -> list[Any]:
+    """Return the values of a JSON object whose names are 1, 2, …, in that order, or none."""
+    # Small tokenizers put spaces around quotes.
+    found = {name.strip(): value for name, value in answers.json_object(text).items()}
+    wanted = numbers(len(found))
+    return [found[number] for number in wanted] if set(found) == set(wanted) else []
+
+
+def _listed(text: str) -> list[Any]:
+    """Return the JSON list of an answer, whatever stands around it."""
+    found: list[Any] = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    return found
 
 
 def check_template(template: str, known: set[str]) -> None:

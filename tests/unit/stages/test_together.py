@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -26,8 +26,13 @@ def edits_of(asked: str) -> list[str]:
     return [f"{one} on a beach" for one in NUMBERED.findall(asked)]
 
 
+def numbered(edits: Sequence[Any], first: int = 1) -> str:
+    """Return an answer with a number before each edit."""
+    return json.dumps({str(number): edit for number, edit in enumerate(edits, first)})
+
+
 def all_of_them(asked: str) -> str:
-    return json.dumps({"edits": edits_of(asked)})
+    return numbered(edits_of(asked))
 
 
 @pytest.fixture
@@ -64,8 +69,10 @@ def test_one_call_a_query_gives_every_caption_its_own_edit(run: Run, server: Run
         assert made[query.id] == [f"{text} on a beach" for text in captions[query.id]]
     for body in server.stub.seen:
         count = len(NUMBERED.findall(body["messages"][-1]["content"]))
-        listed = body["response_format"]["json_schema"]["schema"]["properties"]["edits"]
-        assert (listed["minItems"], listed["maxItems"]) == (count, count)
+        schema = body["response_format"]["json_schema"]["schema"]
+        assert schema["required"] == [str(number) for number in range(1, count + 1)]
+        assert list(schema["properties"]) == schema["required"]
+        assert not schema["additionalProperties"]
         assert body["max_tokens"] == count * PROMPT.max_tokens + prompts.BESIDE
 
 
@@ -82,17 +89,20 @@ def wrong(kind: str) -> Callable[[str], str]:
         edits = edits_of(asked)
         if len(edits) == 1:
             return all_of_them(asked)
-        said: dict[str, Any] = {
-            "one too few": {"edits": edits[:-1]},
-            "one too many": {"edits": [*edits, "a cat"]},
-            "numbers": {"edits": list(range(len(edits)))},
-            "the captions again": {"edits": NUMBERED.findall(asked)},
+        said: dict[str, str] = {
+            "one too few": numbered(edits[:-1]),
+            "one too many": numbered([*edits, "a cat"]),
+            "numbered from 0": numbered(edits, 0),
+            "no texts": numbered(range(len(edits))),
+            "the captions again": numbered(NUMBERED.findall(asked)),
+            "a list too short": json.dumps(edits[:-1]),
             "chatter": "Sure! Here are the edited descriptions you asked for.",
-            "an object": {"edits": dict(enumerate(edits))},
+            "an object too deep": json.dumps({"edits": dict(enumerate(edits))}),
             "nothing": "",
             "nested": "[" * 100_000,
+            "nested objects": '{"1":' * 100_000,
         }
-        return said[kind] if isinstance(said[kind], str) else json.dumps(said[kind])
+        return said[kind]
 
     return answer
 
@@ -100,8 +110,9 @@ def wrong(kind: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("one too few", "one too many", "numbers", "the captions again", "chatter"),
-        *("an object", "nothing", "nested"),
+        *("one too few", "one too many", "numbered from 0", "no texts", "the captions again"),
+        *("a list too short", "chatter", "an object too deep", "nothing", "nested"),
+        "nested objects",
     ],
 )
 def test_a_wrong_list_is_refused_and_each_caption_asked_for_alone(
@@ -116,6 +127,13 @@ def test_a_wrong_list_is_refused_and_each_caption_asked_for_alone(
     assert sum(len(listed) == 1 for listed in asked(server)) == len(todo)
 
 
+def test_edits_go_by_their_numbers_whatever_their_order() -> None:
+    said = '{"2": "two", "10": "ten", "1": "one", ' + ", ".join(
+        f'"{number}": "{number}"' for number in range(3, 10)
+    )
+    assert PROMPT.edits(said + "}", 10) == ["one", "two", *"3456789", "ten"]
+
+
 def test_an_edit_that_is_missing_is_asked_for_alone_and_counted_where_it_stays_so(
     run: Run, server: Running
 ) -> None:
@@ -123,9 +141,7 @@ def test_an_edit_that_is_missing_is_asked_for_alone_and_counted_where_it_stays_s
     lost = edit.groups(run, captions)[0][2].caption
 
     def answer(asked: str) -> str:
-        return json.dumps(
-            {"edits": ["" if one == f"{lost} on a beach" else one for one in edits_of(asked)]}
-        )
+        return numbered(["" if one == f"{lost} on a beach" else one for one in edits_of(asked)])
 
     server.stub.answer = answer
     report = edit.edit(run)
@@ -176,19 +192,20 @@ def test_equal_pairs_of_two_queries_are_kept_of_the_first() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
+        ('{"1": "a red dog"}', ("a red dog", None)),
+        ('{ " 1 " : " a red dog " }', ("a red dog", None)),
         ('{"edits": ["a red dog"]}', ("a red dog", None)),
         ('["a red dog"]', ("a red dog", None)),
-        ('```json\n{"edits": ["Edited Description: a red dog"]}\n```', ("a red dog", None)),
-        (
-            '{"edits": ["I cannot see the image."]}',
-            (None, CHATTER),
-        ),
-        ('{"edits": [" "]}', (None, "the answer was empty")),
-        ('{"edits": ["a", "b"]}', (None, prompts.NO_EDITS)),
+        ('```json\n{"1": "Edited Description: a red dog"}\n```', ("a red dog", None)),
+        ('{"1": "I cannot see the image."}', (None, CHATTER)),
+        ('{"1": " "}', (None, "the answer was empty")),
+        ('{"1": "a", "2": "b"}', (None, prompts.NO_EDITS)),
+        ('{"2": "a"}', (None, prompts.NO_EDITS)),
+        ('["a", "b"]', (None, prompts.NO_EDITS)),
         ("a red dog", (None, prompts.NO_EDITS)),
         ("<think>a list", (None, "the answer was cut off while thinking")),
-        ('{"edits": ["a dog"]}', ("a dog", None)),
-        ('{"edits": ["1. a dog"]}', (None, "the answer repeats the prompt")),
+        ('{"1": "a dog"}', ("a dog", None)),
+        ('{"1": "1. a dog"}', (None, "the answer repeats the prompt")),
     ],
 )
 def test_one_edit_is_read_strictly(said: str, expected: tuple[str | None, str | None]) -> None:

@@ -1,0 +1,111 @@
+"""The demo's LLM that edits all captions of a query by one call, and one caption by a call, too.
+
+The demo's own answers single captions alone; this one is measured against itself, asked either way.
+"""
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import Tensor
+
+from pipeline.demo.training import (
+    CHAT,
+    MODELS,
+    answer_loss,
+    captioned,
+    history,
+    llama,
+    load_llama,
+    tokenizer,
+    train,
+    training_edit,
+)
+from pipeline.models.prompts import edit as prompts
+from pipeline.store.files import write_json
+
+PROMPT = "demo-together"
+MOST = 15
+"""Captions of one call."""
+ROOM = 800
+"""Tokens that prompt and answer may have: 15 captions of the longest need some 500."""
+CAPTIONS = 96
+"""About so many captions are in a batch, in calls of as many each."""
+
+
+class Example(NamedTuple):
+    """A call: the captions of an image and a change, with what becomes of each."""
+
+    captions: list[str]
+    relative_caption: str
+    edits: list[str]
+
+
+def example(rng: random.Random, count: int) -> Example:
+    """Return a call about ``count`` captions of a training scene, fewer where some are equal."""
+    scene, edit = training_edit(rng)
+    described = [captioned(scene, rng) for _ in range(count)]
+    told = {caption.text(): edit.apply(caption).text() for caption in described}
+    return Example(list(told), edit.text, list(told.values()))
+
+
+def answer(edits: Sequence[str]) -> str:
+    """Return edits as JSON, with a space around each of the vocabulary's words."""
+    numbered = {str(number): edit for number, edit in enumerate(edits, 1)}
+    return " ".join(re.findall(r"\w+|[^\w\s]", json.dumps(numbered)))
+
+
+def words() -> transformers.PreTrainedTokenizerFast:
+    """Return the tokenizer: the LLM's words with numbers, and what JSON needs."""
+    more = ["roles", "target", *prompts.ROLES, "{", "}", "[", "]", '"']
+    numbers = [str(number) for number in range(1, MOST + 1)]
+    made = tokenizer(["<|system|>", "<|user|>", "<|assistant|>"], None, [*more, ".", *numbers])
+    made.chat_template = CHAT
+    return made
+
+
+def train_together(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
+    """Go on from the demo's LLM, on calls about one caption and about all; the loss is on answers.
+
+    Where ``start`` is given it is gone on from that instead.
+    """
+    single, together = prompts.load("demo"), prompts.load(PROMPT)
+    vocabulary = words()
+    earlier = history(start or MODELS / "llm")
+    torch.manual_seed(seed)
+    config = llama(vocabulary)
+    config.max_position_embeddings = ROOM
+    model: Any = transformers.LlamaForCausalLM(config)
+    load_llama(model, vocabulary, start or MODELS / "llm", "model.")
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+
+    def loss_of(rng: random.Random) -> Tensor:
+        count = rng.randint(0, MOST)
+        alone = count == 0
+        examples = [example(rng, max(count, 1)) for _ in range(min(32, CAPTIONS // max(count, 1)))]
+        asked = vocabulary.apply_chat_template(
+            [
+                single.messages(one.captions[0], one.relative_caption)
+                if alone
+                else together.messages_of(one.captions, one.relative_caption)
+                for one in examples
+            ],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        answers = [one.edits[0] if alone else answer(one.edits) for one in examples]
+        return answer_loss(model, vocabulary, asked, answers)
+
+    def save(record: dict[str, Any]) -> None:
+        model.save_pretrained(out)
+        vocabulary.save_pretrained(out)
+        write_json(out / "training.json", record | earlier)
+
+    train(list(model.parameters()), loss_of, save, steps, rate, seed, every=100)
