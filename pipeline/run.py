@@ -229,7 +229,8 @@ def stage(
         report.peak_memory, report.peak_gpu_memory = peak.memory, peak.gpu_memory
     if isinstance(run, Run):
         timings.keep(run, report)
-    new = [item for item in report.failed if item not in set(report.known)]
+    known = set(report.known)
+    new = [item for item in report.failed if item not in known]
     for level, items in ((logging.WARNING, new), (logging.INFO, report.known)):
         for item in items[:10]:
             log.log(level, "[%s %s] skipped %s: %s", name, run.name, item, report.failed[item])

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ COLUMN = "path"
 LARGEST = 1 << 16
 """Bytes of a sidecar; larger ones are counted as not read."""
 DELIMITERS = ",;\t"
+
+ENDINGS = (".txt", ".json")
+"""How sidecars end."""
 
 States = dict[str, list[int]]
 """An image's sidecars by their path below the folder: size, and time of change in nanoseconds."""
@@ -106,40 +109,49 @@ def sidecars(folder: "Folder", paths: Iterable[str]) -> dict[str, States]:
 
     Each folder is listed once; hidden files and links are left out.
     """
+    paths = list(paths)
+    places = {path.rpartition("/")[0] for path in paths}
+    return matched(paths, {place: _beside(folder.root / place, place) for place in places})
+
+
+def matched(paths: Iterable[str], beside: Mapping[str, States]) -> dict[str, States]:
+    """Return what belongs to which image, of texts and JSON files by folder; see ``sidecars``."""
     found: dict[str, States] = {}
-    places: dict[str, list[str]] = {}
-    for path in paths:
-        places.setdefault(path.rpartition("/")[0], []).append(path)
-    for place, own in places.items():
-        beside = _beside(folder.root / place, f"{place}/" if place else "")
-        for path in own if beside else ():
-            states = {name: beside[name] for name in names(path) if name in beside}
-            if states:
-                found[path] = states
+    for path in paths if any(beside.values()) else ():
+        own = beside.get(path.rpartition("/")[0])
+        states = {name: own[name] for name in names(path) if name in own} if own else None
+        if states:
+            found[path] = states
     return found
+
+
+def state_of(entry: "os.DirEntry[str]") -> list[int]:
+    """Return what changes with a sidecar."""
+    status = entry.stat(follow_symlinks=False)
+    return [status.st_size, status.st_mtime_ns]
 
 
 def names(path: str) -> Iterator[str]:
     """Yield what an image's sidecars are called, those of its whole name first."""
     folder, slash, name = path.rpartition("/")
     stem = name.rpartition(".")[0]
-    for ending in (".txt", ".json"):
+    for ending in ENDINGS:
         yield path + ending
         if stem:
             yield f"{folder}{slash}{stem}{ending}"
 
 
-def _beside(place: Path, prefix: str) -> States:
+def _beside(folder: Path, place: str) -> States:
     """Return the texts and JSON files in a folder, by their path."""
     states = {}
+    prefix = f"{place}/" if place else ""
     try:
-        with os.scandir(place) as listed:
+        with os.scandir(folder) as listed:
             for entry in listed:
-                if entry.name.startswith(".") or not entry.name.endswith((".txt", ".json")):
+                if entry.name.startswith(".") or not entry.name.endswith(ENDINGS):
                     continue
                 if entry.is_file(follow_symlinks=False):
-                    status = entry.stat(follow_symlinks=False)
-                    states[prefix + entry.name] = [status.st_size, status.st_mtime_ns]
+                    states[prefix + entry.name] = state_of(entry)
     except OSError:
         return {}  # a folder that cannot be listed is named where its images are looked for
     return states

@@ -281,7 +281,9 @@ class Filters:
         state = (stamp, file, _state(file), _state(kept))
         if self._read is None or self._read[0] != state:
             table = attributes.read(file, self._folder.root) if file else None
-            records = metadata.update(self._folder, self._folder.records())
+            listing = self._folder.records()
+            beside = attributes.sidecars(self._folder, listing)
+            records = metadata.update(self._folder, listing, beside).records()
             self._read = ((*state[:3], _state(kept)), Properties(records, table))
             self._found.clear()
         return self._read[1]

@@ -29,6 +29,7 @@ from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.own.settings import cache_name
 from pipeline.run import StageReport, counted, log, slug, stage
 from pipeline.stages import embeddings
+from pipeline.store.columns import Rows
 from pipeline.store.compaction import publish
 from pipeline.store.files import FULL, lock
 from pipeline.store.identity import fingerprint
@@ -96,11 +97,12 @@ class Folder:
 
     def hashes(self) -> dict[str, str]:
         """Return each indexed image's hash by its path below the root, in the order of paths."""
-        return {path: record["hash"] for path, record in self.records().items()}
+        records = self.records()
+        return dict(zip(records, records.column("hash"), strict=True))
 
-    def records(self) -> dict[str, FileRecord]:
+    def records(self) -> Rows[FileRecord]:
         """Return what is listed of each file by its path below the root, in the order of paths."""
-        return dict(sorted(by_path(self.listing).items()))
+        return by_path(self.listing).in_order()
 
     def features(self) -> SegmentedFeatures:
         """Return the features on disk, with those of images that are gone until they are dropped.
@@ -127,7 +129,7 @@ class Folder:
             status = self.file(path).stat()
         except OSError as error:
             raise InputError(f"{self.root / path} cannot be read: {error.strerror}.") from None
-        return tuple(state_of(status).values())
+        return state_of(status)
 
     def open(self, path: str, flags: int) -> int:
         """Open the file of ``path`` below the root and return its handle.
@@ -212,38 +214,53 @@ def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport,
         if not file.exists():  # once: a page or --watch indexes again and again
             for note in folder.notes:
                 log.warning("%s", note)
-        records = update_listing(folder, report)
-        if not records:
+        listing, beside = update_listing(folder, report)
+        if not listing:
             raise InputError(_nothing(folder, report))
         if _has_heic(report):
             log.info("%s", images.HEIC_HINT)
-        paths: dict[str, list[str]] = {}
-        for record in records:
-            paths.setdefault(record["hash"], []).append(record["path"])
+        hashes = dict(zip(listing, listing.column("hash"), strict=True))
+        first = _first_paths(hashes)
         decoder = images.decoder(folder.config.runtime.max_pixels)
-        known = {r["hash"]: r["broken"] for r in records if r.get("decoder") == decoder}
+        known = _known_as_broken(listing, decoder)
         broken = StageReport("index", folder.name, [], "")
         try:
-            todo = {name: places[0] for name, places in paths.items() if name not in known}
+            todo = {name: path for name, path in first.items() if name not in known}
             todo, left = _first(file, todo, most)
-            begun(report, len(paths))
+            begun(report, len(first))
             _embed(folder, todo, report, broken)
         finally:
             found = {
-                name: without_file(folder, paths[name][0], reason)
+                name: without_file(folder, first[name], reason)
                 for name, reason in broken.failed.items()
             }
-            failed = {path: r for name, r in (found | known).items() for path in paths[name]}
+            reasons = found | known
+            places = {path: name for path, name in hashes.items() if name in reasons}
+            failed = {path: reasons[name] for path, name in places.items()}
             report.failed |= failed
-            report.known = [path for name in known for path in paths[name]]
+            report.known = [path for path, name in places.items() if name in known]
         lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
-        _remember(folder, [r for r in records if r["hash"] in lasting], found, decoder)
+        again = [listing[path] for path, name in places.items() if name in lasting]
+        _remember(folder, again, found, decoder)
         if not left:
-            metadata.keep_current(folder, {record["path"]: record for record in records})
+            metadata.keep_current(folder, listing, beside)
     if not file.exists():
-        first = ": ".join(next(iter(failed.items())))
-        raise InputError(f"None of {len(records)} images could be read. The first: {first}")
+        one = ": ".join(next(iter(failed.items())))
+        raise InputError(f"None of {len(listing)} images could be read. The first: {one}")
     return report, left
+
+
+def _first_paths(hashes: dict[str, str]) -> dict[str, str]:
+    """Return the first path of each hash, in their order."""
+    first = dict.fromkeys(hashes.values(), "")
+    first.update(zip(reversed(hashes.values()), reversed(hashes), strict=True))
+    return first
+
+
+def _known_as_broken(listing: Rows[FileRecord], decoder: str) -> dict[str, str]:
+    """Return why ``decoder`` could not decode which contents, by their hash."""
+    tried = [listing[path] for path in listing.having("decoder")]
+    return {one["hash"]: one["broken"] for one in tried if one["decoder"] == decoder}
 
 
 def _first(file: Path, paths: dict[str, str], most: int | None) -> tuple[dict[str, str], int]:

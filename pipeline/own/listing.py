@@ -5,13 +5,16 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.images import files as images
+from pipeline.own import attributes
+from pipeline.own.attributes import States
 from pipeline.run import StageReport, progress
+from pipeline.store.columns import Rows
 from pipeline.store.journal import Journal
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import FileRecord
@@ -25,7 +28,21 @@ SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a file surely shows in its times."""
 
 
-def by_path(listing: RecordFile) -> dict[str, FileRecord]:
+FileState = tuple[int, int, int, int]
+"""What changes with a file's bytes, by ``FIELDS``; the time of modification alone can be set
+back."""
+FIELDS = ("size", "mtime_ns", "ctime_ns", "inode")
+
+
+@dataclass
+class Found:
+    """What is below a folder: images by their path, and texts and JSON files by their folder."""
+
+    images: dict[str, FileState] = field(default_factory=dict)
+    beside: dict[str, States] = field(default_factory=dict)
+
+
+def by_path(listing: RecordFile) -> Rows[FileRecord]:
     """Return the last record of each file that is there; raises InputError as ``typed``."""
     return Journal(listing, FileRecord).read()
 
@@ -36,67 +53,79 @@ def without_file(folder: "Folder", path: str, reason: str) -> str:
     return reason if bare == reason else f"it {bare}"
 
 
-def update_listing(folder: "Folder", report: StageReport) -> list[FileRecord]:
-    """Bring the listing up to date; return its records in the order of paths.
+def update_listing(
+    folder: "Folder", report: StageReport
+) -> tuple[Rows[FileRecord], dict[str, States]]:
+    """Bring the listing up to date; return its records in the order of paths, and the sidecars.
 
     Only files whose status changed are read, and only what changed is written.
     """
     with Journal(folder.listing, FileRecord) as journal:
         known = journal.current
-        scanned = dict(_scan(folder, report))
-        found = {path: scanned[path] for path in sorted(scanned)}
-        fresh = [path for path, status in found.items() if not _same(known.get(path), status)]
-        with progress(len(found), len(found) - len(fresh), "file", "read files") as bar:
-            for path in fresh:
-                record = _read(folder, path, found[path], known.get(path), report)
+        found = _walk(folder, report)
+        # What earlier versions did not keep is None, and a file that had just changed has no time.
+        states = zip(*(known.column(name) for name in FIELDS), strict=True)
+        listed = dict(zip(known, states, strict=True))
+        fresh = [path for path, state in found.images.items() if listed.get(path) != state]
+        unchanged = len(found.images) - len(fresh)
+        with progress(len(found.images), unchanged, "file", "read files") as bar:
+            for path in sorted(fresh):
+                record = _read(folder, path, found.images[path], known.get(path), report)
                 if record is not None:
                     journal.put(record)
                 elif path in known:
                     journal.drop(path)
                 bar.update()
-        for path in known.keys() - found.keys():
+        for path in listed.keys() - found.images.keys():
             journal.drop(path)
-        return [known[path] for path in found if path in known]
+        listing = journal.current.in_order()
+        return listing, attributes.matched(listing, found.beside)
 
 
 def files_of(folder: "Folder") -> list[str]:
     """Return the paths of all image files, in their order; nothing is read or kept."""
-    return sorted(path for path, _ in _scan(folder, StageReport("index", folder.name, [], "")))
+    return sorted(_walk(folder, StageReport("index", folder.name, [], "")).images)
 
 
-def _scan(folder: "Folder", report: StageReport) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the path below the root and the status of every image file.
+def _walk(folder: "Folder", report: StageReport) -> Found:
+    """Return every image file below the root with its status.
 
     Hidden files and folders are left out. Links to folders are not followed, links to files only
     inside the root. Any depth will do: no function calls itself.
     """
-    waiting = [""]
+    found = Found()
+    images_, waiting = found.images, [""]
     endings = images.endings()
     known = endings | {ending.upper() for ending in endings}
     while waiting:
         place = waiting.pop()
+        prefix = f"{place}/" if place else ""
         try:
             with os.scandir(folder.root / place) as listed:
-                entries = [entry for entry in listed if not entry.name.startswith(".")]
+                entries = list(listed)
         except OSError as error:
             report.failed[_shown(place) or "."] = f"it cannot be read: {error.strerror}"
             continue
         for entry in entries:
-            path = f"{place}/{entry.name}" if place else entry.name
+            name = entry.name
+            if name[0] == ".":
+                continue
+            path = prefix + name
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_file(follow_symlinks=False):  # no link, as nearly all
+                    if name[name.rfind(".") :] in known and path.isascii():
+                        images_[path] = state_of(entry.stat(follow_symlinks=False))
+                        continue
+                    if name.endswith(attributes.ENDINGS):
+                        found.beside.setdefault(place, {})[path] = attributes.state_of(entry)
+                elif entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif path[path.rfind(".") :] in known and _is_plain(path, entry):  # as nearly all
-                    yield path, entry.stat()
-                elif (status := _image_status(folder, path, entry, report)) is not None:
-                    yield path, status
+                    continue
+                if (status := _image_status(folder, path, entry, report)) is not None:
+                    images_[path] = state_of(status)
             except OSError as error:
                 report.failed[_shown(path)] = f"it cannot be read: {error.strerror}"
-
-
-def _is_plain(path: str, entry: "os.DirEntry[str]") -> bool:
-    """Whether it is a file, no link, of a name that is surely UTF-8."""
-    return path.isascii() and entry.is_file(follow_symlinks=False)
+    return found
 
 
 def _image_status(
@@ -149,34 +178,15 @@ def _shown(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def _same(record: FileRecord | None, status: os.stat_result) -> bool:
-    """Whether a file is as it was read; listings of earlier versions do not tell."""
-    try:
-        return (
-            record is not None
-            and record["mtime_ns"] == status.st_mtime_ns
-            and record["size"] == status.st_size
-            and record["ctime_ns"] == status.st_ctime_ns
-            and record["inode"] == status.st_ino
-        )
-    except KeyError:
-        return False
-
-
-def state_of(status: os.stat_result) -> dict[str, int]:
-    """Return what changes with a file's bytes; the time of modification alone can be set back."""
-    return {
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "ctime_ns": status.st_ctime_ns,
-        "inode": status.st_ino,
-    }
+def state_of(status: os.stat_result) -> FileState:
+    """Return what changes with a file's bytes."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _read(
     folder: "Folder",
     path: str,
-    status: os.stat_result,
+    state: FileState,
     known: FileRecord | None,
     report: StageReport,
 ) -> FileRecord | None:
@@ -187,14 +197,15 @@ def _read(
     except InputError as error:
         report.failed[path] = without_file(folder, path, str(error))
         return None
+    size, mtime_ns, ctime_ns, inode = state
     # A file changed just now may change again without a new time: it is read again next time.
-    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+    settled = time.time_ns() - max(mtime_ns, ctime_ns) > SETTLED
     record = FileRecord(
         path=path,
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns if settled else -1,
-        ctime_ns=status.st_ctime_ns,
-        inode=status.st_ino,
+        size=size,
+        mtime_ns=mtime_ns if settled else -1,
+        ctime_ns=ctime_ns,
+        inode=inode,
         hash=content_hash,
     )
     if known is not None and known["hash"] == content_hash and "broken" in known:

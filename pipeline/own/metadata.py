@@ -25,6 +25,7 @@ from pipeline.own import attributes
 from pipeline.own.attributes import States
 from pipeline.own.settings import cache_name
 from pipeline.run import log, progress
+from pipeline.store.columns import Rows
 from pipeline.store.files import write_text
 from pipeline.store.identity import fingerprint
 from pipeline.store.journal import Journal
@@ -67,19 +68,20 @@ def _records(folder: "Folder") -> RecordFile:
 
 def by_path(file: Path) -> dict[str, MetadataRecord]:
     """Return what is kept in a file by path; raises InputError where it is damaged."""
-    return Journal(RecordFile(file, {}), MetadataRecord).read()
+    return Journal(RecordFile(file, {}), MetadataRecord).read().records()
 
 
-def keep_current(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> None:
+def keep_current(
+    folder: "Folder", listing: Rows["FileRecord"], beside: Mapping[str, States]
+) -> None:
     """Do what ``update`` does, without reading all metadata where nothing changed."""
     records = _records(folder)
     note = records.file.with_name("metadata.made-from")
-    beside = attributes.sidecars(folder, listing)
     if note.exists() and note.read_bytes().decode(errors="replace") == _made_from(
         folder, records.file, beside
     ):
         return
-    update(folder, listing)
+    update(folder, listing, beside)
     with contextlib.suppress(StorageError):  # a cache that may only be read serves what it has
         write_text(note, _made_from(folder, records.file, beside))
 
@@ -90,16 +92,17 @@ def _made_from(folder: "Folder", file: Path, beside: Mapping[str, States]) -> st
     return fingerprint([*map(xxhash.xxh3_64_hexdigest, contents), beside])
 
 
-def update(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> dict[str, MetadataRecord]:
+def update(
+    folder: "Folder", listing: Rows["FileRecord"], beside: Mapping[str, States]
+) -> Rows[MetadataRecord]:
     """Bring the metadata up to date with a folder's listing and sidecars; return them by path.
 
     A file that is gone, or no longer what was listed, has none until the next index.
     """
     records = _records(folder)
-    if not listing and not records.file.exists():
-        return {}
-    beside = attributes.sidecars(folder, listing)
     journal = Journal(records, MetadataRecord)
+    if not listing and not records.file.exists():
+        return journal.current
     with contextlib.suppress(InputError):  # what is damaged is dropped below, and read again
         known = journal.read()
         if not (_todo(listing, known, beside) or known.keys() - listing.keys() or journal.is_slow):
@@ -128,19 +131,32 @@ def update(folder: "Folder", listing: Mapping[str, "FileRecord"]) -> dict[str, M
 
 
 def _todo(
-    listing: Mapping[str, "FileRecord"],
-    known: Mapping[str, MetadataRecord],
-    beside: Mapping[str, States],
+    listing: Rows["FileRecord"], known: Rows[MetadataRecord], beside: Mapping[str, States]
 ) -> list[str]:
     """Return the images whose metadata are missing, or of other files than those listed."""
+    fields = ("hash", "mtime_ns", "ctime_ns")
+    listed, made = (
+        dict(zip(rows, zip(*map(rows.column, fields), strict=True), strict=True))
+        for rows in (listing, known)
+    )
+    had = zip(known, known.column("sidecars"), strict=True)
+    others = {path for path, sidecars in had if sidecars or path in beside}
     return [
         path
-        for path, listed in listing.items()
-        if (record := known.get(path)) is None
-        or record["hash"] != listed["hash"]
-        or not _same_time(listed, record["mtime_ns"], record["ctime_ns"])
-        or record["sidecars"] != beside.get(path, {})
+        for path, state in listed.items()
+        if (made.get(path) != state or path in others)
+        and not _is_current(listing[path], known.get(path), beside.get(path, {}))
     ]
+
+
+def _is_current(listed: "FileRecord", record: MetadataRecord | None, beside: States) -> bool:
+    """Whether metadata are those of a listed file and its sidecars."""
+    return (
+        record is not None
+        and record["hash"] == listed["hash"]
+        and _same_time(listed, record["mtime_ns"], record["ctime_ns"])
+        and record["sidecars"] == beside
+    )
 
 
 def _same_time(listed: "FileRecord", mtime_ns: int, ctime_ns: int) -> bool:

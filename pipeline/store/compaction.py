@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def publish(file: Path, names: list[str], kind: dict[str, Any], stored: Stored) 
 
     Whatever the moment it is stopped at: what was published before counts, or what is now.
     """
-    used = Counter(place[0] for place in map(stored.places.get, set(names)) if place)
+    stood = filter(None, map(stored.places.get, set(names)))
+    used = Counter(map(itemgetter(0), stood))
     large = stored.files.index(file) if file in stored.files else None
     if large is None or file in stored.damaged or _is_worth_it(stored, used, large):
         merge(file, names, kind, stored)

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, cast
 
 from pipeline.store import snapshots
+from pipeline.store.columns import Columns, Rows
 from pipeline.store.jsonl import RecordFile, write_records
 from pipeline.store.schema import Record
 
@@ -20,17 +21,16 @@ class Journal(Generic[Record]):
 
     def __init__(self, file: RecordFile, kind: type[Record]) -> None:
         self.file = file
-        self.current: dict[str, Record] = {}
+        self.current: Rows[Record] = Rows(Columns())
         self._kind = kind
         self._quickly = 0
         self._changed = False
 
-    def read(self) -> dict[str, Record]:
+    def read(self) -> Rows[Record]:
         """Return what is there by path; raises InputError as ``typed``."""
-        found, self._quickly = snapshots.read(self.file, self._kind)
-        last = {record["path"]: record for record in cast("list[dict[str, Any]]", found)}
-        there = {path: record for path, record in last.items() if "removed" not in record}
-        self.current = cast("dict[str, Record]", there)
+        found = snapshots.read(self.file, self._kind)
+        self._quickly = found.quickly
+        self.current = Rows(found.columns, found.later)
         return self.current
 
     @property
@@ -42,7 +42,7 @@ class Journal(Generic[Record]):
         """Append a record, in place of the one before of its path."""
         said = cast("dict[str, Any]", record)
         self.file.append(dict(said))
-        self.current[said["path"]] = record
+        self.current.put(record)
         self._changed = True
 
     def drop(self, path: str) -> None:
@@ -73,9 +73,12 @@ class Journal(Generic[Record]):
             self.file.__exit__()
 
     def _tidy(self) -> None:
-        records = cast("list[dict[str, Any]]", list(self.current.values()))
-        if self._changed and self.file.count() > (1 + STALE) * len(records):
-            write_records(self.file.file, self.file.header, records)
+        lines = (1 + STALE) * len(self.current)
+        if self._changed and self.file.count() > lines:
+            write_records(self.file.file, self.file.header, self._said())
             self._quickly = 0
         if self.is_slow:
-            snapshots.keep(self.file, records)
+            snapshots.keep(self.file, self._said())
+
+    def _said(self) -> list[dict[str, Any]]:
+        return cast("list[dict[str, Any]]", [*self.current.records().values()])

@@ -15,6 +15,7 @@ import xxhash
 from pydantic_core import from_json
 
 from pipeline.errors import InputError, StorageError
+from pipeline.store.columns import Columns
 from pipeline.store.files import write_text
 from pipeline.store.jsonl import RecordFile, records_of
 from pipeline.store.schema import Record, checked, typed
@@ -30,10 +31,17 @@ def file_of(records: Path) -> Path:
 
 
 class Read(NamedTuple, Generic[Record]):
-    """The records of a file, and for how many of its bytes a snapshot stood."""
+    """The records of a file: those that a snapshot stands for, then the others."""
 
-    records: list[Record]
+    columns: Columns
+    later: list[Record]
     quickly: int
+    """For how many of the file's bytes the snapshot stood."""
+
+    @property
+    def records(self) -> list[Record]:
+        """All records in the order of their lines."""
+        return [*cast("list[Record]", self.columns.records()), *self.later]
 
 
 def read(source: RecordFile, kind: type[Record]) -> Read[Record]:
@@ -41,12 +49,12 @@ def read(source: RecordFile, kind: type[Record]) -> Read[Record]:
     content = _content(source.file)
     begun = _begun(source.file, content)
     if begun is None or source.shards():
-        return Read(typed(source, kind), 0)
-    records, length = begun
+        return Read(Columns(), typed(source, kind), 0)
+    columns, length = begun
     later = records_of(content[length:])
     if later is None:  # the damaged line is told, or dropped, by its number
-        return Read(typed(source, kind), 0)
-    return Read([*cast("list[Record]", records), *checked(source, later, kind)], length)
+        return Read(Columns(), typed(source, kind), 0)
+    return Read(columns, checked(source, later, kind), length)
 
 
 def is_worth_it(source: RecordFile, quickly: int) -> bool:
@@ -62,7 +70,7 @@ def keep(source: RecordFile, records: Iterable[Mapping[str, Any]]) -> None:
     """
     content = _content(source.file)
     said = {"bytes": len(content), "begins": _checksum(content)}
-    text = json.dumps(said | _columns([*records]), ensure_ascii=False)
+    text = json.dumps(said | Columns.of([*records]).as_json(), ensure_ascii=False)
     with contextlib.suppress(StorageError):
         write_text(file_of(source.file), f"{_checksum(text.encode())}\n{text}")
 
@@ -78,47 +86,21 @@ def _content(file: Path) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _begun(file: Path, content: bytes) -> tuple[list[dict[str, Any]], int] | None:
+def _begun(file: Path, content: bytes) -> tuple[Columns, int] | None:
     """Return the records with which ``content`` begins and its bytes that they stand for."""
     try:
-        told, _, text = file_of(file).read_bytes().partition(b"\n")
-        if told.decode() != _checksum(text):
+        with file_of(file).open("rb") as stream:
+            told, text = stream.readline(), stream.read()
+        if told.rstrip(b"\n").decode() != _checksum(text):
             return None
-        said = from_json(text)
+        said = from_json(text, cache_strings=False)  # nearly all are different
         length: int = said["bytes"]
         if length > len(content) or said["begins"] != _checksum(content[:length]):
             return None
-        return _rows(said["count"], said["columns"]), length
-    except (OSError, ValueError, KeyError, TypeError):
+        return Columns.parsed(said), length
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _checksum(content: bytes) -> str:
     return xxhash.xxh3_64_hexdigest(content)
-
-
-def _columns(records: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return records by field: the values of all, or the rows of those that have it and theirs."""
-    fields = dict.fromkeys(name for record in records for name in record)
-    columns: dict[str, Any] = {}
-    for name in fields:
-        rows = [row for row, record in enumerate(records) if name in record]
-        values = [records[row][name] for row in rows]
-        whole = len(rows) == len(records)
-        columns[name] = {"values": values} if whole else {"rows": rows, "values": values}
-    return {"count": len(records), "columns": columns}
-
-
-def _rows(count: int, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    whole = {name: column["values"] for name, column in columns.items() if "rows" not in column}
-    if not whole:
-        records: list[dict[str, Any]] = [{} for _ in range(count)]
-    else:
-        names = tuple(whole)
-        values = zip(*whole.values(), strict=True)
-        records = [dict(zip(names, row, strict=True)) for row in values]
-    for name, column in columns.items():
-        if "rows" in column:
-            for row, value in zip(column["rows"], column["values"], strict=True):
-                records[row][name] = value
-    return records

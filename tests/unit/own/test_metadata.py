@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from pipeline import config
-from pipeline.own import metadata
+from pipeline.own import attributes, metadata
 from pipeline.own.folder import Folder, open_folder
 from pipeline.own.listing import update_listing
 from pipeline.run import StageReport
@@ -43,9 +43,14 @@ def folder(tmp_path: Path) -> Folder:
     return open_folder(tmp_path / "photos", SETTINGS, tmp_path / "cache")
 
 
+def current(folder: Folder) -> dict[str, MetadataRecord]:
+    listing = folder.records()
+    return metadata.update(folder, listing, attributes.sidecars(folder, listing)).records()
+
+
 def read(folder: Folder) -> dict[str, MetadataRecord]:
     update_listing(folder, StageReport("index", folder.name, [], ""))
-    return metadata.update(folder, folder.records())
+    return current(folder)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
@@ -112,14 +117,14 @@ def test_only_files_that_changed_are_read_again(
         return stream(self, path)
 
     monkeypatch.setattr(Folder, "stream", seen)
-    assert metadata.update(folder, folder.records()) == first
+    assert current(folder) == first
     assert looked == []
     os.utime(folder.root / "a.jpg", (LONG_AGO + 5, LONG_AGO + 5))
     (folder.root / "b.txt").write_text("beside", encoding="utf-8")
     (folder.root / "c.jpg").unlink()
     update_listing(folder, StageReport("index", folder.name, [], ""))
     looked.clear()
-    found = metadata.update(folder, folder.records())
+    found = current(folder)
     assert looked == ["a.jpg", "b.jpg", "b.txt"]
     assert found.keys() == {"a.jpg", "b.jpg"}
     assert found["a.jpg"]["mtime_ns"] == (LONG_AGO + 5) * 10**9
@@ -132,7 +137,7 @@ def test_a_file_that_changed_since_the_listing_has_none(folder: Folder) -> None:
     put(folder, "b.jpg")
     update_listing(folder, StageReport("index", folder.name, [], ""))
     put(folder, "a.jpg", size=(400, 200))
-    assert metadata.update(folder, folder.records()).keys() == {"b.jpg"}
+    assert current(folder).keys() == {"b.jpg"}
     assert read(folder).keys() == {"a.jpg", "b.jpg"}
 
 
