@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +18,11 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Raise it again."""
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal has; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_reports(reports: list[Any], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from pipeline import datasets
 from pipeline.cli.numbers import FiniteRange
 from pipeline.cli.options import Stage, format_option, json_option, run_options
 from pipeline.cli.pairs import Pair, others_option, rows_of_files
+from pipeline.cli.printing import terminal_width
 from pipeline.cli.registered import dataset_option
 from pipeline.printable import echo
 from pipeline.stages import checks
@@ -116,7 +117,8 @@ def compare(
         told = {"baseline": baseline, "protocol": settings, "conditions": conditions}
         echo(dump(told | {"table": lines}))
         return
-    text = table.render(run.dataset, found, rows, settings, baseline, metrics, form)
+    width = terminal_width() if out is None else None
+    text = table.render(run.dataset, found, rows, settings, baseline, metrics, form, width)
     if out is None:
         echo(text)
     else:
@@ -320,7 +322,7 @@ def table_(
         lines = [line | {"costs": own} for line, own in zip(lines, spent, strict=True)]
         echo(dump({"table": lines, "sources": found.sources, "notes": found.notes}))
     else:
-        echo(published.render(dataset, frame, found, form))
+        echo(published.render(dataset, frame, found, form, terminal_width()))
 
 
 COMMANDS = (compare, tune, report, table_)

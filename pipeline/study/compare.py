@@ -251,11 +251,13 @@ def render(
     baseline: str,
     metrics: Sequence[str],
     form: Format,
+    width: int | None = None,
 ) -> str:
     """Return the table as text: wide for people, one line a row and metric (tidy) for CSV.
 
     Every row tells its ``Conditions``; of ``settings`` (``check_protocols``) those that differ are
-    columns too, the others stand below.
+    columns too, the others stand below. Where a terminal of ``width`` characters is narrower, the
+    conditions that all rows have alike stand below as well, and the columns in several tables.
     """
     names = list(dict.fromkeys(found["method"]))
     conditions = {row.name: row.conditions for row in rows}
@@ -273,7 +275,8 @@ def render(
     wide = found.pivot(index="method", columns="metric", values="value")
     cells = found.set_index(["method", "metric"])
     differing = {f: v for f, v in settings.items() if any(value != v[0] for value in v)}
-    lines = []
+    tested = (f"{main} against {baseline}", "p", "p (Holm)")
+    lines: list[dict[str, Any]] = []
     for number, name in enumerate(names):
         line: dict[str, Any] = {"method": name}
         own = {metric: percent(wide[metric][name]) for metric in columns}
@@ -283,14 +286,30 @@ def render(
         elif (name, main) in cells.index:
             cell = cells.loc[(name, main)]
             against, chances = difference(cell), [chance(cell["p"]), chance(cell["p_holm"])]
-        own |= {f"{main} against {baseline}": against, "p": chances[0], "p (Holm)": chances[1]}
+        own |= dict(zip(tested, (against, *chances), strict=True))
         more = {f: values[number] for f, values in differing.items() if f not in protocol.TOLD}
         told = {_column(f, ["method", *own]): value for f, value in more.items()}
         lines.append(line | told | own | conditions[name].cells)
-    table = tables.render(lines, form)
+    table, alike = tables.render(lines, form), ""
+    if form == "text" and not tables.fits(table, width):
+        lines, alike = _without_alike(lines, [conditions[name] for name in names])
+        table = tables.render(lines, form, width, tested)
     same = {field: values[0] for field, values in settings.items() if field not in differing}
-    note = _note(dataset, same, form)
-    return f"{table}\n% {note}" if form == "latex" else f"{table}\n\n{note}"
+    note = _note(dataset, same, form) + alike
+    if form == "latex":
+        return f"{table}\n% {note}"
+    return f"{table}\n\n{tables.wrapped(note, width) if form == 'text' else note}"
+
+
+def _without_alike(
+    lines: Sequence[dict[str, Any]], conditions: Sequence[Conditions]
+) -> tuple[list[dict[str, Any]], str]:
+    """Return lines without the conditions that all rows have alike, and a sentence with these."""
+    first, *others = (one.cells for one in conditions)
+    alike = {name: word for name, word in first.items() if all(o[name] == word for o in others)}
+    kept = [{name: cell for name, cell in line.items() if name not in alike} for line in lines]
+    told = ", ".join(f"{name} {word}" for name, word in alike.items() if word != protocol.NONE)
+    return kept, f" All rows: {told}." if told else ""
 
 
 def _column(field: str, taken: Iterable[str]) -> str:

@@ -246,10 +246,13 @@ def _own(name: str, file: Path, metrics: Sequence[str]) -> Entry:
     return Entry(method, backbone, values, str(file), conditions, costs)
 
 
-def render(dataset: str, frame: pd.DataFrame, published: Published, form: Format) -> str:
+def render(
+    dataset: str, frame: pd.DataFrame, published: Published, form: Format, width: int | None = None
+) -> str:
     """Return the table as text with its sources and the notes that tell what figures depend on.
 
-    A condition that none of the rows has, or all have alike, is told once below it.
+    A condition that none of the rows has, or all have alike, is told once below it. ``width`` is
+    the terminal's, see ``tables.render``.
     """
     if form == "csv":
         return tables.csv(frame).rstrip()
@@ -265,7 +268,7 @@ def render(dataset: str, frame: pd.DataFrame, published: Published, form: Format
             for metric in metrics
         }
     )
-    text = tables.render(filled.to_dict(orient="records"), form)  # type: ignore[arg-type]
+    text = tables.render(filled.to_dict(orient="records"), form, width)  # type: ignore[arg-type]
     split = published.datasets[dataset].split
     told = ", ".join(f"{heading} {word}" for heading, word in alike.items() if word != NONE)
     notes = [f"{dataset} {split}, percent{'; ' if told else ''}{told}. Sources:"]

@@ -1,7 +1,16 @@
 """The table of methods, its intervals, and tuning: from rankings and features on disk."""
 
+import contextlib
+import fcntl
 import io
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +32,11 @@ from pipeline.stages import checks, search, submit
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.store.files import write_json
-from pipeline.study import compare, tune
+from pipeline.study import compare, protocol, tune
 from pipeline.study.significance import contributions
+from tests.conftest import PROJECT
 from tests.integration.test_cli import seize
+from tests.variables import without
 
 MakeRun = Callable[..., Run]
 
@@ -48,10 +59,16 @@ def searched(request: pytest.FixtureRequest, make_run: MakeRun) -> Run:
     return run
 
 
-def table(run: Run, rows: list[compare.Row], baseline: str, form: compare.Format) -> str:
+def table(
+    run: Run,
+    rows: list[compare.Row],
+    baseline: str,
+    form: compare.Format,
+    width: int | None = None,
+) -> str:
     found = compare.compare(run.dataset, rows, baseline, resamples=200)
     settings = compare.check_protocols(rows, mixed=False)
-    return compare.render(run.dataset, found, rows, settings, baseline, (), form)
+    return compare.render(run.dataset, found, rows, settings, baseline, (), form, width)
 
 
 def test_the_table_has_every_method_and_the_evaluate_stages_figures(searched: Run) -> None:
@@ -89,6 +106,46 @@ def test_every_format_holds_the_same_figures(searched: Run) -> None:
         assert f"{chosen['difference']:+.2f}" in line
         assert "Protocol: " in text
     assert r"\toprule" in table(searched, rows, "seize", "latex")
+    for width in (80, 120):
+        _fits(
+            table(searched, rows, "seize", "text"),
+            table(searched, rows, "seize", "text", width),
+            width,
+        )
+
+
+def _fits(wide: str, narrow: str, width: int) -> None:
+    """Assert that a table for a terminal has all that the wide one tells."""
+    assert max(map(len, wide.splitlines())) > 120
+    assert max(map(len, narrow.splitlines())) <= width
+    shown, note = narrow.rsplit("\n\n", 1)
+    for name in EVERY:
+        (line,) = (line for line in wide.splitlines() if line.startswith(f"{name} "))
+        cells = [line for line in shown.splitlines() if line.startswith(f"{name} ")]
+        told = " ".join([*" ".join(cells).split(), *note.split()])
+        for cell in re.split(" {2,}", line.strip()):
+            assert cell in told or cell == protocol.NONE
+
+
+def test_a_terminal_says_how_wide_it_is_and_a_pipe_has_no_width() -> None:
+    words = [sys.executable, "-m", "pipeline", "table", "--dataset", "circo"]
+    words += ["--backbone", "L/14"]
+    own, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    here = without("COLUMNS")
+    with subprocess.Popen(words, stdout=terminal, stdin=terminal, env=here, cwd=PROJECT) as running:
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # how a pseudo-terminal ends
+            while more := os.read(own, 65_536):
+                said += more
+    os.close(own)
+    assert running.returncode == 0
+    shown = said.decode().replace("\r\n", "\n")
+    piped = subprocess.run(words, capture_output=True, text=True, env=here, cwd=PROJECT, check=True)
+    table, whole = (text.partition("Sources:")[0] for text in (shown, piped.stdout))
+    assert max(map(len, table.splitlines())) <= 80 < max(map(len, whole.splitlines()))
+    assert set(whole.replace("-", "").split()) == set(table.replace("-", "").split())
 
 
 def test_predictions_of_other_systems_are_a_row_and_equal_files_differ_by_nothing(
