@@ -86,6 +86,8 @@ class Stub:
     plan: Plan = lambda text, tries: None
     answer: Callable[[str], str] = str.upper
     delay: float = 0.0
+    crowd: int = 1
+    """How many have to be asked at a time before the first is answered, however slow all is."""
     held: bool = False
     """Whether all that ask are kept waiting, for as long as it is so."""
     model: str = "echo"
@@ -165,6 +167,8 @@ class Stub:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
+            while self.most < self.crowd:
+                await asyncio.sleep(0.005)
             if self.delay:
                 await asyncio.sleep(self.delay)
             while self.held:

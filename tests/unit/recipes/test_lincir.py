@@ -2,10 +2,8 @@
 
 import json
 import random
-import signal
 import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from pipeline.models.inversion.networks import Phi
 from pipeline.models.training import loop
 from pipeline.recipes.lincir import RECIPE, Lincir, Settings
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, held_after, kill_once
 
 TEXTS = [
     f"{count} {colour} {shape} on a {place} background"
@@ -178,19 +177,24 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS))
 
-    def command(out: Path) -> list[str]:
+    def command(out: Path, program: Sequence[str] = SEIZE) -> list[str]:
         given = "--config demo --steps 30 --batch 8 --every 3 --masking words --device cpu"
-        start = [sys.executable, "-m", "pipeline", "train", "lincir", "--texts", str(texts)]
-        return [*start, "--out", str(out), *given.split()]
+        return [
+            *program,
+            "train",
+            "lincir",
+            "--texts",
+            str(texts),
+            "--out",
+            str(out),
+            *given.split(),
+        ]
 
     killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
     state = tmp_path / "killed.training" / "state.pt"
-    process = subprocess.Popen(command(killed), cwd=PROJECT, stderr=subprocess.DEVNULL)
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not killed.exists(), "it was killed in time"
+    held = command(killed, held_after("state", 1))
+    kill_once(state.exists, subprocess.Popen(held, cwd=PROJECT, stderr=subprocess.DEVNULL))
+    assert not killed.exists()
     for out in (killed, whole):
         done = subprocess.run(command(out), cwd=PROJECT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

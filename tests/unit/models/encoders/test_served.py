@@ -1,10 +1,6 @@
 """A joint embedder behind a server, against the recorded form of requests."""
 
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +25,7 @@ from pipeline.store.features import FeatureFile
 from tests.conftest import PROJECT
 from tests.embedder import Embedder, Vector, in_process, name_of
 from tests.embedder import embed as vector_of
+from tests.holding import SEIZE, held_after, kill_once
 from tests.stub import Fault, Running
 
 MakeRun = Callable[..., Run]
@@ -295,21 +292,17 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
 ) -> None:
     stub = Embedder()
     run = joint_run(make_run, start(stub), "joint")
-    command = [
-        *(sys.executable, "-m", "pipeline", "embed", *run.command.split(), "--method", "joint"),
+    options = [
+        *("embed", *run.command.split(), "--method", "joint"),
         *("--cache", str(run.cache), "--submissions", str(run.submissions)),
         *("--clip", "served:echo", "--clip-url", str(run.config.clip.url), "--concurrency", "2"),
         *("--set", "runtime.shard=10", "--set", "runtime.embed_batch=10", "--workers", "0"),
     ]  # fmt: skip
     shards = image_file(run).with_name(image_file(run).name + ".parts")
-    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE)
-    while process.poll() is None and len(list(shards.glob("*.safetensors"))) < 3:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept = 10 * len(list(shards.glob("*.safetensors")))
-    assert kept >= 30
-    before = sum(stub.images.values())
+    held = [*held_after("shard", 3), *options]
+    process = subprocess.Popen(held, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    kill_once(lambda: len(list(shards.glob("*.safetensors"))) == 3, process)
+    kept, before, command = 30, sum(stub.images.values()), [*SEIZE, *options]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sum(stub.images.values()) - before <= 150 - kept + 4

@@ -67,7 +67,7 @@ ALL = {i: f"EDIT {i}" for i in range(20)}
 
 
 def test_every_request_is_answered_once_with_bounded_concurrency(start: Start) -> None:
-    server = start(delay=0.02)
+    server = start(delay=0.02, crowd=4)
     assert texts(llm(server, concurrency=4).answer(requests(20))) == ALL
     assert len(server.stub.seen) == 20
     assert server.stub.most == 4
@@ -111,9 +111,13 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_passing_fault_costs_no_answer(start: Start, fault: Fault) -> None:
     server = start(plan=lambda text, tries: fault if tries < 2 and text.endswith("3") else None)
-    assert texts(llm(server, timeout=1.0, concurrency=8).answer(requests(20))) == ALL
-    assert server.stub.tries["edit 3"] == 3
-    assert server.stub.tries["edit 4"] == 1
+    client = llm(server, concurrency=8, **({"timeout": 1.0} if fault.hang else {}))
+    assert texts(client.answer(requests(20))) == ALL
+    if fault.hang:  # a machine that pauses is late with other answers, too
+        assert server.stub.tries["edit 3"] >= 3
+    else:
+        assert server.stub.tries["edit 3"] == 3
+        assert server.stub.tries["edit 4"] == 1
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -121,7 +125,9 @@ def test_a_lasting_fault_of_one_request_is_recorded_and_the_others_go_on(
     start: Start, fault: Fault
 ) -> None:
     server = start(plan=lambda text, tries: fault if text == "edit 3" else None)
-    client = llm(server, timeout=1.0, concurrency=2, retries=2, give_up_after=2.0)
+    # What is refused as busy is asked until time is over; only what hangs needs another limit.
+    limits = {"timeout": 1.0} if fault.hang else {"give_up_after": 2.0}
+    client = llm(server, concurrency=2, retries=2, **limits)
     answers = {answer.key: answer for answer in client.answer(requests(20))}
     assert answers[3].text is None
     assert "tries" in (answers[3].reason or "")
@@ -130,13 +136,20 @@ def test_a_lasting_fault_of_one_request_is_recorded_and_the_others_go_on(
     }
 
 
-def test_retry_after_is_respected_as_seconds_or_date(start: Start) -> None:
-    for value in ("1", email.utils.formatdate(time.time() + 3, usegmt=True)):
-        fault = Fault(429, retry_after=value)
-        server = start(plan=lambda text, tries, fault=fault: fault if tries == 0 else None)
-        begun = time.monotonic()
-        assert texts(llm(server).answer(requests(1))) == {0: "EDIT 0"}
-        assert time.monotonic() - begun > 0.8
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_respected_as_seconds_or_date(start: Start, as_date: bool) -> None:
+    asked: list[float] = []
+
+    def plan(text: str, tries: int) -> Fault | None:
+        asked.append(time.time())
+        if tries:
+            return None
+        date = email.utils.formatdate(asked[0] + 2, usegmt=True)  # in whole seconds
+        return Fault(429, retry_after=date if as_date else "1")
+
+    assert texts(llm(start(plan=plan)).answer(requests(1))) == {0: "EDIT 0"}
+    first, second = asked
+    assert second >= (int(first + 2) if as_date else first + 1) - 0.01
 
 
 def test_busy_is_tried_until_the_total_limit_however_often(start: Start) -> None:
@@ -246,10 +259,14 @@ def test_a_server_that_fails_at_everything_is_left_alone_soon(start: Start) -> N
 )
 def test_concurrency_is_what_fits_a_vllms_cache(start: Start, blocks: int, expected: int) -> None:
     labels = f'block_size="16",num_gpu_blocks="{blocks}",other="None"'
-    # Slow enough that a busy machine too has sent all that it may before the first answer comes.
-    server = start(delay=2.0, metrics=f"# x\nvllm:cache_config_info{{{labels}}} 1.0\n")
     count = min(expected, 256)
-    list(llm(server).answer(requests(count * 3 // 2)))
+    metrics = f"# x\nvllm:cache_config_info{{{labels}}} 1.0\n"
+    server = start(metrics=metrics)
+    client = llm(server)
+    list(client.answer(requests(1)))  # until a first answer it is sent fewer
+    # The next is answered a second after so many were asked, in which no further ones may be.
+    server.stub.crowd, server.stub.delay = count - count // 10, 1.0
+    list(client.answer(requests(count * 3 // 2)))
     assert server.stub.most == pytest.approx(count, abs=count // 10)
 
 
@@ -406,7 +423,7 @@ def test_a_served_captioner_gives_no_thoughts(start: Start) -> None:
 def test_the_caption_stage_keeps_all_requests_in_flight_in_one_session(
     start: Start, make_run: Callable[..., Run]
 ) -> None:
-    server = start(delay=1.0)
+    server = start(delay=0.2, crowd=4)
     served = {"captioner__model": "served:echo", "captioner__url": server.url}
     limits = {"captioner__samples": 2, "runtime__caption_batch": 1, "runtime__concurrency": 4}
     run = make_run(**served, **limits)

@@ -259,25 +259,30 @@ def test_an_image_counts_as_its_tokens_not_as_its_characters(
 
 
 def test_what_arrived_is_handed_on_before_an_error(start: Start) -> None:
-    def plan(text: str, tries: int) -> Fault | None:
-        if text == "edit 9":
-            return Fault(401)
-        return None if text == "edit 0" else Fault(slow=0.1)
+    """Nine are answered, and the tenth refused when the next nine, which never are, were sent."""
 
     class Late(Stub):
+        refused = False
+
         async def complete(self, request: web.Request) -> web.StreamResponse:
-            asked = await request.json()
-            if asked["messages"][-1]["content"] == "edit 9":
-                await asyncio.sleep(0.4)
+            if (await request.json())["messages"][-1]["content"] == "edit 9":
+                while len(self.seen) < 18:
+                    await asyncio.sleep(0.01)
+                self.refused = True
             return await super().complete(request)
 
-    came: list[int] = []
+    def plan(text: str, tries: int) -> Fault | None:
+        number = int(text.removeprefix("edit "))
+        return None if number < 9 else Fault(401) if number == 9 else Fault(hang=True)
+
+    stub, came = Late(plan=plan), list[int]()
 
     async def slowly() -> None:
-        batches = client(start(Late(plan=plan)).url, concurrency=10).batches(requests(10))
-        async for batch in batches:
+        async for batch in client(start(stub).url, concurrency=10).batches(requests(19)):
             came.extend(completion.key for completion in batch)
-            await asyncio.sleep(1.0)  # meanwhile the others arrive, then the error
+            while not stub.refused:
+                await asyncio.sleep(0.01)  # meanwhile the others arrive, then the error
+            await asyncio.sleep(0.2)
 
     with pytest.raises(ModelError, match="refuses the key"):
         asyncio.run(slowly())
