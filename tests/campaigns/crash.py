@@ -94,7 +94,7 @@ class World:
 
     def before(self, stage: Stage) -> Path:
         """What the stages before this one left."""
-        place = self.stages.index(stage)
+        place = [one.name for one in self.stages].index(stage.name)
         return self.folder / (self.stages[place - 1].name if place else "nothing")
 
     def after(self, stage: Stage) -> Path:

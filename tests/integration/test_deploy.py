@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -168,13 +167,6 @@ def test_what_is_copied_is_enough_to_install_the_project(tmp_path: Path) -> None
     assert len(list(tmp_path.glob("seize-*.whl"))) == 1
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def test_what_is_copied_runs_the_images_command_and_is_healthy(
     small_world: Path, tmp_path: Path
 ) -> None:
@@ -184,7 +176,6 @@ def test_what_is_copied_runs_the_images_command_and_is_healthy(
     work.mkdir()
     for image in sorted((small_world / "CIRCO").rglob("*.jpg"))[:3]:
         shutil.copy(image, photos)
-    port = free_port()
     code = "import pipeline; print(pipeline.__file__); from pipeline.__main__ import main; main()"
     assert json.loads(last("ENTRYPOINT")) == ["seize"]
     command = [word.replace("/photos", str(photos)) for word in json.loads(last("CMD"))]
@@ -192,19 +183,20 @@ def test_what_is_copied_runs_the_images_command_and_is_healthy(
         "PYTHONPATH": str(root), VARIABLE: "a token", "SEIZE_CACHE": str(work / "own"),
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    check = json.loads(last("HEALTHCHECK").partition(" CMD ")[2])
-    check = [word.replace("8765", str(port)) for word in check]
-    check[0] = sys.executable
+    _, *check = json.loads(last("HEALTHCHECK").partition(" CMD ")[2])
     asked = "import http.client as h; c = h.HTTPConnection('127.0.0.1', {port}); "
     asked += "c.request('GET', '/'); print(c.getresponse().status)"
     with subprocess.Popen(
-        [sys.executable, "-c", code, *command, "--config", "demo", "--port", str(port)],
+        [sys.executable, "-c", code, *command, "--config", "demo", "--port", "0"],
         cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     ) as served:  # fmt: skip
         try:
             assert served.stdout is not None
             assert served.stdout.readline().startswith(str(root))  # no other pipeline is run
-            assert f":{port}" in served.stdout.readline()
+            found = re.search(r"http://\S+:(\d+)/", served.stdout.readline())
+            assert found
+            port = found[1]
+            check = [sys.executable, *(word.replace("8765", port) for word in check)]
             assert subprocess.run(check).returncode == 0
             page = subprocess.run(
                 [sys.executable, "-c", asked.format(port=port)], capture_output=True, text=True

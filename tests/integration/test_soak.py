@@ -6,7 +6,7 @@ from tests.campaigns.soak import llm, page
 
 
 def test_no_edit_is_lost_or_doubled_however_servers_misbehave() -> None:
-    found = llm.soak(600, faults=0.2, servers=2, concurrency=64)
+    found = llm.soak(600, faults=0.2, servers=2, concurrency=64, timeout=10)
     assert found.problems == []
     assert found.records == found.told[llm.GOOD] == 600
     assert all(found.told[kind] for kind in llm.FAULTS), "every kind of fault must occur"

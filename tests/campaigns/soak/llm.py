@@ -35,7 +35,9 @@ from tests.stub import Fault, Stub
 SAMPLES = 15
 """Captions an image, as SEIZE takes."""
 TIMEOUT = 3.0
-"""Seconds a request may take here, so that those that hang cost little."""
+"""Seconds a request may take, so that those that hang cost little."""
+SLOW = 1.0
+"""Seconds that a slow answer takes."""
 MARKS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the records at which the memory is read."""
 GROWTH = 32 * MIB
@@ -56,7 +58,7 @@ FAULTS = {
     "JSON cut off": Fault(body='{"choices": [{"mess'),
     EMPTY: Fault(body='{"choices": [{"message": {"content": " "}}]}'),
     "no answer in time": Fault(hang=True),
-    "slow answer": Fault(slow=TIMEOUT / 3),
+    "slow answer": Fault(slow=SLOW),
 }
 GOOD = "good answers"
 
@@ -200,8 +202,13 @@ class Found:
         return f"| measure | value |\n| --- | --- |\n{rows}"
 
 
-def soak(requests: int, faults: float, servers: int, concurrency: int) -> Found:
-    """Edit ``requests`` pairs by the real command against faulty servers, and look at its file."""
+def soak(
+    requests: int, faults: float, servers: int, concurrency: int, timeout: float = TIMEOUT
+) -> Found:
+    """Edit ``requests`` pairs by the real command against faulty servers, and look at its file.
+
+    Where the machine may stand still for ``timeout``, a good answer may be asked for twice.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         run = make_run(folder, requests)
@@ -216,7 +223,7 @@ def soak(requests: int, faults: float, servers: int, concurrency: int) -> Found:
             "--llm",
             "echo",
             "--set",
-            f"runtime.timeout={TIMEOUT}",
+            f"runtime.timeout={timeout}",
         ]
         command += ["--concurrency", str(concurrency)]
         for address in addresses:

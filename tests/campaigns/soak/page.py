@@ -38,6 +38,8 @@ SLIDES = 4
 """Rankings after a query, as a slider moves."""
 CONNECTIONS = 6
 """That a browser opens to one server."""
+PATIENCE = 60.0
+"""Seconds after the last visit in which a busy machine must have closed all connections."""
 PAUSE = 1.0
 """Seconds that a user looks at something, on average."""
 
@@ -297,4 +299,7 @@ async def _drive(
         states.append(state(when))
     await asyncio.gather(*visits)
     await asyncio.sleep(2)
+    end = time.monotonic() + PATIENCE
+    while process.num_fds() > states[0].files and time.monotonic() < end:
+        await asyncio.sleep(0.1)
     return shared, [*states, state("idle, after")]
