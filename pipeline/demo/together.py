@@ -3,10 +3,7 @@
 The demo's own answers single captions alone; this one is measured against itself, asked either way.
 """
 
-import json
 import random
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from pipeline.demo import world
 from pipeline.demo.training import (
     CHAT,
     MODELS,
@@ -47,24 +45,26 @@ class Example(NamedTuple):
 
 
 def example(rng: random.Random, count: int) -> Example:
-    """Return a call about ``count`` captions of a training scene, fewer where some are equal."""
+    """Return a call about ``count`` captions, fewer where some are equal.
+
+    Captions of one image are so alike that mixing them is hardly ever wrong; half of the calls are
+    about several images, so that it pays to keep to each.
+    """
     scene, edit = training_edit(rng)
-    described = [captioned(scene, rng) for _ in range(count)]
+    strangers = rng.random() < 0.5
+    shown = [world.training_scene(rng) if strangers else scene for _ in range(count)]
+    described = [captioned(one, rng) for one in shown]
     told = {caption.text(): edit.apply(caption).text() for caption in described}
     return Example(list(told), edit.text, list(told.values()))
 
 
-def answer(edits: Sequence[str]) -> str:
-    """Return edits as JSON, with a space around each of the vocabulary's words."""
-    numbered = {str(number): edit for number, edit in enumerate(edits, 1)}
-    return " ".join(re.findall(r"\w+|[^\w\s]", json.dumps(numbered)))
-
-
 def words() -> transformers.PreTrainedTokenizerFast:
-    """Return the tokenizer: the LLM's words with numbers, and what JSON needs."""
-    more = ["roles", "target", *prompts.ROLES, "{", "}", "[", "]", '"']
-    numbers = [str(number) for number in range(1, MOST + 1)]
-    made = tokenizer(["<|system|>", "<|user|>", "<|assistant|>"], None, [*more, ".", *numbers])
+    """Return the tokenizer: the LLM's words with numbers, and what JSON needs between them."""
+    made = tokenizer(
+        ["<|system|>", "<|user|>", "<|assistant|>"],
+        None,
+        ['"', '{"', '":', '",', '"}', *prompts.numbers(MOST)],
+    )
     made.chat_template = CHAT
     return made
 
@@ -100,7 +100,7 @@ def train_together(out: Path, steps: int, seed: int, rate: float, start: Path | 
             add_generation_prompt=True,
             tokenize=False,
         )
-        answers = [one.edits[0] if alone else answer(one.edits) for one in examples]
+        answers = [one.edits[0] if alone else prompts.as_json(one.edits) for one in examples]
         return answer_loss(model, vocabulary, asked, answers)
 
     def save(record: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pipeline.models.prompts.files import PROMPTS
 
 NEEDED = {"caption", "relative_caption"}
 TOGETHER = "captions"
-"""All captions of a query, numbered: what stands for ``caption`` in a prompt that edits them so."""
+"""All captions of a query as JSON, by number: stands for ``caption`` where one call edits all."""
 VARIABLES = NEEDED | {"shared_concept", TOGETHER}
 ROLES = ("desired", "preserve", "forbidden")
 """What an answer with roles lists besides the target's description (MulVec, arXiv 2608.25305)."""
@@ -132,8 +132,7 @@ class Prompt(BaseModel):
         self, captions: Sequence[str], relative_caption: str, shared_concept: str = ""
     ) -> list[dict[str, str]]:
         """Return the messages about several captions; of one, unless they are edited together."""
-        numbered = zip(numbers(len(captions)), captions, strict=True)
-        caption = "\n".join(f"{number}. {text}" for number, text in numbered)
+        caption = as_json(captions)
         if self.answer != "together":
             (caption,) = captions
         system = self._render(self.system, caption, relative_caption, shared_concept)
@@ -241,6 +240,11 @@ class Prompt(BaseModel):
 def numbers(count: int) -> list[str]:
     """Return the numbers of so many captions in a prompt, and of their edits in the answer."""
     return [str(number) for number in range(1, count + 1)]
+
+
+def as_json(texts: Sequence[str]) -> str:
+    """Return texts by their numbers, as a prompt gives captions and an answer edits: JSON."""
+    return json.dumps(dict(zip(numbers(len(texts)), texts, strict=True)), ensure_ascii=False)
 
 
 def _numbered(text: str) -> list[Any]:

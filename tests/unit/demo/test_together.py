@@ -12,7 +12,7 @@ def test_examples_are_answered_as_the_prompt_asks_in_words_that_the_llm_knows() 
     for _ in range(100):
         one = together.example(rng, together.MOST)
         assert len(set(one.captions)) == len(one.captions) == len(one.edits)
-        answer = together.answer(one.edits)
+        answer = prompts.as_json(one.edits)
         assert prompt.edits(answer, len(one.captions)) == one.edits
         assert prompt.edits(words.decode(words.encode(answer)), len(one.captions)) == one.edits
         asked = words.apply_chat_template(

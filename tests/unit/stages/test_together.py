@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.models.answers import CHATTER
+from pipeline.models.answers import CHATTER, json_object
 from pipeline.models.llms import Answer
 from pipeline.models.prompts import edit as prompts
 from pipeline.run import Run
@@ -18,12 +18,16 @@ from tests.stub import Running, Stub
 
 MakeRun = Callable[..., Run]
 PROMPT = prompts.load("together")
-NUMBERED = re.compile(r"^\d+\. (.*)$", re.MULTILINE)
+
+
+def captions_of(asked: str) -> list[str]:
+    """Return the descriptions in a prompt, which stand there as JSON."""
+    return list(json_object(asked).values())
 
 
 def edits_of(asked: str) -> list[str]:
     """Return an edit of each description in a prompt."""
-    return [f"{one} on a beach" for one in NUMBERED.findall(asked)]
+    return [f"{one} on a beach" for one in captions_of(asked)]
 
 
 def numbered(edits: Sequence[Any], first: int = 1) -> str:
@@ -53,7 +57,7 @@ def run(make_run: MakeRun, server: Running) -> Run:
 
 def asked(server: Running) -> list[list[str]]:
     """Return the descriptions in each request."""
-    return [NUMBERED.findall(body["messages"][-1]["content"]) for body in server.stub.seen]
+    return [captions_of(body["messages"][-1]["content"]) for body in server.stub.seen]
 
 
 def test_one_call_a_query_gives_every_caption_its_own_edit(run: Run, server: Running) -> None:
@@ -68,7 +72,7 @@ def test_one_call_a_query_gives_every_caption_its_own_edit(run: Run, server: Run
     for query in run.queries:
         assert made[query.id] == [f"{text} on a beach" for text in captions[query.id]]
     for body in server.stub.seen:
-        count = len(NUMBERED.findall(body["messages"][-1]["content"]))
+        count = len(captions_of(body["messages"][-1]["content"]))
         schema = body["response_format"]["json_schema"]["schema"]
         assert schema["required"] == [str(number) for number in range(1, count + 1)]
         assert list(schema["properties"]) == schema["required"]
@@ -94,7 +98,7 @@ def wrong(kind: str) -> Callable[[str], str]:
             "one too many": numbered([*edits, "a cat"]),
             "numbered from 0": numbered(edits, 0),
             "no texts": numbered(range(len(edits))),
-            "the captions again": numbered(NUMBERED.findall(asked)),
+            "the captions again": numbered(captions_of(asked)),
             "a list too short": json.dumps(edits[:-1]),
             "chatter": "Sure! Here are the edited descriptions you asked for.",
             "an object too deep": json.dumps({"edits": dict(enumerate(edits))}),
@@ -205,7 +209,7 @@ def test_equal_pairs_of_two_queries_are_kept_of_the_first() -> None:
         ("a red dog", (None, prompts.NO_EDITS)),
         ("<think>a list", (None, "the answer was cut off while thinking")),
         ('{"1": "a dog"}', ("a dog", None)),
-        ('{"1": "1. a dog"}', (None, "the answer repeats the prompt")),
+        ('{"1": "Instruction: is red"}', (None, "the answer repeats the prompt")),
     ],
 )
 def test_one_edit_is_read_strictly(said: str, expected: tuple[str | None, str | None]) -> None:
