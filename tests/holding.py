@@ -1,8 +1,9 @@
 """`seize` that stands still after a certain write, for tests that stop it amid its work.
 
 ``python -m tests.holding WRITE COUNT ARGUMENTS…`` is ``seize ARGUMENTS…`` until it has written
-COUNT times what ``WRITES`` names; there it waits to be killed or interrupted. So it can neither
-have ended before, however fast it is, nor gone on for too long, however late the test looks.
+COUNT times what ``WRITES`` names; there it waits to be killed, interrupted, or told to go on by
+SIGUSR1. So it can neither have ended before, however fast it is, nor gone on for too long, however
+late the test looks.
 """
 
 import importlib
@@ -48,11 +49,12 @@ def hold(write: str, count: int) -> None:
     kind = getattr(importlib.import_module(module), owner)
     method: Callable[..., Any] = getattr(kind, name)
     calls = itertools.count(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # none that comes early is lost
 
     def holding(*arguments: Any) -> Any:
         result = method(*arguments)
-        while next(calls) >= count:
-            time.sleep(3600)
+        if next(calls) == count:
+            signal.sigwaitinfo({signal.SIGUSR1})
         return result
 
     setattr(kind, name, holding)

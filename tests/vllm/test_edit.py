@@ -4,9 +4,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +18,7 @@ from pipeline.run import Run
 from pipeline.stages import caption, edit
 from pipeline.stages.everything import run_stages
 from tests.conftest import PROJECT
+from tests.holding import SEIZE, held_after, kill_once, wait_until
 from tests.vllm.conftest import ARGUMENTS, MODEL, binary
 
 MakeRun = Callable[..., Run]
@@ -78,8 +77,8 @@ def test_a_too_long_prompt_is_that_records_failure_with_the_lengths(server: str)
     assert answers[1].text
 
 
-def process(run: Run, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "pipeline", "edit", *run.command.split()]
+def process(run: Run, *options: str, program: Sequence[str] = SEIZE) -> "subprocess.Popen[str]":
+    command = [*program, "edit", *run.command.split()]
     folders = ["--cache", str(run.cache), "--submissions", str(run.submissions)]
     return subprocess.Popen(
         [*command, *folders, "--concurrency", "2", *options],
@@ -89,22 +88,24 @@ def process(run: Run, *options: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for_lines(file: Path, count: int, running: "subprocess.Popen[str]") -> None:
-    while running.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < count):
-        time.sleep(0.005)
+def held_at(
+    count: int, run: Run, *options: str
+) -> tuple["subprocess.Popen[str]", Callable[[], bool]]:
+    """Start editing, to stand still after so many lines; return also whether it has come there."""
+    file = edit.record_file(run).file
+    client = process(run, *options, program=held_after("line", count))
+    return client, lambda: file.exists() and file.read_bytes().count(b"\n") == count
 
 
 def test_kill_9_of_the_client_loses_nothing(make_run: MakeRun, server: str) -> None:
     run = make_run().with_llm(MODEL, server)
     caption.caption(run)
     file = edit.record_file(run).file
-    client = process(run, "--llm", MODEL, "--llm-url", server)
-    wait_for_lines(file, 12, client)
-    client.send_signal(signal.SIGKILL)
-    assert client.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    client, ready = held_at(12, run, "--llm", MODEL, "--llm-url", server)
+    kill_once(ready, client)
     kept = file.read_bytes().rpartition(b"\n")[0]
     report = edit.edit(run)
-    assert report.cached >= 11
+    assert report.cached == 11
     assert report.cached + report.computed == len(edit.pairs(run, caption.read(run)))
     assert file.read_bytes().startswith(kept)
 
@@ -119,11 +120,12 @@ def test_kill_9_of_the_server_loses_nothing_and_another_finishes(
         port = url.removesuffix("/v1").rpartition(":")[2]
         (keeper,) = [c for c in psutil.Process().children() if port in c.cmdline()]
         (engine,) = keeper.children()
-        client = process(run, "--llm", MODEL, "--llm-url", url, "--set", "runtime.retries=2")
-        wait_for_lines(file, 12, client)
-        assert client.poll() is None, "the stage ended before the server could be killed"
+        options = ("--llm", MODEL, "--llm-url", url, "--set", "runtime.retries=2")
+        client, ready = held_at(12, run, *options)
+        wait_until(ready, client)
         for part in [engine, *engine.children(recursive=True)]:
             part.send_signal(signal.SIGKILL)
+        client.send_signal(signal.SIGUSR1)
         said = client.communicate(timeout=120)[1]
     assert client.returncode == 5
     assert "What was answered is kept" in said.splitlines()[-1]
@@ -138,15 +140,14 @@ def test_kill_9_of_the_server_loses_nothing_and_another_finishes(
 def test_edit_serves_the_model_itself_and_ctrl_c_stops_all_of_it(make_run: MakeRun) -> None:
     run = make_run().with_llm(MODEL, "")
     caption.caption(run)
-    file = edit.record_file(run).file
     arguments = [f"--serve-arg={' '.join(ARGUMENTS)}", "--vllm-bin", binary()]
-    client = process(run, "--serve", MODEL, *arguments)
-    wait_for_lines(file, 5, client)
+    client, ready = held_at(5, run, "--serve", MODEL, *arguments)
+    wait_until(ready, client)
     started = psutil.Process(client.pid).children(recursive=True)
     assert len(started) >= 2
     os.kill(client.pid, signal.SIGINT)
-    assert client.wait(60) == 130
-    _, alive = psutil.wait_procs(started, timeout=20)
+    assert client.wait(120) == 130
+    _, alive = psutil.wait_procs(started, timeout=60)
     assert not alive
     client = process(run, "--serve", MODEL, *arguments)
     said = client.communicate(timeout=600)[1]
