@@ -57,7 +57,7 @@ class Served:
         headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         """Send exactly this path; return status, headers and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
         for name, value in (headers or {}).items():
             connection.putheader(name, value)
@@ -77,7 +77,7 @@ class Served:
 
     def told(self, **fields: str | bytes) -> Iterator[dict[str, Any]]:
         """Post a query; yield each line of the answer when it comes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         with contextlib.closing(connection):
             connection.request("POST", "/query", *_form(fields))
             yield from map(json.loads, connection.getresponse())
@@ -89,7 +89,7 @@ class Served:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 def _form(fields: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, str]]:

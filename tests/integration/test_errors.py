@@ -53,7 +53,7 @@ def allocator():
 @main.command()
 def wait():
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 main()
 """
@@ -74,7 +74,7 @@ def seize(*arguments: str, code: str = "", path: Path | None = None) -> "subproc
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -132,7 +132,7 @@ def test_a_reader_that_goes_ends_it_quietly(arguments: tuple[str, ...]) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(120) == 141
+    assert process.wait(300) == 141
 
 
 def test_output_into_a_full_disk_is_no_bug() -> None:

@@ -208,7 +208,7 @@ def test_compressed_requests_are_refused_unpacked_by_nobody(served: Served) -> N
 
 
 def connect(served: Served, sent: bytes) -> socket.socket:
-    opened = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+    opened = socket.create_connection(("127.0.0.1", served.port), timeout=300)
     with contextlib.suppress(OSError):  # closed already
         opened.sendall(sent)
     return opened
@@ -448,7 +448,7 @@ def test_errors_tell_visitors_nothing_of_the_machine(
         assert f"Run: seize index {served.root}" in log_file.read_text(), "its owner reads all"
     finally:
         chosen.write_bytes(kept)
-    index = next((served.root.parent / "cache").rglob("*.safetensors"))
+    index = served.gallery.folder.feature_file
     moved = index.rename(tmp_path / "moved")
     try:
         for path in ("/settings", "/gallery"):
@@ -504,7 +504,7 @@ def test_too_many_pixels_are_said_with_the_option_of_this_command(
 )
 def test_limits_that_make_no_sense_are_refused(tmp_path: Path, option: str, value: str) -> None:
     command = [sys.executable, "-m", "pipeline", "app", str(tmp_path), f"{option}={value}"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert option in done.stderr
 
@@ -539,7 +539,7 @@ def knows_the_token(port: int, token: str) -> None:
     """Ask with and without it, as programs and browsers do."""
 
     def ask(path: str, **headers: str) -> tuple[int, dict[str, str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         response.read()

@@ -150,7 +150,7 @@ def test_nothing_survives_the_process_that_started_it(
     assert process.stdout.readline() == b"ready\n"
     pids = family(tmp_path)
     process.send_signal(how)
-    process.wait(60)
+    process.wait(300)
     assert gone(pids)
 
 
@@ -207,7 +207,7 @@ def test_serve_llm_ends_with_its_server(program: Path, tmp_path: Path, how: str)
         process.send_signal(signal.SIGINT)
     else:
         os.kill(pids[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert gone(pids)
     assert process.returncode == (0 if how == "Ctrl-C" else 5)
     assert "Traceback" not in said
@@ -221,7 +221,7 @@ def test_no_proxy_of_the_environment_stands_between(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    with vllm.serve("m", tmp_path / "log", str(program), timeout=120) as url:
+    with vllm.serve("m", tmp_path / "log", str(program), timeout=300) as url:
         assert url
 
 

@@ -202,7 +202,7 @@ def test_the_page_works(environment: Path, away: Path) -> None:
                     assert answer.status == 200
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(300)
 
 
 def test_a_program_imports_seize(environment: Path, away: Path) -> None:
