@@ -88,6 +88,20 @@ WIDTHS = (1280, 390)
 """Pixels of a desktop's and a phone's screen."""
 
 
+def resize(page: Page, width: int, height: int = 800) -> None:
+    """Set the size of the screen; return when the page has followed it and drawn a frame."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate(
+        """async width => {
+            const frame = () => new Promise(requestAnimationFrame);
+            while (innerWidth !== width) await frame();
+            await frame();
+            await frame();
+        }""",
+        width,
+    )
+
+
 def barriers(page: Page) -> list[str]:
     """Return what axe-core finds on ``page`` that keeps someone from using it, light and dark, wide
     and narrow: nothing that it calls minor or moderate."""
@@ -96,11 +110,7 @@ def barriers(page: Page) -> list[str]:
     before, found = page.viewport_size, []
     for scheme, width in itertools.product(SCHEMES, WIDTHS):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        page.set_viewport_size({"width": width, "height": 800})
-        # Two frames, in which the page has followed its new size.
-        page.evaluate(
-            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        )
+        resize(page, width)
         for one in page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]:
             if one["impact"] in ("serious", "critical"):
                 nodes = [node["html"][:200] for node in one["nodes"][:3]]

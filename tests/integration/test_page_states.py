@@ -137,7 +137,7 @@ def test_what_is_selected_is_saved(served: Served, page: Page, tmp_path: Path) -
             assert saved_images.read(name) == (served.root / name).read_bytes()
     expect(page.get_by_role("status").first).to_have_text("2 images saved.")
     page.get_by_role("button", name="Select none").click()
-    assert page.locator("#images :checked").count() == 0
+    expect(page.locator("#images :checked")).to_have_count(0)
 
 
 def test_a_query_can_be_cancelled(served: Served, page: Page) -> None:
@@ -199,21 +199,23 @@ def test_a_new_folder_is_indexed_beside_the_page(
         [*command, "--cache", str(tmp_path / "cache"), "--set", "runtime.workers=0"],
         cwd=PROJECT, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        assert "being indexed" in said
-        found = re.search(r"http://\S+/", said)
-        assert found
-        page.goto(found[0])
-        expect(page.locator("header")).to_contain_text("new, 30 images", timeout=MODELS)
-        expect(page.locator("header")).to_contain_text("0 broken, 1 of other kinds left out")
-        expect(page.locator("#indexing")).to_be_hidden()
-        expect(page.locator("#samples button").first).to_be_visible()
-        page.get_by_label("What should differ").fill("a red circle")
-        page.get_by_role("button", name="Search").click()
-        best = page.get_by_role("status").first
-        expect(best).to_have_text(re.compile("^Best 24 of 30"), timeout=MODELS)
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert "being indexed" in said
+            found = re.search(r"http://\S+/", said)
+            assert found
+            page.goto(found[0])
+            expect(page.locator("header")).to_contain_text("new, 30 images", timeout=MODELS)
+            expect(page.locator("header")).to_contain_text("0 broken, 1 of other kinds left out")
+            expect(page.locator("#indexing")).to_be_hidden()
+            expect(page.locator("#samples button").first).to_be_visible()
+            page.get_by_label("What should differ").fill("a red circle")
+            page.get_by_role("button", name="Search").click()
+            best = page.get_by_role("status").first
+            expect(best).to_have_text(re.compile("^Best 24 of 30"), timeout=MODELS)
+        finally:
+            process.terminate()
 
 
 def test_an_image_of_the_results_is_searched_with_too(served: Served, page: Page) -> None:

@@ -25,7 +25,7 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.everything import run_stages
 from pipeline.store.jsonl import write_records
 from pipeline.study import tune
-from tests.browser import Seen, barriers, watch
+from tests.browser import Seen, barriers, resize, watch
 from tests.integration.test_cli import seize
 from tests.integration.test_decompose import at, plan_of
 from tests.stub import Fault, Running, Stub
@@ -217,6 +217,7 @@ def test_it_works_by_keyboard_alone(
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the queries"
     page.keyboard.press("Enter")
+    expect(page.locator("#queries")).to_be_focused()
     reached = []
     for _ in range(8):
         page.keyboard.press("Tab")
@@ -237,7 +238,7 @@ def test_it_fits_narrow_screens_and_text_is_legible(
         for options in ({}, {"other": "image"}):
             page, _ = show(runs["circo-val"], **options)
             page.emulate_media(color_scheme=scheme)
-            page.set_viewport_size({"width": width, "height": 700})
+            resize(page, width, 700)
             card(page, runs["circo-val"].queries[0].id)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
     ratios = page.evaluate(
@@ -409,7 +410,10 @@ def test_hostile_texts_are_shown_and_do_nothing(
     assert page.locator("img[src=x]").count() == 0
     assert not STEERING.search(page.content())
     refused = "document.body.append(Object.assign(document.createElement('script'), {text: '1'}))"
-    with pytest.raises(Exception, match="TrustedScript"):
+    with (
+        page.expect_console_message(lambda said: "TrustedScript" in said.text),
+        pytest.raises(Exception, match="TrustedScript"),
+    ):
         page.evaluate(refused)
     assert "TrustedScript" in seen.errors.pop()
 

@@ -32,11 +32,13 @@ at("group").addEventListener("change", () => {
 });
 
 let ranking = false;
+let saying; // what the last change has to say, once it is shown
 
 // One request at a time; a turn that changed meanwhile is asked for right after, older states never.
 // Returns whether this call's request was answered.
 export async function rank(said) {
   turn().stale = true;
+  saying = said;
   if (ranking) return false;
   ranking = true;
   try {
@@ -67,7 +69,7 @@ export async function rank(said) {
         remember(false);
       }
     }
-    say(said ?? found());
+    say(saying ?? found());
     return true;
   } catch (error) {
     say(lost(error), true);

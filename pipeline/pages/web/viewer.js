@@ -4,10 +4,11 @@ import { at, imageUrl, turn } from "/page.js";
 import { told_of, useAsReference } from "/showing.js";
 import { texts } from "/texts.js";
 
+let images = []; // as they stood when it was opened: they may be ranked anew behind it
 let viewed = 0;
 
 export function enlarge(place) {
-  const images = turn().standing;
+  if (!at("viewer").open) images = turn().standing;
   viewed = (place + images.length) % images.length;
   const image = images[viewed];
   at("viewer-name").textContent = image.path;
@@ -28,12 +29,12 @@ at("viewer").addEventListener("keydown", ({ key }) => {
   if (key === "ArrowRight") enlarge(viewed + 1);
 });
 at("viewer").addEventListener("close", () => {
-  if (at("viewer").returnValue === "use") useAsReference(turn().standing[viewed]);
+  if (at("viewer").returnValue === "use") useAsReference(images[viewed]);
   else at("images").children[viewed]?.querySelector(".view").focus();
 });
 at("viewer-use").addEventListener("click", () => at("viewer").close("use"));
 at("viewer-copy").addEventListener("click", async () => {
-  const { path } = turn().standing[viewed];
+  const { path } = images[viewed];
   try {
     await navigator.clipboard.writeText(path);
     at("viewer-status").textContent = texts.copied(path);
