@@ -2,13 +2,23 @@
 result, shown by the best of them.
 """
 
+import itertools
+import math
+from collections import defaultdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-WINDOW = 1_000
-"""Results before an image that it is compared with, at most: so deep pages take time by their
-number, not by its square."""
-BLOCK = 256
-"""Images that are compared at a time."""
+DIRECTIONS = 3
+"""Directions in which images are compared first: what is far apart there is so in all of them."""
+SHADOW = 16
+"""Directions in which those of the cells around are compared, before all of them."""
+ROUNDING = 1e-5
+"""Of squared distances of unit vectors in float32, at most."""
+CELLS = 1 << 12
+"""Cells of a direction, at most."""
 SPARE = 16
 """Images looked at beyond twice as many as are shown."""
 
@@ -22,25 +32,47 @@ def group(features: Tensor, threshold: float, k: int) -> list[list[int]]:
     """Return up to ``k`` groups of rows of ``features`` (n, d), which have length 1, best first.
 
     Each row joins the first group whose first row has a cosine of at least ``threshold`` with it,
-    among the last ``WINDOW`` groups before its block, or begins one. Rows behind those that begin
-    the ``k`` groups only join, so that a larger ``k`` has the same groups first.
+    or begins one. Rows behind those that begin the ``k`` groups only join, so that a larger ``k``
+    has the same groups first.
+
+    Rows are compared with the first rows in their cell and those around it, in a grid over a few
+    directions whose cells are as wide as such rows may lie apart: so the time grows about with
+    their number.
     """
     groups: list[list[int]] = []
-    for start in range(0, len(features), BLOCK):
-        rows = features[start : start + BLOCK]
-        early = max(0, len(groups) - WINDOW)
-        firsts = features[[own[0] for own in groups[early:]]]
-        alike = (rows @ firsts.T >= threshold).numpy()
-        among = (rows @ rows.T >= threshold).numpy()
-        new: list[int] = []
-        for row in range(len(rows)):
-            before = alike[row].nonzero()[0]
-            beside = among[row, new].nonzero()[0] if not len(before) else before
-            if len(before):
-                groups[early + before[0]].append(start + row)
-            elif len(beside):
-                groups[len(groups) - len(new) + beside[0]].append(start + row)
-            elif len(groups) < k:
-                groups.append([start + row])
-                new.append(row)
+    cells: dict[int, list[int]] = defaultdict(list)
+    features = features.float()
+    values, reach = features.numpy(), max(2 - 2 * threshold, 0) + ROUNDING
+    shadows = (features @ _directions(features)).numpy()
+    places, around = _cells(shadows[:, :DIRECTIONS], math.sqrt(reach))
+    number: dict[int, int] = {}
+    for row, place in enumerate(places):
+        beside = [one for offset in around for one in cells.get(place + offset, ())]
+        if beside:
+            near = np.array(beside)
+            near = near[np.square(shadows[near] - shadows[row]).sum(axis=1) <= reach]
+            alike = near[values[near] @ values[row] >= threshold] if len(near) else near
+            if len(alike):
+                groups[number[alike.min()]].append(row)
+                continue
+        if len(groups) < k:
+            cells[place].append(row)
+            number[row] = len(groups)
+            groups.append([row])
     return groups
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Return orthonormal directions (d, up to ``SHADOW``) in which rows differ from their mean."""
+    count = min(SHADOW, *features.shape)
+    some = torch.linspace(0, max(len(features) - 1, 0), count).long()
+    made: Tensor = torch.linalg.qr((features[some] - features.mean(dim=0)).T).Q
+    return made
+
+
+def _cells(shadows: NDArray[np.float32], width: float) -> tuple[list[int], list[int]]:
+    """Return the number of each row's cell, and what is added to it for the cells around it."""
+    scale = CELLS ** np.arange(shadows.shape[1])
+    cells = np.floor(shadows / max(width, 4 / CELLS)).astype(np.int64) + CELLS // 2
+    around = itertools.product((-1, 0, 1), repeat=shadows.shape[1])
+    return (cells @ scale).tolist(), [int(np.dot(one, scale)) for one in around]

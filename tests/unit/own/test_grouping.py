@@ -1,12 +1,10 @@
 """Near-duplicates are one result, whatever their number."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import config
-from pipeline.own import grouping
 from pipeline.own.grouping import group
 from pipeline.retrieval.scoring import normalise
 from tests.benchmarks import grouping as measured
@@ -47,16 +45,44 @@ def test_every_group_is_of_one_kind_and_in_the_order_of_the_ranking(
     assert found == list(expected.values())
 
 
-def test_a_larger_k_has_the_same_groups_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of a ranking are parts of it, however many blocks and windows there are."""
-    monkeypatch.setattr(grouping, "BLOCK", 8)
-    monkeypatch.setattr(grouping, "WINDOW", 3)
+@given(
+    st.integers(0, 40), st.sampled_from([1.0, 0.9995, 0.99, 0.9, 0.5, 0.0, -1.0]),
+    st.integers(1, 40), st.integers(0, 9),
+)  # fmt: skip
+def test_groups_are_those_of_comparing_each_with_every_first(
+    count: int, threshold: float, k: int, seed: int
+) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    apart = torch.tensor([1e-4, 1e-2, 0.1, 1.0])[torch.randint(0, 4, (count, 1), generator=drawn)]
+    kinds = torch.randn(3, 24, generator=drawn)[torch.randint(0, 3, (count,), generator=drawn)]
+    rows = normalise(kinds + apart * torch.randn(count, 24, generator=drawn))
+    expected: list[list[int]] = []
+    for row in range(count):
+        alike = [own for own in expected if float(rows[own[0]] @ rows[row]) >= threshold]
+        if alike:
+            alike[0].append(row)
+        elif len(expected) < k:
+            expected.append([row])
+    others = (rows @ rows.T)[~torch.eye(count, dtype=torch.bool)]
+    if not ((others - threshold).abs() < 1e-6).any():  # else rounding decides
+        assert group(rows, threshold, k) == expected
+
+
+def test_what_is_nearly_the_same_is_one_result_however_far_apart() -> None:
+    rows = normalise(torch.randn(6_000, 32, generator=torch.Generator().manual_seed(4)))
+    rows[5_990] = rows[3]
+    found = group(rows, 0.9995, 6_000)
+    assert found[3] == [3, 5_990]
+    assert len(found) == 5_999
+
+
+def test_a_larger_k_has_the_same_groups_first() -> None:
+    """Pages of a ranking are parts of it."""
     kinds = torch.randint(0, 8, (60,), generator=torch.Generator().manual_seed(1)).tolist()
-    every = grouping.group(near(*kinds), 0.99, 100)
+    every = group(near(*kinds), 0.99, 100)
     assert sorted(row for own in every for row in own) == list(range(60))
-    assert len(every) > 8  # what lies further back than the window begins a group of its own
     for k in range(1, len(every)):
-        found = grouping.group(near(*kinds), 0.99, k)
+        found = group(near(*kinds), 0.99, k)
         assert [own[0] for own in found] == [own[0] for own in every[:k]]
 
 
