@@ -557,8 +557,9 @@ def reference(gallery: Gallery) -> Path:
 
 
 @pytest.fixture
-def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where any model is asked for anything."""
+def no_models(gallery: Gallery, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where any model is asked for anything but ``CHANGE``, which was asked before."""
+    gallery.query(reference, CHANGE)
 
     def fail(*_: object) -> None:
         raise AssertionError("a model was called")
