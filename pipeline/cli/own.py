@@ -340,7 +340,8 @@ def app(
 
     with contextlib.suppress(KeyboardInterrupt), announced:  # as it starts or ends
         asyncio.run(page.serve(made, host, port, ready))
-    echo("Stopped. What was computed is kept.", err=True)
+    with contextlib.suppress(KeyboardInterrupt):  # a second one, while it ends
+        echo("Stopped. What was computed is kept.", err=True)
     leave(STOPPED)
 
 
