@@ -3,11 +3,12 @@
 Everything here takes time linear in the answer: a looping model makes odd ones.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from pipeline import nesting
 
 LONGEST = 200_000
 """Characters of an answer that are looked at."""
@@ -133,9 +134,9 @@ def without_thoughts(answer: str) -> str | None:
 def json_object(text: str) -> Any:
     """Return the JSON between an answer's first and last brace, whatever stands around it.
 
-    Raises ValueError or RecursionError where there is none.
+    Raises ValueError where there is none.
     """
-    return json.loads(text[text.index("{") : text.rindex("}") + 1])
+    return nesting.loads(text[text.index("{") : text.rindex("}") + 1])
 
 
 def object_schema(**fields: Any) -> dict[str, Any]:
@@ -247,8 +248,8 @@ def _only_value(said: str) -> str | None:
     if not bare.startswith("{"):
         return None
     try:
-        found = json.loads(bare)
-    except (ValueError, RecursionError):
+        found = nesting.loads(bare)
+    except ValueError:
         return None
     texts = [value for value in found.values() if isinstance(value, str)]
     return texts[0] if len(texts) == 1 else None

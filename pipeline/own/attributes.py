@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import nesting
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ def read_sidecars(folder: "Folder", files: States) -> tuple[str, dict[str, str],
             if path.endswith(".txt"):
                 texts.append(content.strip())
             else:
-                said = _flat(json.loads(content)) | said
-        except (InputError, OSError, ValueError, RecursionError):
+                said = _flat(nesting.loads(content)) | said
+        except (InputError, OSError, ValueError):
             failed += 1
     return "\n".join(texts), said, failed
 

@@ -12,7 +12,7 @@ PACKAGE = Path(pipeline.__file__).parent
 
 LAYERS = (
     {
-        *{"config", "errors", "installation", "masking", "plugins", "printable"},
+        *{"config", "errors", "installation", "masking", "nesting", "plugins", "printable"},
         *{"processes", "profile", "records", "run", "timings", "yamls"},
     },
     {"store"},

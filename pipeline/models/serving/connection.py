@@ -1,13 +1,13 @@
 """One model's server as a client reaches it: its address, the key, whether it is there."""
 
 import base64
-import json
 import os
 from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
 
+from pipeline import nesting
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.masking import hide, without_credentials
@@ -97,7 +97,7 @@ class Connection:
         if 300 <= response.status < 400:
             raise self.sent_on(response)
         try:
-            served = [str(model["id"]) for model in json.loads(content)["data"]]
+            served = [str(model["id"]) for model in nesting.loads(content)["data"]]
         except ODD:
             return  # some servers do not list their models
         if self.model not in served:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pipeline import nesting
 from pipeline.models.answers import muses, without_thoughts
 from pipeline.models.serving import responses
 from pipeline.models.serving.responses import ODD
@@ -77,7 +78,7 @@ def parse(content: bytes) -> Reply:
     """Return what a response's body holds; raises ValueError where it is no chat completion."""
     words = "the answer was no chat completion"
     try:
-        parsed = json.loads(content)
+        parsed = nesting.loads(content)
         if isinstance(parsed, dict) and parsed.get("error"):  # some say so with HTTP 200
             words = f"the answer was an error: {complaint(content)[:300]}"
         choices = parsed["choices"]
@@ -164,7 +165,7 @@ def complaint(content: bytes) -> str:
     """Return all that an error's body says about the request, without what it repeats of it."""
     text = content.decode(errors="replace")
     try:
-        parsed = json.loads(text)
+        parsed = nesting.loads(text)
         error = parsed.get("error") or parsed
         detail = parsed.get("detail")
         fields = [error] if isinstance(error, dict) else []

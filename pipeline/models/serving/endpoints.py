@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import nesting
 from pipeline.models.serving import dialect, responses
 from pipeline.models.serving.dialect import Reply
 from pipeline.models.serving.responses import ODD
@@ -33,7 +34,7 @@ def _embedding(content: bytes) -> Reply:
     """Return one vector, float32 (d), as the reply's ``content``."""
     words = "the answer was no embedding"
     try:
-        parsed = json.loads(content)
+        parsed = nesting.loads(content)
         if isinstance(parsed, dict) and parsed.get("error"):  # some say so with HTTP 200
             words = f"the answer was an error: {dialect.complaint(content)[:300]}"
         (one,) = parsed["data"]
@@ -59,7 +60,7 @@ def _paired(content: bytes) -> Reply:
 def _scored(content: bytes, listed: str, field: str) -> Reply:
     words = "the answer was no score"
     try:
-        parsed = json.loads(content)
+        parsed = nesting.loads(content)
         if isinstance(parsed, dict) and parsed.get("error"):
             words = f"the answer was an error: {dialect.complaint(content)[:300]}"
         (one,) = parsed[listed]

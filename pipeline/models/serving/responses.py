@@ -4,13 +4,14 @@ A server may answer anything, so nothing here trusts a length, a number or a nes
 """
 
 import email.utils
-import json
 import re
 import time
 import zlib
 from typing import Any
 
 import aiohttp
+
+from pipeline import nesting
 
 LARGEST_BODY = 8 << 20
 """Bytes of a response that are read, unpacked; a longer one is a fault of its request."""
@@ -52,7 +53,7 @@ def message(content: bytes) -> str:
     if text.lstrip()[:1] == "<":
         return "no message"
     try:
-        parsed = json.loads(text)
+        parsed = nesting.loads(text)
         error = parsed.get("error", parsed)
         text = str(error.get("message", error) if isinstance(error, dict) else error)
     except ODD:
