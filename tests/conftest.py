@@ -31,8 +31,10 @@ if "SEIZE_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["SEIZE_CACHE"], ignore_errors=True)
 # A shell's background job ignores SIGINT, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Tests say nothing about speed: a busy machine is no failure.
-settings.register_profile("seize", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Tests say nothing about speed: a busy machine is no failure. Nor do they draw lots: property tests
+# try the same examples every time, and other ones with `--hypothesis-profile explore`.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("seize", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("seize")
 PROJECT = Path(__file__).resolve().parent.parent
 SIZES = Sizes(

@@ -155,7 +155,7 @@ def test_a_limit_on_tokens_is_not_exceeded(start: Start, spelled: tuple[str, str
 
 
 def test_each_server_has_a_number_of_its_own(start: Start) -> None:
-    stubs = [Few(delay=0.01, holds=2, crowded=True), Few(delay=0.05)]
+    stubs = [Few(delay=0.01, holds=2, crowded=True), Few(crowd=3)]
     runtime = RuntimeConfig(retries=0)
     answered(connect([start(stub).url for stub in stubs], "echo", runtime), 300)
     assert stubs[0].most_held == 2

@@ -142,7 +142,7 @@ def test_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     own = settings(batch=8, steps=5)
