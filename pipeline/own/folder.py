@@ -24,7 +24,7 @@ from pipeline.images import files as images
 from pipeline.images.files import image_stream
 from pipeline.installation import WORLD
 from pipeline.models.embedding import encode_images, encode_missing
-from pipeline.own import metadata
+from pipeline.own import metadata, settled
 from pipeline.own.listing import by_path, state_of, update_listing, without_file
 from pipeline.own.settings import cache_name
 from pipeline.run import StageReport, counted, log, slug, stage
@@ -220,15 +220,21 @@ def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport,
         if _has_heic(report):
             log.info("%s", images.HEIC_HINT)
         hashes = dict(zip(listing, listing.column("hash"), strict=True))
-        first = _first_paths(hashes)
         decoder = images.decoder(folder.config.runtime.max_pixels)
         known = _known_as_broken(listing, decoder)
         broken = StageReport("index", folder.name, [], "")
+        count, left = len(set(hashes.values())), 0
+        is_settled = settled.is_so(folder, decoder, beside)
+        first = {} if is_settled else _first_paths(hashes)
         try:
-            todo = {name: path for name, path in first.items() if name not in known}
-            todo, left = _first(file, todo, most)
-            begun(report, len(first))
-            _embed(folder, todo, report, broken)
+            if is_settled:
+                begun(report, count)
+                report.cached = count - len(known)
+            else:
+                todo = {name: path for name, path in first.items() if name not in known}
+                todo, left = _first(file, todo, most)
+                begun(report, count)
+                _embed(folder, todo, report, broken)
         finally:
             found = {
                 name: without_file(folder, first[name], reason)
@@ -242,8 +248,10 @@ def _index(folder: Folder, most: int | None, begun: Begun) -> tuple[StageReport,
         lasting = {name for name, why in broken.failed.items() if isinstance(why, images.Broken)}
         again = [listing[path] for path, name in places.items() if name in lasting]
         _remember(folder, again, found, decoder)
-        if not left:
-            metadata.keep_current(folder, listing, beside)
+        if not left and not is_settled:
+            metadata.update(folder, listing, beside)
+            if len(lasting) == len(found):
+                settled.keep(folder, decoder, beside)
     if not file.exists():
         one = ": ".join(next(iter(failed.items())))
         raise InputError(f"None of {len(listing)} images could be read. The first: {one}")

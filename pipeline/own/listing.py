@@ -66,7 +66,9 @@ def update_listing(
         # What earlier versions did not keep is None, and a file that had just changed has no time.
         states = zip(*(known.column(name) for name in FIELDS), strict=True)
         listed = dict(zip(known, states, strict=True))
-        fresh = [path for path, state in found.images.items() if listed.get(path) != state]
+        fresh = []
+        if found.images != listed:  # compared at once where nothing changed, as most often
+            fresh = [path for path, state in found.images.items() if listed.get(path) != state]
         unchanged = len(found.images) - len(fresh)
         with progress(len(found.images), unchanged, "file", "read files") as bar:
             for path in sorted(fresh):
@@ -114,7 +116,10 @@ def _walk(folder: "Folder", report: StageReport) -> Found:
             try:
                 if entry.is_file(follow_symlinks=False):  # no link, as nearly all
                     if name[name.rfind(".") :] in known and path.isascii():
-                        images_[path] = state_of(entry.stat(follow_symlinks=False))
+                        own = entry.stat(follow_symlinks=False)
+                        images_[path] = (
+                            *(own.st_size, own.st_mtime_ns, own.st_ctime_ns, own.st_ino),
+                        )
                         continue
                     if name.endswith(attributes.ENDINGS):
                         found.beside.setdefault(place, {})[path] = attributes.state_of(entry)

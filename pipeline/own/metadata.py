@@ -14,20 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xxhash
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
 from pipeline.images.files import FORMATS, ORIENTATION
 from pipeline.own import attributes
 from pipeline.own.attributes import States
 from pipeline.own.settings import cache_name
 from pipeline.run import log, progress
 from pipeline.store.columns import Rows
-from pipeline.store.files import write_text
-from pipeline.store.identity import fingerprint
 from pipeline.store.journal import Journal
 from pipeline.store.jsonl import RecordFile
 from pipeline.store.schema import MetadataRecord
@@ -69,27 +66,6 @@ def _records(folder: "Folder") -> RecordFile:
 def by_path(file: Path) -> dict[str, MetadataRecord]:
     """Return what is kept in a file by path; raises InputError where it is damaged."""
     return Journal(RecordFile(file, {}), MetadataRecord).read().records()
-
-
-def keep_current(
-    folder: "Folder", listing: Rows["FileRecord"], beside: Mapping[str, States]
-) -> None:
-    """Do what ``update`` does, without reading all metadata where nothing changed."""
-    records = _records(folder)
-    note = records.file.with_name("metadata.made-from")
-    if note.exists() and note.read_bytes().decode(errors="replace") == _made_from(
-        folder, records.file, beside
-    ):
-        return
-    update(folder, listing, beside)
-    with contextlib.suppress(StorageError):  # a cache that may only be read serves what it has
-        write_text(note, _made_from(folder, records.file, beside))
-
-
-def _made_from(folder: "Folder", file: Path, beside: Mapping[str, States]) -> str:
-    """Return what tells that metadata are still those of a listing and sidecars, and undamaged."""
-    contents = [file.read_bytes() for file in (folder.listing.file, file) if file.exists()]
-    return fingerprint([*map(xxhash.xxh3_64_hexdigest, contents), beside])
 
 
 def update(

@@ -9,9 +9,7 @@ there are.
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +32,14 @@ def publish(file: Path, names: list[str], kind: dict[str, Any], stored: Stored) 
 
     Whatever the moment it is stopped at: what was published before counts, or what is now.
     """
-    stood = filter(None, map(stored.places.get, set(names)))
-    used = Counter(map(itemgetter(0), stood))
+    wanted = set(names) & stored.places.keys()
+    used = np.bincount(stored.files_of(wanted), minlength=len(stored.files)).tolist()
     large = stored.files.index(file) if file in stored.files else None
     if large is None or file in stored.damaged or _is_worth_it(stored, used, large):
         merge(file, names, kind, stored)
         return
     kept = [number for number in range(len(stored.files)) if number != large and used[number]]
-    group = {kept[place] for place in _merged(kept, used, stored)}
+    group = [kept[place] for place in _merged(kept, used, stored)]
     listed = {
         stored.files[number].name: stored.identities[number]
         for number in kept
@@ -49,8 +47,9 @@ def publish(file: Path, names: list[str], kind: dict[str, Any], stored: Stored) 
     }
     if group:
         made = next(next_shards(file))
-        places = stored.places
-        some = [name for name in names if name in places and places[name][0] in group]
+        standing = [name for name in names if name in wanted]
+        beside = np.isin(stored.files_of(standing), group)
+        some = [standing[place] for place in np.flatnonzero(beside)]
         blocks = stored.blocks(some)
         write_feature_blocks(made, some, blocks, stored.width, np.dtype(np.float32), kind)
         listed[made.name] = FeatureFile(made).identity
@@ -63,13 +62,13 @@ def publish(file: Path, names: list[str], kind: dict[str, Any], stored: Stored) 
         folder_of(file).rmdir()
 
 
-def _is_worth_it(stored: Stored, used: Counter[int], large: int) -> bool:
+def _is_worth_it(stored: Stored, used: Sequence[int], large: int) -> bool:
     """Whether so much is beside the large file, or unwanted in it, that it is written anew."""
-    beside, unwanted = used.total() - used[large], stored.counts[large] - used[large]
+    beside, unwanted = sum(used) - used[large], stored.counts[large] - used[large]
     return beside + unwanted > SHARE * stored.counts[large]
 
 
-def _merged(kept: Sequence[int], used: Counter[int], stored: Stored) -> list[int]:
+def _merged(kept: Sequence[int], used: Sequence[int], stored: Stored) -> list[int]:
     """Return the places in ``kept`` of the segments to be merged into one."""
     spoilt = [
         place

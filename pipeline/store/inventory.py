@@ -19,7 +19,7 @@ from pipeline.store.jsonl import read_header
 
 OUTPUT = re.compile(
     r"(?P<output>(?:.*/)?(?P<name>[^/]+)-(?P<fingerprint>[0-9a-f]{12})\.[a-z]+)"
-    r"(?P<part>\.shard-\d+|\.parts/.+|/.+)?"
+    r"(?P<part>\.shard-\d+|\.made-from|\.parts/.+|/.+)?"
 )
 """A path below a cache that a stage wrote: its output, or a part of one on its way there."""
 INDEXES = (".faiss", ".db")

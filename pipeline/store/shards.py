@@ -4,12 +4,13 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.store.features import FeatureFile, Features, write_feature_blocks, write_features
@@ -39,8 +40,8 @@ class Encoded:
 
 
 class Stored:
-    """The features on disk, in ``file``, its segments and shards: ``places`` maps a name to file
-    and row.
+    """The features on disk, in ``file``, its segments and shards: ``places`` maps a name to its
+    row, counted through all ``files``.
 
     ``digests`` maps the bytes of images to their names, as far as shards tell. What is damaged is
     named in a warning and left out, so that it is computed again.
@@ -52,15 +53,15 @@ class Stored:
         self.counts: list[int] = []
         """Rows by file; 0 for one that cannot be read."""
         self.identities: list[str] = []
-        self.places: dict[str, tuple[int, int]] = {}
+        self.places: dict[str, int] = {}
         self.digests: dict[str, str] = {}
         self.width = 0
         self.damaged: set[Path] = set()
         self._copies: dict[str, str] = {}
-        self._whole: set[str] = set()
+        self._large = 0
         if file.exists():
             self._read(file)
-            self._whole = set(self.places)
+            self._large = sum(self.counts)
         self.refresh()
         for missing in sorted(_published(file) - set(self.shards)):
             log.warning("%s is missing: its features are computed again.", missing)
@@ -69,6 +70,15 @@ class Stored:
     def shards(self) -> list[Path]:
         """The files beside the large one, in the order of their names."""
         return [path for path in self.files if path != self.file]
+
+    def files_of(self, names: Collection[str]) -> NDArray[np.int64]:
+        """Return the number (n) of the file that each of ``names`` stands in; all are stored."""
+        rows = np.fromiter(map(self.places.__getitem__, names), np.int64, len(names))
+        return np.searchsorted(self._starts[1:], rows, side="right")
+
+    @property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *self.counts], dtype=np.int64)
 
     def refresh(self) -> None:
         """Read the shards that came since."""
@@ -80,7 +90,7 @@ class Stored:
 
     def _read(self, path: Path) -> None:
         """Take in a file; what the large one has counts, else what came last."""
-        number = len(self.files)
+        first = sum(self.counts)
         self.files.append(path)
         self.counts.append(0)
         self.identities.append("")
@@ -99,16 +109,15 @@ class Stored:
                 "%s is damaged between %r and %r: %d features are computed again.",
                 path, names[0], names[-1], len(names),
             )  # fmt: skip
-        self.counts[number], self.identities[number] = len(part.names), part.identity
-        if path == self.file and not lost:  # it comes first, and may be long
-            places = zip(itertools.repeat(number), itertools.count(), strict=False)
-            self.places = dict(zip(part.names, places, strict=False))
-        else:
-            self.places |= {
-                name: (number, row)
-                for row, name in enumerate(part.names)
-                if row not in lost and name not in self._whole
+        self.counts[-1], self.identities[-1] = len(part.names), part.identity
+        there = dict(zip(part.names, range(first, first + len(part.names)), strict=True))
+        if lost or self._large:
+            there = {
+                name: place
+                for name, place in there.items()
+                if place - first not in lost and self.places.get(name, self._large) >= self._large
             }
+        self.places.update(there)
         self.digests |= {
             digest: name
             for row, (digest, name) in enumerate(zip(digests, part.names, strict=False))
@@ -120,13 +129,15 @@ class Stored:
     def blocks(self, names: Sequence[str]) -> Iterator[Features]:
         """Yield the features of ``names`` in their order, a block of rows at a time."""
         opened = functools.lru_cache(maxsize=OPENED)(FeatureFile)
+        starts = self._starts
         for start in range(0, len(names), BLOCK):
-            places = [self.places[name] for name in names[start : start + BLOCK]]
-            block = np.empty((len(places), self.width), np.float32)
-            for number in {number for number, _ in places}:
-                here = [i for i, place in enumerate(places) if place[0] == number]
-                rows = np.array([places[i][1] for i in here])
-                block[here] = opened(self.files[number]).take(rows)
+            some = names[start : start + BLOCK]
+            rows = np.array([self.places[name] for name in some])
+            whose = self.files_of(some)
+            block = np.empty((len(some), self.width), np.float32)
+            for number in np.unique(whose):
+                here = whose == number
+                block[here] = opened(self.files[number]).take(rows[here] - starts[number])
             yield block
 
 
@@ -212,9 +223,8 @@ def merge(file: Path, names: list[str], kind: dict[str, Any], before: Stored | N
     what counts: a manifest of the one before is of none then.
     """
     stored = before or Stored(file)
-    held = {name for name, (number, _) in stored.places.items() if stored.files[number] == file}
     kept = [name for name in names if name in stored.places]
-    if stored.shards or stored.damaged or not held <= set(names):
+    if stored.shards or stored.damaged or not stored.places.keys() <= set(names):
         if kept:
             blocks = stored.blocks(kept)
             write_feature_blocks(file, kept, blocks, stored.width, np.dtype(np.float32), kind)

@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError, InputError, MissingStageError, StorageE
 from pipeline.images.files import HEIF, read_image
 from pipeline.models import encoders, llms
 from pipeline.models.llms import Answer, Request
-from pipeline.own import folder, listing
+from pipeline.own import folder, listing, metadata
 from pipeline.own.checks import lacking
 from pipeline.own.folder import Folder, hash_of
 from pipeline.own.gallery import Gallery
@@ -38,7 +38,7 @@ from pipeline.retrieval import methods
 from pipeline.run import StageReport, counted
 from pipeline.store import snapshots
 from pipeline.store.features import FeatureFile
-from pipeline.store.segments import folder_of
+from pipeline.store.segments import folder_of, manifest_of
 from tests.conftest import PROJECT
 from tests.holding import SEIZE, held_after, kill_once
 from tests.stub import Fault, Running, Stub
@@ -856,3 +856,46 @@ def test_the_written_page_is_one_file_with_all_text_escaped(
     assert text.count("src=") == 5
     assert "http:" not in text
     assert "https:" not in text
+
+
+@pytest.mark.parametrize(
+    "what", ["nothing", "feature", "listing", "metadata", "sidecar", "manifest", "segment", "shard"]
+)
+def test_all_is_looked_at_again_where_anything_of_a_settled_index_changed(
+    photos: Path, pictures: list[Path], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SETTLED", 0)
+    folder.index(opened(photos))
+    put(pictures[24], photos / "new.jpg")
+    folder.index(opened(photos))
+    source, before = opened(photos), features(photos)
+    (segment,) = folder_of(source.feature_file).glob("*.safetensors")
+    kept = source.listing.file.with_name("metadata.jsonl")
+    files = {
+        "feature": source.feature_file,
+        "listing": source.listing.file,
+        "metadata": kept,
+        "manifest": manifest_of(source.feature_file),
+        "segment": segment,
+    }
+    if what == "sidecar":
+        (photos / "new.txt").write_text("a lake")
+    elif what == "shard":
+        shutil.copy(segment, segment.with_name("0000-000099.safetensors"))
+    elif what != "nothing":
+        content = bytearray(files[what].read_bytes())
+        content[-20] ^= 1
+        files[what].write_bytes(content)
+    embed, looked = folder._embed, []
+    monkeypatch.setattr(folder, "_embed", lambda *given: looked.append(embed(*given)))
+    report = folder.index(opened(photos))
+    # A damaged line of the listing is read from its file again, and is then what it was.
+    assert bool(looked) == (what not in ("nothing", "listing"))
+    assert report.cached + report.computed == len(before) == 25
+    assert features(photos) == before
+    found = metadata.by_path(kept)
+    assert found.keys() == before.keys()
+    assert found["new.jpg"]["text"] == ("a lake" if what == "sidecar" else "")
+    looked.clear()
+    again = folder.index(opened(photos))
+    assert (again.cached, again.computed, looked) == (25, 0, [])

@@ -66,6 +66,7 @@ ELSEWHERE = {
     "models/serving/vllm": "integration/test_serving.py",
     "models/vetting": "integration/test_hostile_weights.py",
     "own/catalogue": "integration/test_synthesize.py",
+    "own/settled": "integration/test_folder.py",
     "own/checks": "integration/test_folder.py",
     "own/describing": "integration/test_folder.py",
     "own/dialogue": "integration/test_turns.py",
