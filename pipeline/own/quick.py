@@ -68,8 +68,8 @@ def settle(config: Config, overrides: Collection[str]) -> tuple[Config, str | No
     method = next(name for name in QUICK if _usable(config, name))
     note = (
         f"Searches by {method}, with the encoder alone: {' and '.join(missing)}. With both, the "
-        "image is described and the description edited, which finds more: --method "
-        f"{config.search.method} asks for it."
+        "image is described and the description edited, which finds more. To ask for "
+        f"it: --method {config.search.method}."
     )
     return config.with_search(method=method), note
 

@@ -169,7 +169,7 @@ def test_both_languages_have_the_same_texts() -> None:
     names = [re.findall(r"^  (\w+):", kind, re.MULTILINE) for kind in kinds]
     assert len(names) == 2
     assert names[0] == names[1]
-    used = set()
+    used = {("said", ""), ("parts", ""), ("unsaid", "")}  # by the file itself: what the server says
     for file in (web / "app.html", *(set(web.glob("*.js")) - {web / "texts.js"})):
         content = file.read_text(encoding="utf-8")
         used |= set(re.findall(r"\btexts\.(?!js)(\w+)|data-(?:text|label)=\"(\w+)\"", content))

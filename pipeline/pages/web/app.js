@@ -3,13 +3,13 @@
 import { follow } from "/address.js";
 import "/asking.js";
 import { renew } from "/focus.js";
-import { answer, at, element, listed, lost, number, say, state } from "/page.js";
+import { answer, at, element, listed, lost, say, state } from "/page.js";
 import { candidate } from "/picker.js";
 import { showWeights } from "/ranking.js";
 import { takeFromGallery } from "/reference.js";
 import "/saving.js";
 import "/showing.js";
-import { fill, texts } from "/texts.js";
+import { fill, texts, told } from "/texts.js";
 import "/viewer.js";
 
 const SAMPLES = 12;
@@ -17,15 +17,15 @@ const WIDE = matchMedia("(min-width: 62rem)");
 
 function showFolder() {
   const { name, images, indexing } = state.settings;
-  at("gallery-name").textContent = texts.folder(name, number(images));
+  at("gallery-name").textContent = texts.folder(name, images);
   at("indexing").hidden = !indexing?.running && !indexing?.error;
   if (!indexing) return;
   const { done, total, failed, skipped, error, running } = indexing;
   const others = Object.values(skipped).reduce((sum, count) => sum + count, 0);
   if (failed || others) at("gallery-name").append(` (${texts.leftOut(failed, others)})`);
   at("indexing-said").textContent = error
-    ? texts.indexFailed(error)
-    : total ? texts.indexing(number(done), number(total)) : texts.indexingStarts;
+    ? texts.indexFailed(told(error))
+    : total ? texts.indexing(done, total) : texts.indexingStarts;
   at("indexed").hidden = !running;
   at("indexed").max = total || 1;
   if (total) at("indexed").value = done;

@@ -5,9 +5,9 @@ import { present } from "/focus.js";
 import { PAGE, answer, at, hashesOf, lost, say, state, turn } from "/page.js";
 import { among, filter, found, weightsShown } from "/ranking.js";
 import { show } from "/showing.js";
-import { texts } from "/texts.js";
+import { texts, told } from "/texts.js";
 
-function told(line) {
+function step(line) {
   if (line.step === "wait") say(texts.waiting(line.ahead));
   else if (line.step) say(texts.steps[line.step] ?? texts.working);
 }
@@ -51,9 +51,9 @@ async function ask(question, signal) {
   const response = await fetch("/query", { method: "POST", body: form, signal });
   if (!response.ok) await answer(response);
   for await (const line of lines(response)) {
-    if (line.error) throw new Error(line.error);
+    if (line.error) throw new Error(told(line.error));
     if (line.result) return line.result;
-    told(line);
+    step(line);
   }
   throw new Error(texts.stopped);
 }

@@ -1,13 +1,16 @@
 // The filter: conditions that images have to meet, as `seize query --where` takes them.
 
 import { present, renew } from "/focus.js";
-import { texts } from "/texts.js";
+import { condition as shown, texts, told } from "/texts.js";
 
 const at = (id) => document.getElementById(id);
 const ORDERED = ["=", "<", "<=", ">", ">=", "!="];
 const OPERATORS = { number: ORDERED, date: ORDERED, folder: ["=", "!="], text: ["~", "=", "!~", "!="] };
 
 const option = (value, textContent) => Object.assign(document.createElement("option"), { value, textContent });
+
+// A time as it may be typed, to the day.
+const typable = (value) => String(value).replace(/^(\d{4}-\d\d-\d\d)T.*$/, "$1");
 
 // Makes the controls work. `fields` asks what conditions can be about, `changed` hears of every change
 // with the conditions, `say` tells what went wrong.
@@ -19,8 +22,8 @@ export function makeFilter({ fields, changed, say }) {
     renew(
       at("conditions"),
       where.map((condition) => {
-        const label = texts.unfilter(condition);
-        const button = Object.assign(document.createElement("button"), { type: "button", textContent: `${condition} ×` });
+        const label = texts.unfilter(shown(condition));
+        const button = Object.assign(document.createElement("button"), { type: "button", textContent: `${shown(condition)} ×` });
         button.setAttribute("aria-label", label);
         button.addEventListener("click", () => change(where.filter((one) => one !== condition)));
         const item = document.createElement("li");
@@ -42,17 +45,17 @@ export function makeFilter({ fields, changed, say }) {
     const field = known.get(at("filter-field").value);
     const operators = OPERATORS[field.kind] ?? OPERATORS.text;
     at("filter-operator").replaceChildren(...operators.map((sign) => option(sign, texts.operators[sign])));
-    at("filter-values").replaceChildren(...(field.values ?? []).map((value) => option(value)));
+    at("filter-values").replaceChildren(...(field.values ?? []).map((value) => option(value, texts.values[value] ?? value)));
     at("filter-value").value = "";
-    at("filter-value").placeholder = field.least === undefined ? "" : texts.range(field.least, field.most);
-    at("filter-about").textContent = field.about;
+    at("filter-value").placeholder = field.least === undefined ? "" : texts.range(typable(field.least), typable(field.most));
+    at("filter-about").textContent = told(field.about);
   }
 
   async function open() {
     if (known) return;
     try {
       known = new Map((await fields()).map((field) => [field.name, field]));
-      at("filter-field").replaceChildren(...[...known.keys()].map((name) => option(name, name)));
+      at("filter-field").replaceChildren(...[...known.keys()].map((name) => option(name, texts.fields[name] ?? name)));
       chosen();
       at("filter-add").disabled = false;
     } catch (error) {

@@ -1,7 +1,7 @@
 // What the parts of the page share: its state, and small helpers.
 // All text enters the document through textContent, never as markup.
 
-import { language, texts } from "/texts.js";
+import { texts, told } from "/texts.js";
 
 export const at = (id) => document.getElementById(id);
 export const state = {
@@ -27,7 +27,6 @@ export function say(text, error = false) {
   at("status").classList.toggle("error", error);
 }
 
-export const number = (value) => value.toLocaleString(language);
 export const imageUrl = (hash, size = "small") => `/images/${hash}/${size}`;
 export const urlOf = (reference) => reference.url ?? imageUrl(reference.hash);
 export const nameOf = (reference) => reference.name ?? reference.path;
@@ -35,7 +34,7 @@ export const turn = () => state.turns[state.current];
 
 export async function answer(response) {
   const content = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(content.error ?? texts.status(response.status));
+  if (!response.ok) throw new Error(content.error ? told(content.error) : texts.status(response.status));
   return content;
 }
 

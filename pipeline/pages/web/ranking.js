@@ -4,9 +4,9 @@ import { remember } from "/address.js";
 import { part } from "/asking.js";
 import { makeFilter } from "/filter.js";
 import { present } from "/focus.js";
-import { PAGE, answer, at, hashesOf, lost, number, say, state, turn } from "/page.js";
+import { PAGE, answer, at, hashesOf, lost, say, state, turn } from "/page.js";
 import { showImages, showStates, showTexts } from "/showing.js";
-import { texts } from "/texts.js";
+import { significant, texts, told } from "/texts.js";
 
 export const filter = makeFilter({
   fields: async () => (await answer(await fetch("/fields"))).fields,
@@ -96,11 +96,10 @@ async function turnTo(start) {
 
 export function found() {
   const { start, shown: { images, matching } } = turn();
-  const total = number(matching);
   if (!matching) return texts.noMatch;
   if (!images.length) return texts.none;
-  if (!start) return texts.best(number(images.length), total);
-  return texts.between(number(start + 1), number(start + images.length), total);
+  if (!start) return texts.best(images.length, matching);
+  return texts.between(start + 1, start + images.length, matching);
 }
 
 export function weightsShown() {
@@ -110,13 +109,13 @@ export function weightsShown() {
 
 function showNumbers() {
   for (const name of ["alpha-pos", "alpha-neg"]) {
-    at(`${name}-value`).textContent = Number(Number(at(name).value).toPrecision(4));
+    at(`${name}-value`).textContent = significant(Number(at(name).value));
   }
 }
 
 export function showWeights(method, weights) {
   const { about, weights: known } = state.settings.methods[method] ?? {};
-  at("method-said").textContent = about ?? "";
+  at("method-said").textContent = about ? (texts.methods[method] ?? told(about)) : "";
   present(at("weights"), Boolean(known), at("method"));
   if (!known) return;
   for (const [name, field, max] of [

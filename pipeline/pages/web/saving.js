@@ -1,7 +1,7 @@
 // Selecting images, and saving them or what is known of them.
 
 import { present } from "/focus.js";
-import { answer, at, element, lost, number, say, state, turn } from "/page.js";
+import { answer, at, element, lost, say, state, turn } from "/page.js";
 import { texts } from "/texts.js";
 
 export function showSelection() {
@@ -52,7 +52,7 @@ at("zip").addEventListener("click", async () => {
   const hashes = kept().map(({ hash }) => hash);
   const { most_exported: most } = state.settings;
   if (hashes.length > most) {
-    say(texts.zipMost(number(most)), true);
+    say(texts.zipMost(most), true);
     return;
   }
   say(texts.zipping(hashes.length));

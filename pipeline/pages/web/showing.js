@@ -2,11 +2,11 @@
 
 import { remember } from "/address.js";
 import { present, renew } from "/focus.js";
-import { at, element, imageUrl, nameOf, number, say, state, turn, urlOf } from "/page.js";
+import { at, element, imageUrl, nameOf, say, state, turn, urlOf } from "/page.js";
 import { filter, rank, rankAnew, showWeights } from "/ranking.js";
 import { setReference, takeFromGallery } from "/reference.js";
 import { showSelection } from "/saving.js";
-import { texts } from "/texts.js";
+import { decimal, texts, told } from "/texts.js";
 import { enlarge } from "/viewer.js";
 
 export function show() {
@@ -69,7 +69,7 @@ export function showStates() {
   }
 }
 
-const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(4);
+const signed = (value) => (value >= 0 ? "+" : "−") + decimal(Math.abs(value), 4);
 
 // The images of the turn as they stand, those that are nearly alike behind theirs where it is open.
 function standing() {
@@ -82,7 +82,7 @@ function standing() {
 }
 
 export function told_of(image) {
-  const numbers = [image.score.toFixed(4), image.similarity.toFixed(4), signed(image.increment)];
+  const numbers = [decimal(image.score, 4), decimal(image.similarity, 4), signed(image.increment)];
   const alike = image.copies.length ? texts.copies(image.copies.length) : "";
   return texts.numbers(image.nth, ...numbers) + alike;
 }
@@ -99,7 +99,7 @@ function card(image, place) {
   const view = element("button", { type: "button", className: "view" }, picture);
   view.title = texts.enlarge(image.path);
   view.addEventListener("click", () => enlarge(place));
-  const badge = element("span", { className: "badge", textContent: image.score.toFixed(2) });
+  const badge = element("span", { className: "badge", textContent: decimal(image.score, 2) });
   badge.setAttribute("aria-hidden", "true");
   const numbers = element("p", { className: "numbers visually-hidden" });
   numbers.textContent = told_of(image);
@@ -135,7 +135,7 @@ function alike({ hash, path, members }) {
 
 export function showImages() {
   const { images, notes } = turn().shown;
-  at("notes").textContent = notes.join(" ");
+  at("notes").textContent = notes.map(told).join(" ");
   turn().standing = standing();
   renew(at("images"), turn().standing.map(card), at("results"));
   const { start, count } = turn();
@@ -148,7 +148,7 @@ export function showImages() {
   present(at("later"), hasMore, at("results"));
   at("place").value = start + 1;
   at("place").max = total;
-  at("places").textContent = texts.places(number(total));
+  at("places").textContent = texts.places(total);
 }
 
 // Shows images as buttons that take them out of a list of the state again.

@@ -1,4 +1,16 @@
-// Every text of the page, by language: a further one is one more object here.
+// Every text of the page, by language: a further one is one more object here. What the server says
+// is English; `said` has it by that, with {} for what differs from time to time (`parts`).
+
+const LANGUAGE_NAMES = ["en", "de"];
+export const language =
+  navigator.languages.map((one) => one.slice(0, 2)).find((one) => LANGUAGE_NAMES.includes(one)) ?? "en";
+export const number = (value) => value.toLocaleString(language);
+export const decimal = (value, digits) =>
+  value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+export const significant = (value) => value.toLocaleString(language, { maximumSignificantDigits: 4 });
+const plural = new Intl.PluralRules(language);
+// The number with the word for it: one, or any other number of them.
+const some = (count, one, more) => `${number(count)} ${plural.select(count) === "one" ? one : more}`;
 
 const en = {
   skip: "Skip to the results",
@@ -39,9 +51,9 @@ const en = {
   csv: "Save as CSV",
   json: "Save as JSON",
   zip: "Save as ZIP",
-  zipping: (count) => `Saving ${count} images …`,
-  zipped: (count) => `${count} images saved.`,
-  zipMost: (most) => `At most ${most} images are saved at a time: select fewer.`,
+  zipping: (count) => `Saving ${some(count, "image", "images")} …`,
+  zipped: (count) => `${some(count, "image", "images")} saved.`,
+  zipMost: (most) => `At most ${number(most)} images are saved at a time: select fewer.`,
   selectNone: "Select none",
   start: "Choose an image, by a click on one below, an upload, a drop or a paste, and say what should differ. For instance:",
   examples: ["at night", "in black and white", "seen from further away", "with more of them"],
@@ -50,8 +62,8 @@ const en = {
   earlier: "Earlier results",
   later: "Later results",
   place: "From place",
-  places: (total) => `of ${total}`,
-  between: (first, last, total) => `Images ${first} to ${last} of ${total}.`,
+  places: (total) => `of ${number(total)}`,
+  between: (first, last, total) => `Images ${number(first)} to ${number(last)} of ${number(total)}.`,
   none: "No further images.",
   texts: "Captions and edited captions",
   textsHint: "Change a text to see its effect. An empty edited caption is left out.",
@@ -78,19 +90,19 @@ const en = {
   openImage: "Open the image",
   copied: (path) => `Copied: ${path}`,
   notCopied: "The browser does not allow to copy.",
-  folder: (name, count) => `${name}, ${count} images`,
-  indexing: (done, total) => `Indexing: ${done} of ${total} images`,
+  folder: (name, count) => `${name}, ${some(count, "image", "images")}`,
+  indexing: (done, total) => `Indexing: ${number(done)} of ${some(total, "image", "images")}`,
   indexingStarts: "Indexing: reading the folder",
   indexFailed: (why) => `Not all is indexed: ${why}`,
-  leftOut: (failed, skipped) => `${failed} broken, ${skipped} of other kinds left out`,
-  picked: (shown, total) => `${shown} of ${total} images`,
+  leftOut: (failed, skipped) => `${number(failed)} broken, ${number(skipped)} of other kinds left out`,
+  picked: (shown, total) => `${number(shown)} of ${some(total, "image", "images")}`,
   reference: (name) => `Reference image: ${name}`,
   referenceAlt: (name) => `Reference image ${name}`,
   noImage: (name) => `${name} is not an image.`,
   tooLarge: (name, limit) => `${name} is larger than ${limit} MiB.`,
   tooLargeTogether: (limit) => `The images are larger than ${limit} MiB together.`,
   tooMany: (most) => `At most ${most} images are searched with at a time.`,
-  references: (count) => `${count} reference images`,
+  references: (count) => some(count, "reference image", "reference images"),
   sayFirst: "Say what should differ, or choose a reference image.",
   asking: "Asking …",
   steps: {
@@ -99,12 +111,12 @@ const en = {
     search: "Searching …",
   },
   working: "Working …",
-  waiting: (ahead) => `Waiting: ${ahead} ${ahead === 1 ? "query" : "queries"} ahead of yours …`,
+  waiting: (ahead) => `Waiting: ${some(ahead, "query", "queries")} ahead of yours …`,
   cancelled: "Cancelled.",
-  best: (shown, total) => `Best ${shown} of ${total} images.`,
+  best: (shown, total) => `Best ${number(shown)} of ${some(total, "image", "images")}.`,
   again: "Ranked again.",
   by: (method) => `Ranked by ${method}.`,
-  added: (count) => `${count} more images shown.`,
+  added: (count) => `${some(count, "more image", "more images")} shown.`,
   allShown: "All images are shown.",
   restored: "Texts restored.",
   changed: "Ranked by the changed texts.",
@@ -113,10 +125,10 @@ const en = {
   enlarge: (path) => `Enlarge ${path}`,
   useNamed: (path) => `Use ${path} as the new reference`,
   selectNamed: (path) => `Select ${path}`,
-  selected: (count) => `${count} selected`,
+  selected: (count) => `${number(count)} selected`,
   numbers: (place, score, similarity, increment) =>
     `${place}. ${score} (similarity ${similarity}, increment ${increment})`,
-  copies: (count) => `; ${count} more files alike`,
+  copies: (count) => `; ${some(count, "more file", "more files")} alike`,
   caption: (number) => `Caption ${number}`,
   edited: (number) => `Edited caption ${number}`,
   imageOnly: "(image alone)",
@@ -124,6 +136,12 @@ const en = {
   stopped: "The server stopped answering. Try again.",
   status: (code) => `The server answered ${code}.`,
   uploadAgain: "The uploaded image of this link is not kept: upload it again.",
+  methods: {}, // about each: as the server says it
+  fields: {},
+  values: {},
+  said: {},
+  parts: {},
+  unsaid: (text) => text,
 };
 
 const de = {
@@ -133,19 +151,19 @@ const de = {
   upload: "Bild hochladen",
   pick: "Aus der Sammlung wählen",
   forget: "Bild entfernen",
-  differ: "Was anders sein soll",
-  example: "ist nachts am Strand",
+  differ: "Was anders sein soll (auf Englisch)",
+  example: "is on a beach at night", // as the examples: most encoders read English alone
   alsoNamed: (path) => `Auch wie ${path}`,
   alsoNoMore: (path) => `Nicht mehr wie ${path}`,
   also: (path) => `Auch wie ${path}: wirkt mit der nächsten Suche.`,
-  unlike: "aber nicht",
-  unlikeExample: "Menschen",
+  unlike: "aber nicht (auf Englisch)",
+  unlikeExample: "people",
   unlikeNamed: (path) => `Weniger wie ${path}`,
   likeAgain: (path) => `Nicht mehr weniger wie ${path}`,
   less: (path) => `Weniger wie ${path}: wirkt mit der nächsten Suche.`,
   search: "Suchen",
-  filter: "Filter",
-  filters: (count) => `Filter (${count})`,
+  filter: "Filtern",
+  filters: (count) => `Gefiltert (${count})`,
   filterField: "Feld des Filters",
   filterOperator: "Wie es vergleicht",
   filterValue: "Wert des Filters",
@@ -165,19 +183,19 @@ const de = {
   csv: "Als CSV sichern",
   json: "Als JSON sichern",
   zip: "Als ZIP sichern",
-  zipping: (count) => `Sichert ${count} Bilder …`,
-  zipped: (count) => `${count} Bilder gesichert.`,
-  zipMost: (most) => `Höchstens ${most} Bilder auf einmal: weniger auswählen.`,
+  zipping: (count) => `Sichert ${some(count, "Bild", "Bilder")} …`,
+  zipped: (count) => `${some(count, "Bild", "Bilder")} gesichert.`,
+  zipMost: (most) => `Höchstens ${number(most)} Bilder auf einmal: weniger auswählen.`,
   selectNone: "Auswahl aufheben",
-  start: "Ein Bild wählen (ein Klick auf eines unten, hochladen, hierher ziehen oder einfügen) und sagen, was anders sein soll. Zum Beispiel:",
+  start: "Ein Bild wählen (ein Klick auf eines unten, hochladen, hierher ziehen oder einfügen) und sagen, was anders sein soll, auf Englisch, weil viele Modelle nichts anderes verstehen. Zum Beispiel:",
   examples: ["at night", "in black and white", "seen from further away", "with more of them"],
   more: "Mehr zeigen",
   pages: "Seiten der Ergebnisse",
   earlier: "Frühere Ergebnisse",
   later: "Spätere Ergebnisse",
   place: "Ab Platz",
-  places: (total) => `von ${total}`,
-  between: (first, last, total) => `Bilder ${first} bis ${last} von ${total}.`,
+  places: (total) => `von ${number(total)}`,
+  between: (first, last, total) => `Bilder ${number(first)} bis ${number(last)} von ${number(total)}.`,
   none: "Keine weiteren Bilder.",
   texts: "Beschreibungen und geänderte Beschreibungen",
   textsHint: "Ein geänderter Text wirkt sofort. Eine leere geänderte Beschreibung zählt nicht.",
@@ -204,19 +222,19 @@ const de = {
   openImage: "Bild öffnen",
   copied: (path) => `Kopiert: ${path}`,
   notCopied: "Der Browser erlaubt das Kopieren nicht.",
-  folder: (name, count) => `${name}, ${count} Bilder`,
-  indexing: (done, total) => `Wird erfasst: ${done} von ${total} Bildern`,
+  folder: (name, count) => `${name}, ${some(count, "Bild", "Bilder")}`,
+  indexing: (done, total) => `Wird erfasst: ${number(done)} von ${some(total, "Bild", "Bildern")}`,
   indexingStarts: "Wird erfasst: der Ordner wird gelesen",
   indexFailed: (why) => `Nicht alles ist erfasst: ${why}`,
-  leftOut: (failed, skipped) => `${failed} defekte, ${skipped} anderer Art ausgelassen`,
-  picked: (shown, total) => `${shown} von ${total} Bildern`,
+  leftOut: (failed, skipped) => `ausgelassen: ${number(failed)} defekt, ${number(skipped)} anderer Art`,
+  picked: (shown, total) => `${number(shown)} von ${some(total, "Bild", "Bildern")}`,
   reference: (name) => `Referenzbild: ${name}`,
   referenceAlt: (name) => `Referenzbild ${name}`,
   noImage: (name) => `${name} ist kein Bild.`,
   tooLarge: (name, limit) => `${name} ist größer als ${limit} MiB.`,
   tooLargeTogether: (limit) => `Die Bilder sind zusammen größer als ${limit} MiB.`,
   tooMany: (most) => `Höchstens ${most} Bilder auf einmal.`,
-  references: (count) => `${count} Referenzbilder`,
+  references: (count) => some(count, "Referenzbild", "Referenzbilder"),
   sayFirst: "Sagen, was anders sein soll, oder ein Referenzbild wählen.",
   asking: "Fragt …",
   steps: {
@@ -225,12 +243,12 @@ const de = {
     search: "Sucht …",
   },
   working: "Arbeitet …",
-  waiting: (ahead) => `Wartet: ${ahead} ${ahead === 1 ? "Anfrage" : "Anfragen"} davor …`,
+  waiting: (ahead) => `Wartet: ${some(ahead, "Anfrage", "Anfragen")} davor …`,
   cancelled: "Abgebrochen.",
-  best: (shown, total) => `Die besten ${shown} von ${total} Bildern.`,
+  best: (shown, total) => `Die besten ${number(shown)} von ${some(total, "Bild", "Bildern")}.`,
   again: "Neu geordnet.",
   by: (method) => `Geordnet nach ${method}.`,
-  added: (count) => `${count} weitere Bilder.`,
+  added: (count) => `${some(count, "weiteres Bild", "weitere Bilder")}.`,
   allShown: "Alle Bilder sind zu sehen.",
   restored: "Texte zurückgesetzt.",
   changed: "Nach den geänderten Texten geordnet.",
@@ -239,10 +257,10 @@ const de = {
   enlarge: (path) => `${path} vergrößern`,
   useNamed: (path) => `${path} als neue Referenz nehmen`,
   selectNamed: (path) => `${path} auswählen`,
-  selected: (count) => `${count} ausgewählt`,
+  selected: (count) => `${number(count)} ausgewählt`,
   numbers: (place, score, similarity, increment) =>
     `${place}. ${score} (Ähnlichkeit ${similarity}, Zuwachs ${increment})`,
-  copies: (count) => `; ${count} gleiche Dateien mehr`,
+  copies: (count) => `; ${some(count, "gleiche Datei", "gleiche Dateien")} mehr`,
   caption: (number) => `Beschreibung ${number}`,
   edited: (number) => `Geänderte Beschreibung ${number}`,
   imageOnly: "(nur das Bild)",
@@ -250,13 +268,195 @@ const de = {
   stopped: "Der Server antwortet nicht mehr. Noch einmal versuchen.",
   status: (code) => `Der Server antwortete ${code}.`,
   uploadAgain: "Das hochgeladene Bild dieses Verweises ist nicht aufbewahrt: noch einmal hochladen.",
+  methods: {
+    "seize": "Absolute Ähnlichkeit und dazu, was ein Bild durch die Änderung an Ähnlichkeit gewinnt (SEIZE, Abschnitt 3.3).",
+    "seize-rank": "Absolute Ähnlichkeit und dazu die gewonnenen Plätze statt der gewonnenen Ähnlichkeit (SEIZE).",
+    "mean-ensemble": "Absolute Ähnlichkeit zum Mittel aller geänderten Beschreibungen, ohne den Zuwachs.",
+    "ldre": "Änderungen, gewichtet nach dem, was sie weggenommen haben (LDRE, SIGIR 2024).",
+    "cirevl": "Eine einzige Beschreibung und ihre Änderung (CIReVL, ICLR 2024).",
+    "image": "Das Referenzbild allein.",
+    "text": "Der Text allein.",
+    "image+text": "Das Mittel von Referenzbild und Text.",
+    "pdv": "Referenzbild und Beschreibung, beide in Richtung der Änderung verschoben und verschmolzen (PDV-F, WACV 2026).",
+    "seize+pdv": "Der Zuwachs von SEIZE auf der Anfrage von PDV.",
+    "composer": "Was ein trainierter Kopf aus Referenzbild und Text macht. Braucht weder Beschreibungen noch Sprachmodell.",
+    "seize+composer": "Der Zuwachs von SEIZE auf der Anfrage eines trainierten Kopfes.",
+    "pdv+composer": "Die Anfrage eines trainierten Kopfes an der Stelle der Bildseite von PDV, neben dessen Textseite.",
+    "lincir": "Das Referenzbild als Pseudowort, durch ein φ, das nur an Texten trainiert ist (LinCIR, CVPR 2024).",
+    "searle": "Das Referenzbild als Pseudowort, durch ein φ, das von optimierten gelernt hat (SEARLE, ICCV 2023).",
+    "pic2word": "Das Referenzbild als Pseudowort, durch ein Netz, das nur an Bildern trainiert ist (Pic2Word, CVPR 2023).",
+    "fti4cir": "Das Referenzbild als Pseudowörter für sein Motiv und mehrere Eigenschaften (FTI4CIR, SIGIR 2024).",
+    "seize+lincir": "Der Zuwachs von SEIZE auf der Anfrage von LinCIR.",
+    "joint": "Referenzbild und Text in einem Vektor, durch ein Modell, das dafür trainiert ist.",
+    "seize+joint": "Der Zuwachs von SEIZE auf der Anfrage des gemeinsamen Modells.",
+    "planned": "Einzelne Suchen, in die ein Sprachmodell die Anfrage zerlegt, vereinigt, geschnitten und verschmolzen (nach OSCAR).",
+    "planned-roles": "Dasselbe für die Rollen der Änderungen: das Bild mit Gewünschtem und Bewahrtem, ohne Verbotenes.",
+    "roles": "Die geänderte Anfrage, mit Gewünschtem und Bewahrtem dazu und Verbotenem abgezogen (nach MulVec).",
+    "seize+roles": "Der Zuwachs von SEIZE auf der Anfrage der Rollen.",
+    "sdr": "Die geänderte Anfrage, im Referenzbild verankert, weniger dem, was die Änderung über den Text hinaus hinzufügt (SDR-CIR).",
+    "seize+image": "Der Zuwachs von SEIZE auf einer Anfrage, die im Referenzbild verankert ist.",
+    "seize+sdr": "Der Zuwachs von SEIZE auf der Anfrage von SDR-CIR.",
+    "sum": "Die Summe von Referenzbild und Text, beide vorher nicht normiert (BGE-VL).",
+  },
+  fields: {
+    "folder": "Ordner",
+    "name": "Name",
+    "taken": "Aufnahmezeit",
+    "width": "Breite",
+    "height": "Höhe",
+    "orientation": "Ausrichtung",
+    "bytes": "Größe in Bytes",
+    "make": "Kamerahersteller",
+    "model": "Kamera",
+    "lens": "Objektiv",
+    "iso": "ISO-Wert",
+    "text": "Begleittext",
+  },
+  values: {
+    "landscape": "Querformat",
+    "portrait": "Hochformat",
+    "square": "quadratisch",
+  },
+  said: {
+    "path below the folder, or any folder that the image lies in": "Pfad im Ordner, oder irgendein Ordner, in dem das Bild liegt",
+    "the file's name": "der Name der Datei",
+    "EXIF's DateTimeOriginal, else the file's time": "DateTimeOriginal nach EXIF, sonst die Zeit der Datei",
+    "pixels, upright": "in Pixeln, aufrecht",
+    "landscape, portrait or square": "Querformat (landscape), Hochformat (portrait) oder quadratisch (square)",
+    "of the file": "der Datei",
+    "the camera's maker, by EXIF": "der Hersteller der Kamera, nach EXIF",
+    "the camera's model, by EXIF": "das Modell der Kamera, nach EXIF",
+    "by EXIF": "nach EXIF",
+    "sensitivity, by EXIF": "Empfindlichkeit, nach EXIF",
+    "the text file beside the image": "die Textdatei neben dem Bild",
+    "column of {}": "Spalte von {}",
+    "of JSON files beside the images": "aus JSON-Dateien neben den Bildern",
+    "There is nothing to search by: give an image, a text, or both.": "Es ist nichts da, wonach gesucht werden kann: ein Bild, einen Text oder beides angeben.",
+    "A turn that goes on from a query begins with no image: send none.": "Ein Schritt, der von einer Anfrage weitergeht, beginnt ohne Bild: keines senden.",
+    "A turn cannot begin with the state {} by the method {}: choose {}, or another method.": "Ein Schritt kann beim Verfahren {1} nicht mit dem Zustand {0} beginnen: {2} oder ein anderes Verfahren wählen.",
+    "vector is none of a result: ask the turn before again.": "Der Vektor stammt von keinem Ergebnis: den Schritt davor noch einmal fragen.",
+    "The turn before was by another encoder: ask it again.": "Der Schritt davor war mit einem anderen Modell: ihn noch einmal fragen.",
+    "The folder is being indexed. The first images can be searched in a moment.": "Der Ordner wird erfasst. Die ersten Bilder können gleich durchsucht werden.",
+    "Indexing failed; the server's log says why.": "Das Erfassen ist gescheitert; warum, steht im Protokoll des Servers.",
+    "The query failed; the server's log says why.": "Die Anfrage ist gescheitert; warum, steht im Protokoll des Servers.",
+    "The request failed; the server's log says why.": "Das ist gescheitert; warum, steht im Protokoll des Servers.",
+    "The server is set up wrongly; its log says what is wrong.": "Der Server ist falsch eingestellt; was nicht stimmt, steht in seinem Protokoll.",
+    "The server cannot use one of its files; its log says which.": "Der Server kann eine seiner Dateien nicht benutzen; welche, steht in seinem Protokoll.",
+    "The folder is not indexed; the server's log says what to do.": "Der Ordner ist nicht erfasst; was zu tun ist, steht im Protokoll des Servers.",
+    "A model cannot be reached or does not work; the server's log says why.": "Ein Modell ist nicht erreichbar oder arbeitet nicht; warum, steht im Protokoll des Servers.",
+    "The server cannot keep what it computed; its log says why.": "Der Server kann nicht aufbewahren, was er berechnet hat; warum, steht in seinem Protokoll.",
+    "Too many images are being searched with at the moment. Try again soon.": "Gerade wird mit zu vielen Bildern gesucht. Bald noch einmal versuchen.",
+    "Too many people are sending at the moment. Try again soon.": "Gerade senden zu viele Leute. Bald noch einmal versuchen.",
+    "Too many images are being saved at the moment. Try again soon.": "Gerade werden zu viele Bilder gesichert. Bald noch einmal versuchen.",
+    "Too many people are asking at the moment. Try again soon.": "Gerade fragen zu viele Leute. Bald noch einmal versuchen.",
+    "The request took too long to arrive.": "Die Anfrage kam zu langsam an.",
+    "The request or its image is larger than this server takes.": "Die Anfrage oder ihr Bild ist größer, als dieser Server annimmt.",
+    "The form has more than {} images: send fewer.": "Es sind mehr als {} Bilder: weniger senden.",
+    "The images have {} MiB, more than the {} of one file: select fewer.": "Die Bilder haben {} MiB, mehr als die {} einer Datei: weniger auswählen.",
+    "The relative caption has {} characters, more than the {} allowed: say it in fewer words.": "Der Text hat {} Zeichen, mehr als die erlaubten {}: ihn kürzer fassen.",
+    "{} has {} characters, more than the {} allowed: shorten it.": "{} hat {} Zeichen, mehr als die erlaubten {}: kürzen.",
+    "{} has {} items, more than the {} allowed.": "{} hat {} Einträge, mehr als die erlaubten {}.",
+    "A token is needed: open the address that the server printed.": "Ein Zugangscode fehlt: die Adresse öffnen, die der Server ausgegeben hat.",
+    "This token is not the server's. It may have been started anew.": "Dieser Zugangscode ist nicht der des Servers. Vielleicht wurde er neu gestartet.",
+    "The reference image is not known here (any more). Query with it.": "Das Referenzbild ist hier nicht (mehr) bekannt. Mit ihm suchen.",
+    "There is no such image in the gallery.": "Dieses Bild gibt es in der Sammlung nicht.",
+    "There is no such image in the gallery (any more).": "Dieses Bild gibt es in der Sammlung nicht (mehr).",
+    "{} is gone or was changed. {}": "{0} ist nicht mehr da oder wurde geändert.",
+    "{} edited captions do not match {} captions: each caption has one, or each the same number.": "{} geänderte Beschreibungen passen nicht zu {} Beschreibungen: jede hat eine, oder jede gleich viele.",
+    "{} is empty.": "{} ist leer.",
+    "{} is HEIC, which is not read: convert it to JPEG, or pip install pillow-heif.": "{} ist HEIC, was hier nicht gelesen wird: in JPEG umwandeln (oder pip install pillow-heif).",
+    "{} is {}, which is not read: convert it to PNG or JPEG.": "{} ist {}, was nicht gelesen wird: in PNG oder JPEG umwandeln.",
+    "{} is not an image that can be read.": "{} ist kein Bild, das gelesen werden kann.",
+    "{} cannot be read as an image: {}": "{} kann nicht als Bild gelesen werden: {}",
+    "{} has {} x {} pixels, more than the {} allowed ({}).": "{} hat {} x {} Pixel, mehr als die erlaubten {} ({}).",
+    "{} has {} pixels, more than the {} allowed ({}).": "{} hat {} Pixel, mehr als die erlaubten {} ({}).",
+    "{} has more than the {} allowed ({}).": "{} hat mehr als die erlaubten {} Pixel ({}).",
+    "{} takes more memory to decode than there is.": "{} braucht zum Lesen mehr Speicher, als da ist.",
+    "{} Fields: {}.": "{} Felder: {}.",
+    "{}: there is no field {}.": "{}: ein Feld {} gibt es nicht.",
+    "{} is no condition: give a field, one of {} and a value, as in 'price<50'.": "{} ist keine Bedingung: ein Feld, eines von {} und einen Wert angeben, wie in 'price<50'.",
+    "{} conditions are more than the {} allowed.": "{} Bedingungen sind mehr als die erlaubten {}.",
+    "{}: {} is a {}, which is compared by = != < <= > >=.": "{}: {} ist {}, verglichen wird mit = != < <= > >=.",
+    "{}: {} is no {} such as {}.": "{0}: {1} ist nicht {2} wie {3}.",
+    "{}: {} is a text, which is compared by = != ~ !~.": "{}: {} ist ein Text, verglichen wird mit = != ~ !~.",
+    "{}: {} is neither a number nor a date.": "{}: {} ist weder eine Zahl noch ein Datum.",
+    "{}: no value of {} is a {}.": "{}: kein Wert von {} ist {}.",
+    "No caption could be edited; the relative caption alone is used.": "Keine Beschreibung konnte geändert werden; nur der Text zählt.",
+    "{} of {} edited captions are missing.": "{} von {} geänderten Beschreibungen fehlen.",
+    "There are no captions of the image: the relative caption stands for them. Ask again to have it described.": "Das Bild hat keine Beschreibungen: der Text steht für sie. Noch einmal suchen, um es beschreiben zu lassen.",
+    "The image has no captions ({}).": "Das Bild hat keine Beschreibungen ({}).",
+    "Why edited captions are missing, most often: {}.": "Warum geänderte Beschreibungen fehlen, meistens: {}.",
+    "A model failed on a part of this; the server's log says why.": "Ein Modell ist an einem Teil davon gescheitert; warum, steht im Protokoll des Servers.",
+    "taken: {} by EXIF, {} by the file's time.": "Aufnahmezeit: {} nach EXIF, {} nach der Zeit der Datei.",
+    "Nothing is known of {} that changed since the index.": "Von {}, seit dem Erfassen geändert, ist nichts bekannt.",
+    "The EXIF of {} is damaged.": "EXIF beschädigt: {}.",
+    "{} beside images cannot be read.": "Neben Bildern nicht lesbar: {}.",
+    "{}: rows that name no image: {}; files without a row: {} of {}; rows behind which another one counts: {}.": "{}: Zeilen ohne Bild: {}; Dateien ohne Zeile: {} von {}; Zeilen, nach denen eine andere zählt: {}.",
+    "{}: rows that name no image: {}; files without a row: {} of {}.": "{}: Zeilen ohne Bild: {}; Dateien ohne Zeile: {} von {}.",
+    "{}: rows that name no image: {}; rows behind which another one counts: {}.": "{}: Zeilen ohne Bild: {}; Zeilen, nach denen eine andere zählt: {}.",
+    "{}: files without a row: {} of {}; rows behind which another one counts: {}.": "{}: Dateien ohne Zeile: {} von {}; Zeilen, nach denen eine andere zählt: {}.",
+    "{}: rows that name no image: {}.": "{}: Zeilen ohne Bild: {}.",
+    "{}: files without a row: {} of {}.": "{}: Dateien ohne Zeile: {} von {}.",
+    "{}: rows behind which another one counts: {}.": "{}: Zeilen, nach denen eine andere zählt: {}.",
+    "Values of {} that are no {}: {}.": "Werte von {}, die nicht {} sind: {}.",
+    "Searches by {}, with the encoder alone: {}. With both, the image is described and the description edited, which finds more. To ask for it: --method {}.": "Sucht nach {}, nur mit dem Encoder: {}. Mit beiden wird das Bild beschrieben und die Beschreibung geändert, was mehr findet: mit --method {}.",
+    "The models of the preset demo know the rendered shapes of its world alone: what they say of photographs means nothing. Take another preset for those.": "Die Modelle der Voreinstellung demo kennen nur die gezeichneten Formen ihrer Welt: was sie von Fotos sagen, bedeutet nichts. Dafür eine andere Voreinstellung nehmen.",
+  },
+  parts: {
+    "the image": "das Bild",
+    "a further image": "ein weiteres Bild",
+    "number": "eine Zahl",
+    "date": "ein Datum",
+    "2024, 2024-05 or 2024-05-03": "2024, 2024-05 oder 2024-05-03",
+    "{} files": "{} Dateien",
+    "{} file": "{} Datei",
+    "numbers": "Zahlen",
+    "dates": "Daten",
+    "{} and {}": "{} und {}",
+    "the {} {} is not at hand": "{} {} ist nicht da",
+    "captioner": "der Beschreiber",
+    "LLM": "das Sprachmodell",
+  },
+  unsaid: (text) => `Der Server sagt auf Englisch: ${text}`,
 };
 
 const LANGUAGES = { en, de };
-
-export const language =
-  navigator.languages.map((one) => one.slice(0, 2)).find((one) => one in LANGUAGES) ?? "en";
 export const texts = LANGUAGES[language];
+
+const SPECIAL = /[.*+?^${}()|[\]\\]/g;
+const patterns = (table) =>
+  Object.entries(table).map(([english, own]) => {
+    const parts = english.split("{}").map((text) => text.replace(SPECIAL, "\\$&"));
+    return { pattern: new RegExp(`^${parts.join("(.+?)")}$`, "s"), own };
+  });
+const SAID = patterns(texts.said);
+const PARTS = [...patterns(texts.parts), ...SAID]; // of what is said
+const COUNT = /^\d{1,3}(,\d{3})+$/;
+
+// A text of the server in the page's language; undefined where it is not known.
+function translated(text, known) {
+  for (const { pattern, own } of known) {
+    const found = text.match(pattern)?.slice(1).map(part);
+    let next = 0;
+    if (found) return own.replace(/\{(\d?)\}/g, (_, place) => found[place || next++]);
+  }
+  return undefined;
+}
+
+function part(text) {
+  if (COUNT.test(text)) return number(Number(text.replaceAll(",", "")));
+  return translated(text, PARTS) ?? condition(text);
+}
+
+// What the server says, in the page's language; what is not known is marked as English.
+export const told = (text) => translated(text, SAID) ?? texts.unsaid(text);
+
+// A condition as people read it: with the names of fields and values in their language.
+export function condition(text) {
+  const [, field, operator, value] = text.match(/^([^<>=~!]+)([<>=~!]+)(.*)$/s) ?? [];
+  if (operator === undefined) return text;
+  return (texts.fields[field] ?? field) + operator + (texts.values[value] ?? value);
+}
 
 // Fills in what the document leaves open.
 export function fill(root) {
