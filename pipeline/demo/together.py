@@ -69,6 +69,40 @@ def words() -> transformers.PreTrainedTokenizerFast:
     return made
 
 
+def attention_loss(words: transformers.PreTrainedTokenizerFast, ids: Tensor, seen: Any) -> Tensor:
+    """Return how little a few heads look where a list is copied from, a scalar.
+
+    ``ids`` (calls, tokens) are prompts with their answers, ``seen`` the attention of every layer,
+    (calls, heads, tokens, tokens) each. A head of the first layer is to look at the number before
+    a text, and one of each layer behind it, within an edit, at the caption of that number.
+    """
+    number = {words.convert_tokens_to_ids(n): int(n) for n in prompts.numbers(MOST)}
+    opens, closes = words.convert_tokens_to_ids(['{"', '"}'])
+    of, at, part = (torch.zeros(ids.shape, dtype=torch.long) for _ in range(3))
+    for row, tokens in enumerate(ids.tolist()):
+        current = place = opened = 0
+        for column, token in enumerate(tokens):
+            if token == opens:
+                opened += 1
+            elif token in number:
+                current, place = number[token], column
+            of[row, column], at[row, column], part[row, column] = current, place, opened
+            current = 0 if token == closes else current
+    inside = of > 0
+    own = torch.nn.functional.one_hot(at, ids.shape[1]).bool()
+    asked = (of[:, :, None] == of[:, None, :]) & (part == 1)[:, None, :]
+    answering = inside & (part == 2)
+    found = [_missed(seen[0][:, 0], own, inside)]
+    found += [_missed(layer[:, 0], asked, answering) for layer in seen[1:]]
+    return torch.stack(found).mean()
+
+
+def _missed(seen: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean negative logarithm of the attention that is on what is wanted."""
+    share: Tensor = (seen * wanted).sum(-1)[rows]
+    return -share.clamp(min=1e-4).log().mean()
+
+
 def train_together(out: Path, steps: int, seed: int, rate: float, start: Path | None) -> None:
     """Go on from the demo's LLM, on calls about one caption and about all; the loss is on answers.
 
@@ -80,6 +114,7 @@ def train_together(out: Path, steps: int, seed: int, rate: float, start: Path | 
     torch.manual_seed(seed)
     config = llama(vocabulary)
     config.max_position_embeddings = ROOM
+    config._attn_implementation = "eager"
     model: Any = transformers.LlamaForCausalLM(config)
     load_llama(model, vocabulary, start or MODELS / "llm", "model.")
     model.generation_config = transformers.GenerationConfig(
@@ -101,7 +136,11 @@ def train_together(out: Path, steps: int, seed: int, rate: float, start: Path | 
             tokenize=False,
         )
         answers = [one.edits[0] if alone else prompts.as_json(one.edits) for one in examples]
-        return answer_loss(model, vocabulary, asked, answers)
+        if alone:
+            return answer_loss(model, vocabulary, asked, answers)
+        watched: list[Any] = []
+        loss = answer_loss(model, vocabulary, asked, answers, watched)
+        return loss + attention_loss(vocabulary, *watched)
 
     def save(record: dict[str, Any]) -> None:
         model.save_pretrained(out)

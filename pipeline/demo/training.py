@@ -247,11 +247,16 @@ def load_llama(model: Any, words: PreTrainedTokenizerFast, folder: Path, prefix:
 
 
 def answer_loss(
-    model: Any, words: PreTrainedTokenizerFast, asked: Sequence[str], answers: Sequence[str]
+    model: Any,
+    words: PreTrainedTokenizerFast,
+    asked: Sequence[str],
+    answers: Sequence[str],
+    watched: list[Any] | None = None,
 ) -> Tensor:
     """Return a causal LLM's mean cross-entropy over the tokens of the answers alone, a scalar.
 
-    ``asked`` are rendered chats, up to where the assistant begins.
+    ``asked`` are rendered chats, up to where the assistant begins. ``watched`` is given the token
+    ids and the attention of every layer.
     """
     starts = [len(ids) for ids in words(list(asked), add_special_tokens=False)["input_ids"]]
     texts = [f"{a} {answer} </s>" for a, answer in zip(asked, answers, strict=True)]
@@ -262,5 +267,11 @@ def answer_loss(
     place = torch.arange(ids.shape[1])
     hidden = (mask == 0) | (place[None] < torch.tensor(starts)[:, None])
     labels = ids.masked_fill(hidden, -100)
-    loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    watching = watched is not None
+    made = model(
+        input_ids=ids, attention_mask=mask, labels=labels, output_attentions=watching or None
+    )
+    if watched is not None:
+        watched += [ids, made.attentions]
+    loss: Tensor = made.loss
     return loss

@@ -14,7 +14,7 @@ from tests.benchmarks.report import Size, machine
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "hnsw", "embed"),
     *("embedder", "caption", "train", "inversion", "own", "grouping", "rates"),
-    *("folder", "startup", "together", "prefixes"),
+    *("folder", "startup", "together"),
 )
 WRITTEN = (
     "search",
@@ -32,7 +32,6 @@ WRITTEN = (
     "synthetic",
     "long-texts",
     "together",
-    "prefixes",
 )
 """Benchmarks whose tables stand in the docs, between marks of their name."""
 

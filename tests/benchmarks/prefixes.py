@@ -1,16 +1,16 @@
-"""What a vLLM's prefix cache holds of the prompts of edits, by prompt, order and size of the cache.
+"""What a vLLM's prefix cache holds of the prompts of edits: the second table of ``together``.
 
-Requests are those of the edit stage, for all captions that ``make demo`` made of its CIRCO val,
-with one token to answer: hits do not depend on the answers. The model is the demo's LLM
-``together``, to which most of SEIZE's words are one unknown word each; its answers do not count.
-``python -m tests.benchmarks.prefixes --model FOLDER`` measures with another model.
+Requests are those of the edit stage, for the captions that the demo made of its CIRCO val, with one
+token to answer: hits do not depend on the answers. To the demo's LLM ``together`` most of SEIZE's
+words are one unknown word each; ``python -m tests.benchmarks.prefixes --model FOLDER`` measures
+with another model's tokens.
 """
 
 import random
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +24,43 @@ from pipeline.run import Run
 from pipeline.stages import caption, edit
 from pipeline.stages.editor import Editor
 from tests.benchmarks import report
-from tests.benchmarks.report import Size
-from tests.benchmarks.together import MODEL
 from tests.conftest import PROJECT
 from tests.vllm.conftest import binary
 
 PROMPTS = ("seize", "seize-change-first", "demo")
-QUERIES = {"small": 20, "full": 200}
+WAYS = ("alone", "shuffled", "as asked")
+"""``alone``: nothing is shared between requests, as without a cache."""
+QUERIES = 60
 IN_FLIGHT = 32
-BLOCK = 32
-"""Tokens of a block: what the prefix cache holds is whole ones. A GPU's are 16 by default, a CPU's
-128, and a CPU takes no fewer than 32."""
-FEW_BLOCKS = 512
-"""A cache that holds less than all requests: so many blocks."""
-ARGUMENTS = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "512")
-COLUMNS = ("prompt", "order", "cache", "tokens a prompt", "found in the cache", "requests a second")
+BLOCK, BLOCKS = 32, 512
+"""Tokens of a block, and blocks: the cache holds whole ones, and fewer than all requests need. A
+GPU's blocks are of 16 by default, a CPU's of 128, and a CPU takes none below 32."""
+ARGUMENTS = (
+    *("--enforce-eager", "--dtype", "float32", "--max-model-len", "800"),
+    *("--block-size", str(BLOCK), "--num-gpu-blocks-override", str(BLOCKS)),
+)
+COLUMNS = ("prompt", "requests", "tokens a prompt", "found in the cache", "requests a second")
 
 Body = dict[str, Any]
 
 
-def bodies(run: Run, prompt: str, shuffled: bool) -> list[Body]:
+def bodies(run: Run, prompt: str, way: str) -> list[Body]:
     """Return the requests of the edit stage with a prompt, as it sends them or in random order.
 
-    They share nothing with those of other calls: a salt keeps caches apart.
+    They share nothing with those of other calls: a salt keeps what is in the cache apart.
     """
     chosen = config.load("demo", {"llm.prompt": prompt})
-    pairs = edit.pairs(run, caption.read(run))
     made: list[Body] = [
         {"messages": request.messages, "max_tokens": 1, "temperature": 0.0}
-        for request in Editor(chosen).requests(pairs)
+        for request in Editor(chosen).requests(edit.pairs(run, caption.read(run)))
     ]
-    if shuffled:
+    if way != "as asked":
         random.Random(0).shuffle(made)
-    salt = f"{prompt} {shuffled} {time.monotonic_ns()}"
-    return [body | {"cache_salt": salt} for body in made]
+    salt = f"{prompt} {way} {time.monotonic_ns()}"
+    return [
+        body | {"cache_salt": f"{salt} {number}" if way == "alone" else salt}
+        for number, body in enumerate(made)
+    ]
 
 
 def looked_up(url: str) -> tuple[int, int]:
@@ -76,63 +79,44 @@ def row(url: str, model: str, asked: Sequence[Body]) -> list[str]:
     assert all(answer.reason is None for answer in answers)
     queries, hits = (now - then for now, then in zip(looked_up(url), before, strict=True))
     tokens = sum(answer.tokens for answer in answers) / len(answers) - 1
-    share = f"{hits / queries:.1%} ({hits:,} of {queries:,})" if queries else "off"
-    return [f"{tokens:.0f}", share, f"{len(asked) / seconds:.1f}"]
+    return [
+        f"{tokens:.0f}",
+        f"{hits / max(queries, 1):.1%} ({hits:,} of {queries:,})",
+        f"{len(asked) / seconds:.1f}",
+    ]
 
 
-def rows(
-    run: Run, model: str, caches: dict[str, Sequence[str]], orders: dict[str, bool]
-) -> list[list[str]]:
-    """Serve the model once a cache; return a line a prompt, order and cache."""
-    found = []
-    for cache, arguments in caches.items():
-        with tempfile.TemporaryDirectory() as name:
-            every = [*ARGUMENTS, "--block-size", str(BLOCK), *arguments]
-            with vllm.serve(model, Path(name) / "vllm.log", binary(), every) as url:
-                row(url, model, bodies(run, PROMPTS[0], True)[:IN_FLIGHT])  # starts are slow
-                for prompt in PROMPTS:
-                    for order, shuffled in orders.items():
-                        cells = row(url, model, bodies(run, prompt, shuffled))
-                        found.append([f"`{prompt}`", order, cache, *cells])
-    return sorted(found, key=lambda cells: PROMPTS.index(cells[0].strip("`")))
-
-
-def measured(model: str, count: int, size: Size) -> str:
-    """Return the table of one model."""
+def measured(url: str, model: str, count: int) -> str:
+    """Return the table of a model that a vLLM serves: a line a prompt and way to ask."""
     loaded = datasets.load("circo", "val", PROJECT / "data" / "demo")
     loaded.queries = loaded.queries[:count]
-    small = f"{FEW_BLOCKS * BLOCK:,} tokens"
-    caches: dict[str, Sequence[str]] = {small: ("--num-gpu-blocks-override", str(FEW_BLOCKS))}
-    if size == "full":
-        caches = {
-            "none": ("--no-enable-prefix-caching",),
-            "holds all": (),
-            **caches,
-        }
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         kept = PROJECT / "cache"
         cache = kept if (kept / "circo-val").exists() else Path(folder) / "cache"
         run = Run(loaded, config.load("demo"), cache, Path(folder) / "submissions")
         caption.caption(run)
-        found = rows(run, model, caches, {"as asked": False, "shuffled": True})
-    title = f"Prefix cache: edits of {count} queries of the demo's CIRCO val, {IN_FLIGHT} in flight"
+        row(url, model, bodies(run, PROMPTS[0], WAYS[0])[:IN_FLIGHT])  # the first ones are slow
+        for prompt in PROMPTS:
+            for way in WAYS:
+                found.append([f"`{prompt}`", way, *row(url, model, bodies(run, prompt, way))])
+    title = (
+        f"Prefix cache of {BLOCKS * BLOCK:,} tokens in blocks of {BLOCK}: edits of {count} queries "
+        f"of the demo's CIRCO val, {IN_FLIGHT} in flight"
+    )
     return report.table(title, COLUMNS, found)
-
-
-def tables(size: Size) -> Iterator[str]:
-    """Yield one table, or what is lacking for it."""
-    if not Path(binary()).exists():
-        yield "Prefix cache: not measured, since no vLLM is installed (`make test-vllm` does it).\n"
-        return
-    yield measured(str(MODEL), QUERIES[size], size)
 
 
 @click.command()
 @click.option("--model", required=True, help="folder of a chat model")
-@click.option("--queries", "count", default=20, show_default=True)
+@click.option("--queries", "count", default=10, show_default=True)
 def main(model: str, count: int) -> None:
     """Print a Markdown table."""
-    print(measured(model, count, "full"))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        vllm.serve(model, Path(name) / "vllm.log", binary(), ARGUMENTS) as url,
+    ):
+        print(measured(url, model, count))
 
 
 if __name__ == "__main__":

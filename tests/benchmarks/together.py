@@ -26,14 +26,13 @@ from pipeline.run import Run
 from pipeline.stages import caption, edit
 from pipeline.stages.everything import run_stages
 from pipeline.study import compare
-from tests.benchmarks import report
+from tests.benchmarks import prefixes, report
 from tests.benchmarks.report import Size
 from tests.conftest import PROJECT
 from tests.vllm.conftest import binary
 
 MODEL = MODELS / "together"
 PROMPTS = ("demo", "demo-together")
-ARGUMENTS = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "800")
 QUERIES = {"small": 20, "full": 200}
 METRICS = ("mAP@5", "mAP@10")
 MEASURES = (
@@ -158,17 +157,19 @@ def served(size: Size) -> Iterator[tuple[str, str | None, str]]:
         return
     with (
         tempfile.TemporaryDirectory() as name,
-        vllm.serve(str(MODEL), Path(name) / "vllm.log", binary(), ARGUMENTS) as url,
+        vllm.serve(str(MODEL), Path(name) / "vllm.log", binary(), prefixes.ARGUMENTS) as url,
     ):
         yield str(MODEL), url, "served by vLLM, answers held to the JSON schema"
 
 
 def tables(size: Size) -> Iterator[str]:
-    """Yield one table: a line a prompt."""
+    """Yield a table of a column a prompt and, where a vLLM serves, one of its prefix cache."""
     with served(size) as (model, url, where):
         found = measured(model, url, QUERIES[size], PROMPTS, {})
-    title = f"Edits of the demo's CIRCO val, {QUERIES[size]} queries, by its LLM `together` {where}"
-    yield shown(title, PROMPTS, found)
+        title = f"Edits of {QUERIES[size]} queries of the demo's CIRCO val by its LLM `together`"
+        yield shown(f"{title}, {where}", PROMPTS, found)
+        if url:
+            yield prefixes.measured(url, model, prefixes.QUERIES)
 
 
 @click.command()

@@ -10,7 +10,8 @@ from pipeline.models import llms
 from pipeline.models.serving.vllm import serve
 from pipeline.run import Run
 from pipeline.stages import caption, edit
-from tests.benchmarks.together import ARGUMENTS, MODEL, Counted
+from tests.benchmarks.prefixes import ARGUMENTS
+from tests.benchmarks.together import MODEL, Counted
 from tests.vllm.conftest import binary
 
 MakeRun = Callable[..., Run]
