@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.retrieval import bounded, trials
+from pipeline.retrieval import bounded, rises, trials
 from pipeline.retrieval.scoring import Ends, RankEnds, Score, normalise, top_k
 
 BLOCK = 4_096
@@ -34,8 +34,8 @@ QUERIES = 1_024
 MERGED = 256
 """Images of a query that are merged into its best at a time."""
 
-WHOLE = 64 << 20
-"""Bytes for similarities, and again for places, where a score needs the whole gallery."""
+WHOLE = 96 << 20
+"""Bytes for similarities where a score needs the whole gallery."""
 
 
 class Gallery(Protocol):
@@ -198,9 +198,9 @@ def top_images(
     score = score.map(lambda vectors: vectors.to(device))
     if isinstance(score, RankEnds):
         best, best_rows = [], []
-        for start, scores, rows in _whole(score, gallery, inside, device, advance):
-            part = None if excluded is None else excluded[start : start + len(scores)]
-            found, found_rows = top_k(without(scores, rows, part), rows, k)
+        for some, after, before, rows in _whole(score, gallery, inside, device, advance):
+            never = None if excluded is None else excluded[some]
+            found, found_rows = rises.best(score, after, before, rows, k, never)
             best.append(found)
             best_rows.append(found_rows)
         return torch.cat(best), torch.cat(best_rows)
@@ -318,9 +318,10 @@ def scores_of(
     score = score.map(lambda vectors: vectors.to(device))
     if isinstance(score, RankEnds):
         found: list[Tensor] = []
-        for start, scores, rows in _whole(score, gallery, inside, device):
-            for i, row in enumerate(scores, start):
-                found.append(row[torch.searchsorted(rows, torch.tensor(asked[i]))])
+        for some, after, before, rows in _whole(score, gallery, inside, device):
+            for own, one, other in zip(asked[some], after, before, strict=True):
+                columns = torch.searchsorted(rows, torch.tensor(own, dtype=torch.long))
+                found.append(rises.scored(score, one, other, columns))
         return found
     return [_few(score, gallery, i, rows, device) for i, rows in enumerate(asked)]
 
@@ -339,28 +340,23 @@ def _whole(
     inside: NDArray[np.bool_] | None,
     device: str,
     advance: Callable[[int], Any] = ignore,
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the first query's number, scores (queries, n) and rows (n), some queries at a time.
-
-    One query takes 80 bytes an image, whatever else is bounded: two similarities and two sorts.
-    """
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield some queries at a time, both their similarities (queries, n) and the rows (n)."""
     images = gallery.shape[0] if inside is None else int(inside.sum())
     if not images:
         return
     size = max(1, WHOLE // (8 * images))
-    few = max(1, WHOLE // (72 * images))
     for start in range(0, score.count, size):
-        part = score.map(itemgetter(slice(start, start + size)))
-        after = torch.empty((part.count, images), device=device)
+        some = slice(start, start + size)
+        part = score.map(itemgetter(some))
+        after = torch.empty((part.count, images))
         before, rows, stop = torch.empty_like(after), torch.empty(images, dtype=torch.long), 0
         progress = ignore if start else advance
         for numbers, features in blocks(gallery, inside, device, progress, 2 * part.count):
             place, stop = slice(stop, stop + len(numbers)), stop + len(numbers)
             after[:, place], before[:, place] = part.similarities(features)
             rows[place] = numbers
-        for first in range(0, part.count, few):
-            some = slice(first, first + few)
-            yield start + first, part.scores(after[some], before[some]).cpu(), rows
+        yield some, after, before, rows
 
 
 def without(scores: Tensor, rows: Tensor, excluded: Tensor | None) -> Tensor:

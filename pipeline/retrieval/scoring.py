@@ -121,24 +121,15 @@ class RankEnds:
         """Return s_after and s_before (queries, images) of a block of ``gallery`` (images, d)."""
         return self.composed @ gallery.T, self.content @ gallery.T
 
-    def scores(self, after: Tensor, before: Tensor) -> Tensor:
-        """Return scores (queries, images) from both similarities to the whole gallery."""
-        rises = (_places(before) - _places(after)).float()
+    def scores(self, after: Tensor, risen: Tensor) -> Tensor:
+        """Return scores from s_after and by how many places each image rises (shaped alike)."""
+        rises = risen.float()
         rising, falling = rises.clamp(min=0), rises.clamp(max=0)
         return after + self.positive * rising + self.negative * falling
 
 
 Score = Ends | RankEnds
 """What a method makes of its queries."""
-
-
-def _places(similarity: Tensor) -> Tensor:
-    """Return each image's place (queries, images) in its query's ranking, 0 for the best."""
-    import torch
-
-    order = similarity.sort(dim=1, descending=True, stable=True).indices
-    places = torch.arange(similarity.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
 
 
 def increment_ends(
