@@ -26,6 +26,15 @@ class Index(Protocol):
         """
 
 
+def spans(images: int, shards: int) -> list[int]:
+    """Return where each of ``shards`` parts of equal size starts, and where the last ends.
+
+    There are fewer where there are fewer images.
+    """
+    count = min(shards, images)
+    return [images * shard // count for shard in range(count + 1)]
+
+
 @dataclass(frozen=True)
 class Found:
     """The best images of every query, best first, equal scores in gallery order."""
@@ -37,7 +46,7 @@ class Found:
     visited: NDArray[np.int64]
     """Images whose whole feature was read (queries); all of the gallery where it was scanned."""
     scanned: int
-    """Queries that were scanned in the end, because no list was long enough."""
+    """Queries that were scanned, because no list was long enough or a scan takes less time."""
 
 
 class Members:

@@ -6,6 +6,8 @@ a segment of a cluster lie within an angle θ of the centre's direction, so v·x
 the others x is c + h + r, with h the part of x - c along the first principal axes and r the rest,
 so v·x is at most v·c + v·h + ‖v along the rest‖·‖r‖: one product of a few dimensions. Only images
 that reach the k-th best by that are read in full. All bounds allow for rounding: nothing is missed.
+
+Where a few queries show that most of the gallery would have to be read, it is scanned instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +22,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import IndexConfig
-from pipeline.retrieval.indexes import layout
+from pipeline.retrieval import bounded
+from pipeline.retrieval.indexes import costs, layout
 from pipeline.retrieval.indexes.base import Found, Rows, Scores, Vectors
 from pipeline.retrieval.indexes.layout import SEGMENTS, TOGETHER, Layout
-from pipeline.retrieval.ranking import Gallery, ignore
+from pipeline.retrieval.ranking import Gallery, ignore, top_images
 from pipeline.retrieval.scoring import Ends, normalise
 from pipeline.store.files import is_ready, lock
 
-ROUNDS = (2, 8)
+ROUNDS = (1, 4)
 """Clusters that a query looks into first, those of nearest centres, before all that are left."""
+
+SAMPLE = 4
+"""Queries of a search, one in ``FEWEST`` at most, that show how much has to be read."""
+
+SAMPLED = 2_048
+"""Images that show how many have to be read in full."""
+
+FEWEST = 16
+"""Fewer queries are never scanned."""
 
 QUERIES = 512
 """Queries that search together."""
 
-FEATURES = 32 << 20
+FEATURES = 8 << 20
 """Bytes of the features of images that are read at a time."""
 
 DENSE = 512
@@ -72,24 +84,53 @@ class Clusters:
 
         For every image, one of the ``probes``, each (queries, d), bounds its score from above.
         """
+        if self._scan_is_quicker(ends, probes, k, excluded):
+            best, found = top_images(ends, self.gallery, k, excluded=excluded)
+            self.read += ends.count * self.gallery.shape[0]
+            advance(ends.count)
+            return Found(best, found, np.full(ends.count, self.gallery.shape[0]), ends.count)
         scores, rows, visited = [], [], []
         for start in range(0, ends.count, QUERIES):
             some = slice(start, start + QUERIES)
-            never = None if excluded is None else excluded[some].numpy()
-            own = ends.map(itemgetter(some))
-            one = _Search(self, own, [probe[some].numpy() for probe in probes], k, never)
+            one = self._search(some, ends, probes, k, excluded)
             one.run()
             self.read += one.read
             scores.append(one.scores)
             rows.append(one.rows)
             visited.append(one.visited)
-            advance(own.count)
+            advance(one.ends.count)
         return Found(
             torch.from_numpy(np.concatenate(scores)),
             torch.from_numpy(np.concatenate(rows)),
             np.concatenate(visited),
             0,
         )
+
+    def _search(
+        self,
+        some: slice,
+        ends: Ends,
+        probes: Sequence[Tensor],
+        k: int,
+        excluded: Tensor | None,
+    ) -> "_Search":
+        never = None if excluded is None else excluded[some].numpy()
+        own = [probe[some].numpy() for probe in probes]
+        return _Search(self, ends.map(itemgetter(some)), own, k, never)
+
+    def _scan_is_quicker(
+        self, ends: Ends, probes: Sequence[Tensor], k: int, excluded: Tensor | None
+    ) -> bool:
+        """Whether a scan will take less time, by what some of the queries would have to read."""
+        images, width = self.gallery.shape
+        if ends.count < FEWEST or k > images:
+            return False
+        some = slice(0, None, max(FEWEST, ends.count // SAMPLE))
+        left, full = self._search(some, ends, probes, k, excluded).shares()
+        clusters, head = len(self.layout.centres), self.layout.heads.shape[1]
+        quick = bounded.pays(ends, images, k, excluded)
+        own = costs.of_clusters(images, width, head, clusters, ends.count, left, full)
+        return own > costs.of_scan(images, width, ends.count, quick)
 
 
 @dataclass
@@ -149,20 +190,47 @@ class _Search:
         return needed
 
     def run(self) -> None:
-        """Look into the nearest clusters first: they say what others must reach."""
-        nearest = np.argsort(-self.centre, axis=1)
-        start = 0
-        for count in (*ROUNDS, nearest.shape[1]):
-            chosen = np.zeros(nearest.shape, bool)
+        """Find every query's best images."""
+        self._look(np.where(self.begin(), self._segments(), 0))
+
+    def shares(self) -> tuple[float, float]:
+        """Look into the nearest clusters alone; return which shares of all images are left to read,
+        in part and in full, an average of the probes. The second is estimated from some images.
+        """
+        segments = np.where(self.begin(), self._segments(), 0)
+        starts = self.layout.starts
+        images = int(starts[-1])
+        left = (segments @ np.diff(starts)).mean() / (SEGMENTS * images)
+        place = np.arange(min(SAMPLED, images)) * images // min(SAMPLED, images)
+        own = np.searchsorted(starts, place, side="right") - 1
+        bound = self.centre[:, own] + self.head @ _wide(self.layout.heads[place]).T
+        full = (bound >= (self.needed - self.inexact)[:, None]).mean()
+        return float(left), min(float(left), float(full))
+
+    def begin(self) -> NDArray[np.bool_]:
+        """Look into the nearest clusters, which say what others must reach.
+
+        Returns (m, clusters) which are left.
+        """
+        last = min(sum(ROUNDS), self.centre.shape[1]) - 1
+        nearest = np.argpartition(-self.centre, last, axis=1)[:, : last + 1]
+        order = np.argsort(-np.take_along_axis(self.centre, nearest, 1), axis=1)
+        nearest = np.take_along_axis(nearest, order, 1)
+        left = np.ones(self.centre.shape, bool)
+        for start, count in zip((0, *ROUNDS), ROUNDS):
+            chosen = np.zeros(left.shape, bool)
             np.put_along_axis(chosen, nearest[:, start : start + count], True, axis=1)
             self._look(np.where(chosen, self._segments(), 0))
-            start += count
+            left &= ~chosen
+        return left
 
     def _segments(self) -> NDArray[np.int64]:
         """Return how many segments (m, clusters), from the rim inwards, can hold what is needed.
 
         The bound ‖v‖·cos(φ - θ) reaches s where θ is at least φ - arccos(s / ‖v‖).
         """
+        if np.isneginf(self.scores[:, -1]).all():
+            return np.full(self.angle.shape, SEGMENTS)
         with np.errstate(invalid="ignore", divide="ignore"):
             cosine = np.nan_to_num(self.needed / self.length, nan=-1.0)
         least = self.angle - np.arccos(np.clip(cosine, -1, 1))[:, None] - 1e-6

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import IndexConfig
 from pipeline.errors import InputError
-from pipeline.retrieval.indexes import certified, clusters, layout
+from pipeline.retrieval.indexes import certified, clusters, costs, layout
 from pipeline.retrieval.indexes.clusters import Clusters
 from pipeline.retrieval.ranking import top_images
 from pipeline.retrieval.scoring import Ends, increment_ends
@@ -84,6 +84,7 @@ def searched(
     lists=st.sampled_from([1, 2, 7, 40, 600]),
     k=st.integers(1, 40),
     dense=st.sampled_from([1, 64, 1 << 30]),
+    scan=st.sampled_from([-1.0, np.inf]),
 )
 @settings(deadline=None, max_examples=150)
 def test_nothing_is_missed_whatever_the_gallery(
@@ -95,6 +96,7 @@ def test_nothing_is_missed_whatever_the_gallery(
     lists: int,
     k: int,
     dense: int,
+    scan: float,
 ) -> None:
     rng = np.random.default_rng(seed)
     array = kind(rng, images).astype(dtype)
@@ -106,7 +108,10 @@ def test_nothing_is_missed_whatever_the_gallery(
         patch.setattr(clusters, "DENSE", dense)
         patch.setattr(clusters, "FEATURES", 4 * WIDTH * 100)
         patch.setattr(clusters, "QUERIES", 3)
+        patch.setattr(clusters, "FEWEST", 1)
+        patch.setattr(costs, "of_scan", lambda *_: scan)
         found, _ = searched(array, ends, k, lists, excluded)
+    assert found.scanned == (5 if scan < 0 else 0)
     scores, _ = top_images(ends, ArrayGallery(array), k, excluded=excluded)
     lengths = np.maximum(np.linalg.norm(array.astype(np.float32), axis=1, keepdims=True), 1e-12)
     every = ends.scores(torch.from_numpy(array.astype(np.float32) / lengths)).numpy()
@@ -156,6 +161,24 @@ def test_of_narrow_clusters_little_is_read_and_less_in_full() -> None:
     assert index.read < 0.1 * 10 * 20_000
     assert found.visited.mean() < 0.02 * 20_000
     assert found.visited.min() >= 50
+
+
+@pytest.mark.parametrize(("radius", "scanned"), [(0.1, 0), (3.0, 64)])
+def test_where_little_can_be_left_out_the_gallery_is_scanned(radius: float, scanned: int) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(100, 32))
+    array = unit(centres[rng.integers(100, size=20_000)] + radius * rng.normal(size=(20_000, 32)))
+    near = torch.from_numpy(unit(array[:64] + 0.01 * rng.normal(size=(64, 32))))
+    ends = increment_ends(torch.from_numpy(unit(rng.normal(size=(64, 32)))), near, 0.13, 2.1)
+    excluded = torch.arange(64)[:, None]
+    found, index = searched(array, ends, 50, 400, excluded)
+    assert found.scanned == scanned
+    assert (index.read == 64 * 20_000) == (scanned == 64)
+    scores, rows = top_images(ends, ArrayGallery(array), 50, excluded=excluded)
+    np.testing.assert_allclose(found.scores.numpy(), scores.numpy(), atol=1e-5)
+    assert (found.rows == rows).float().mean() > 0.99
+    few, _ = searched(array, ends.map(lambda end: end[:15]), 50, 400, excluded[:15])
+    assert few.scanned == 0
 
 
 def test_a_vector_of_nothing_has_the_first_images() -> None:
