@@ -2,6 +2,9 @@
 
 Chosen because the same client and calls serve a file, a server and a cluster: what was tried with a
 file runs unchanged where a gallery has outgrown one machine.
+
+``search.index.shards`` are partitions of one collection: Milvus searches them all in one call and
+merges what it finds; on a cluster its query nodes share them.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from pipeline.config import IndexConfig, RuntimeConfig
 from pipeline.errors import StorageError
-from pipeline.retrieval.indexes.base import Rows, Scores, Vectors
+from pipeline.retrieval.indexes.base import Rows, Scores, Vectors, spans
 from pipeline.retrieval.ranking import Gallery
 from pipeline.retrieval.scoring import normalise
 from pipeline.run import progress
@@ -44,7 +47,7 @@ VECTORS = 64
 
 
 class Milvus:
-    """A collection with one HNSW graph; ``breadth`` images are tried a query."""
+    """A collection with HNSW graphs; ``breadth`` images are tried a query in each."""
 
     exact = False
 
@@ -97,6 +100,11 @@ def opened(gallery: Gallery, settings: IndexConfig, file: Path, runtime: Runtime
     return Milvus(client, where, collection, settings.breadth)
 
 
+def partition(shard: int) -> str:
+    """Return the name of the partition that holds a shard, counted from 0."""
+    return f"shard_{shard + 1}"
+
+
 def _fill(client: MilvusClient, collection: str, gallery: Gallery, settings: IndexConfig) -> None:
     images, width = gallery.shape
     if not client.has_collection(collection):
@@ -113,18 +121,24 @@ def _fill(client: MilvusClient, collection: str, gallery: Gallery, settings: Ind
         client.create_collection(
             collection, schema=schema, index_params=index, consistency_level="Strong"
         )
+    bounds = spans(images, settings.shards)
+    partitions = [partition(shard) for shard in range(len(bounds) - 1)] if bounds[2:] else [""]
+    for name in filter(None, partitions):
+        if not client.has_partition(collection, name):
+            client.create_partition(collection, name)
     client.load_collection(collection)
     answer = client.query(collection, filter="", output_fields=["count(*)"])
     done = int(answer[0]["count(*)"])
     if done == images:
         return
     with progress(images, done, "image", "fill Milvus") as bar:
-        for start in range(done, images, BLOCK):
-            rows = gallery.rows(start, min(start + BLOCK, images))
-            features = normalise(torch.from_numpy(rows).float()).numpy()
-            entities = [{"row": start + i, "feature": row} for i, row in enumerate(features)]
-            client.insert(collection, entities)
-            bar.update(len(entities))
+        for name, first, stop in zip(partitions, bounds, bounds[1:], strict=False):
+            for start in range(max(first, done), stop, BLOCK):
+                rows = gallery.rows(start, min(start + BLOCK, stop))
+                features = normalise(torch.from_numpy(rows).float()).numpy()
+                entities = [{"row": start + i, "feature": row} for i, row in enumerate(features)]
+                client.insert(collection, entities, partition_name=name)
+                bar.update(len(entities))
     client.flush(collection)
 
 

@@ -1,8 +1,9 @@
 """A gallery in parts, each with an index of its own: built one by one, searched together.
 
 A shard needs the memory of its part alone while it is built, a stopped build goes on with the
-shard that it was at, and shards may lie on several disks or, with Milvus, in collections of their
-own. FAISS maps the files into memory, so only what a search touches has to be there.
+shard that it was at, and shards may lie on several disks. FAISS and clusters map the files into
+memory, inverted lists too, so only what a search touches has to be there. Milvus keeps shards
+itself, as partitions of one collection.
 """
 
 import itertools
@@ -14,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import IndexConfig, RuntimeConfig
-from pipeline.retrieval.indexes.base import Index, Rows, Scores, Vectors
+from pipeline.retrieval.indexes.base import Index, Rows, Scores, Vectors, spans
 from pipeline.retrieval.ranking import Gallery
 
 if TYPE_CHECKING:
     from pipeline.retrieval.indexes import Opener
+
+PARTITIONED = ("milvus",)
+"""Kinds that keep shards in one index, whatever serves it."""
 
 
 class Span:
@@ -67,11 +71,10 @@ def opened(
     """Return the index of a gallery, in ``settings.shards`` parts of equal size where there are
     as many images; each is kept in a file of its own and built where it is not there.
     """
-    images = gallery.shape[0]
-    count = min(settings.shards, images)
-    if count == 1:
+    bounds = spans(gallery.shape[0], settings.shards)
+    count = len(bounds) - 1
+    if count == 1 or settings.kind in PARTITIONED:
         return opener(gallery, settings, file, runtime)
-    bounds = [images * shard // count for shard in range(count + 1)]
     parts = [
         opener(
             Span(gallery, start, stop),

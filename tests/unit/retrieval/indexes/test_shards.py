@@ -13,10 +13,20 @@ from hypothesis import strategies as st
 from pipeline.config import IndexConfig, RuntimeConfig
 from pipeline.retrieval import indexes
 from pipeline.retrieval.indexes import certified, shards
-from pipeline.retrieval.indexes.base import Index
+from pipeline.retrieval.indexes.base import Index, spans
+from pipeline.retrieval.indexes.milvus import Milvus, partition
 from pipeline.retrieval.ranking import top_images
 from pipeline.retrieval.scoring import increment_ends
 from tests.unit.retrieval.indexes.test_indexes import SEED, ArrayGallery, clusters, signs
+
+
+@given(images=st.integers(1, 1_000), shards=st.integers(1, 50))
+def test_spans_cover_all_images_in_parts_of_equal_size(images: int, shards: int) -> None:
+    bounds = spans(images, shards)
+    sizes = np.diff(bounds)
+    assert (bounds[0], bounds[-1], len(sizes)) == (0, images, min(images, shards))
+    assert sizes.min() >= 1
+    assert sizes.max() - sizes.min() <= 1
 
 
 def opened(kind: str, gallery: ArrayGallery, count: int, folder: Path) -> Index:
@@ -57,7 +67,7 @@ def test_each_shard_has_a_file_and_only_a_lost_one_is_built_again(
 ) -> None:
     rng = np.random.default_rng(0)
     gallery = ArrayGallery(clusters(rng, 3_000, 16))
-    queries = clusters(rng, 20, 16)
+    queries = clusters(rng, 10, 16)
     scores, rows = opened(kind, gallery, 3, tmp_path).search(queries, 10)
     best = -np.sort(-queries @ gallery.array.T, axis=1)[:, :10]
     assert (scores >= best[:, -1:] - 2e-3).mean() > 0.95
@@ -81,6 +91,44 @@ def test_each_shard_has_a_file_and_only_a_lost_one_is_built_again(
     assert all(1_000 <= start < stop <= 2_000 for start, stop in taken)
     after = {file: file.stat().st_mtime_ns for file in files}
     assert [after[file] == before[file] for file in files] == [True, False, True]
+
+
+def test_milvus_keeps_shards_as_partitions_and_fills_on_where_it_was_stopped(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    gallery = ArrayGallery(clusters(rng, 180, 16))  # 60 a shard: each is linked to all others
+    queries = clusters(rng, 20, 16)
+    best = np.argsort(-queries @ gallery.array.T, axis=1, kind="stable")[:, :10]
+    taken: list[int] = []
+
+    class Stopping(ArrayGallery):
+        def rows(self, start: int, stop: int) -> Any:
+            if start >= 60:
+                raise KeyboardInterrupt
+            return super().rows(start, stop)
+
+    class Counting(ArrayGallery):
+        def rows(self, start: int, stop: int) -> Any:
+            taken.append(start)
+            return super().rows(start, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        opened("milvus", Stopping(gallery.array), 3, tmp_path)
+    index = opened("milvus", Counting(gallery.array), 3, tmp_path)
+    assert isinstance(index, Milvus)
+    assert taken == [60, 120]
+    assert [file.name for file in tmp_path.glob("*.db")] == ["milvus-0.db"]
+    scores, rows = index.search(queries, 10)
+    np.testing.assert_array_equal(rows, best)
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ gallery.array.T, best, 1), 1e-5)
+    for shard, (start, stop) in enumerate([(0, 60), (60, 120), (120, 180)]):
+        (hits,) = index.client.search(
+            index.collection, queries[:1], limit=180, partition_names=[partition(shard)]
+        )
+        assert sorted(hit["row"] for hit in hits) == list(range(start, stop))
+    whole = opened("milvus", gallery, 1, tmp_path / "whole")
+    np.testing.assert_array_equal(whole.search(queries, 10)[1], rows)
 
 
 def test_one_shard_leaves_fingerprints_as_they_were() -> None:
