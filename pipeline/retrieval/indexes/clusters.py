@@ -217,7 +217,7 @@ class _Search:
         order = np.argsort(-np.take_along_axis(self.centre, nearest, 1), axis=1)
         nearest = np.take_along_axis(nearest, order, 1)
         left = np.ones(self.centre.shape, bool)
-        for start, count in zip((0, *ROUNDS), ROUNDS):
+        for start, count in zip((0, ROUNDS[0]), ROUNDS, strict=True):
             chosen = np.zeros(left.shape, bool)
             np.put_along_axis(chosen, nearest[:, start : start + count], True, axis=1)
             self._look(np.where(chosen, self._segments(), 0))
