@@ -12,7 +12,7 @@ from tests import documents
 from tests.benchmarks.report import Size, machine
 
 BENCHMARKS = (
-    *("stages", "search", "checksums", "indexes", "clusters", "hnsw", "embed"),
+    *("stages", "search", "checksums", "indexes", "clusters", "choice", "hnsw", "embed"),
     *("embedder", "caption", "train", "inversion", "own", "grouping", "rates"),
     *("folder", "startup", "together"),
 )
