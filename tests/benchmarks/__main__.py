@@ -20,6 +20,7 @@ WRITTEN = (
     "search",
     "indexes",
     "clusters",
+    "choice",
     "hnsw",
     "levers",
     "fusions",
