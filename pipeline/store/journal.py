@@ -25,13 +25,24 @@ class Journal(Generic[Record]):
         self._kind = kind
         self._quickly = 0
         self._changed = False
+        self._seen: tuple[int, ...] | None = None
 
     def read(self) -> Rows[Record]:
         """Return what is there by path; raises InputError as ``typed``."""
+        state = self._state()  # before: what comes meanwhile is another one
         found = snapshots.read(self.file, self._kind)
         self._quickly = found.quickly
         self.current = Rows(found.columns, found.later)
+        self._seen = state
         return self.current
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Return what changes with the file: it is appended to, or replaced as a whole."""
+        try:
+            status = self.file.file.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
     @property
     def is_slow(self) -> bool:
@@ -54,7 +65,8 @@ class Journal(Generic[Record]):
     def __enter__(self) -> Self:
         self.file.__enter__()
         try:
-            self.read()
+            if self._seen is None or self._seen != self._state():  # else it is in ``current``
+                self.read()
         except BaseException:
             self.file.__exit__()
             raise

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import InputError
 from pipeline.store import snapshots
 from pipeline.store.journal import STALE, Journal
 from pipeline.store.jsonl import RecordFile
@@ -54,3 +55,31 @@ def test_what_an_error_interrupts_is_kept(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:  # its lock is free
         journal.drop("a")
     assert opened(tmp_path).read() == {}
+
+
+def test_what_another_wrote_between_reading_and_changing_is_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as first:
+        first.put(record("a", 1))
+    mine = opened(tmp_path)
+    assert mine.read() == {"a": record("a", 1)}
+    with opened(tmp_path) as other:
+        other.put(record("b", 2))
+        other.drop("a")
+    with mine:
+        assert mine.current == {"b": record("b", 2)}
+        mine.put(record("c", 3))
+    assert opened(tmp_path).read() == {"b": record("b", 2), "c": record("c", 3)}
+
+
+def test_what_was_damaged_when_it_was_read_is_dropped_by_who_changes_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as first:
+        first.put(record("a", 1))
+        first.put(record("b", 2))
+    file = tmp_path / "files.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"size": 1', b'"size": 7'))
+    journal = opened(tmp_path)
+    with pytest.raises(InputError, match="damaged"):
+        journal.read()
+    with journal:
+        assert journal.current == {"b": record("b", 2)}
+    assert opened(tmp_path).read() == {"b": record("b", 2)}
