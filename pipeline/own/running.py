@@ -35,6 +35,9 @@ TAKEN_WITHIN = 2.0
 """Seconds in which a page must take a connection."""
 SILENT = 15.0
 """Seconds without a line of the answer after which a page is taken for stuck."""
+APART = 60.0
+"""Seconds by which two tellings of when a process began may differ: the system reckons it back from
+the clock, which may be set meanwhile."""
 BEAT = 3.0
 """Seconds between empty lines that a page sends while it works."""
 
@@ -82,7 +85,7 @@ class Page(BaseModel):
             started = psutil.Process(self.pid).create_time()
         except psutil.Error:
             return False
-        return self.machine == socket.gethostname() and abs(started - self.started) < 1
+        return self.machine == socket.gethostname() and abs(started - self.started) < APART
 
 
 def asked(

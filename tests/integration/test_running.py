@@ -224,6 +224,15 @@ def test_one_that_does_not_answer_is_told_of_and_done_without(
     assert not page.exists()
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(-5, True), (5, True), (600, False)])
+def test_a_page_runs_where_the_clock_was_set_and_not_where_its_number_was_given_anew(
+    served: Served, seconds: float, runs: bool
+) -> None:
+    page = running.read(place_of(served))
+    assert page is not None
+    assert page.model_copy(update={"started": page.started + seconds}).runs == runs
+
+
 def test_what_is_no_file_of_a_page_is_no_page(tmp_path: Path) -> None:
     file = tmp_path / "app.json"
     for text in ("", "{}", '{"address": 1}', "[]"):
