@@ -6,15 +6,17 @@ words are one unknown word each; ``python -m tests.benchmarks.prefixes --model F
 with another model's tokens.
 """
 
+import contextlib
 import random
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from transformers import AutoTokenizer
 
 from pipeline import config, datasets
 from pipeline.config import RuntimeConfig
@@ -32,6 +34,7 @@ WAYS = ("alone", "shuffled", "as asked")
 """``alone``: nothing is shared between requests, as without a cache."""
 QUERIES = 60
 IN_FLIGHT = 32
+BLOCK_SIZES = (16, 32, 128)
 BLOCK, BLOCKS = 32, 512
 """Tokens of a block, and blocks: the cache holds whole ones, and fewer than all requests need. A
 GPU's blocks are of 16 by default, a CPU's of 128, and a CPU takes none below 32."""
@@ -86,16 +89,59 @@ def row(url: str, model: str, asked: Sequence[Body]) -> list[str]:
     ]
 
 
-def measured(url: str, model: str, count: int) -> str:
-    """Return the table of a model that a vLLM serves: a line a prompt and way to ask."""
+def shared(prompts: Sequence[Sequence[int]], block: int) -> float:
+    """Return the share of tokens in blocks that begin an earlier prompt, too, if none is dropped.
+
+    The last block of a prompt is never found whole: its last token is computed, to be answered.
+    """
+    seen: set[tuple[int, ...]] = set()
+    found = 0
+    for ids in prompts:
+        begins = [tuple(ids[:end]) for end in range(block, len(ids) + 1, block)]
+        found += block * sum(begin in seen for begin in begins if len(begin) < len(ids))
+        seen.update(begins)
+    return found / sum(map(len, prompts))
+
+
+def counted(model: str, count: int) -> str:
+    """Return the table of ``shared`` by prompt and block, in a model's tokens; asks no server."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    rows = []
+    with run_of(count) as run:
+        for prompt in PROMPTS:
+            asked = [
+                tokenizer.encode(
+                    tokenizer.apply_chat_template(
+                        body["messages"], add_generation_prompt=True, tokenize=False
+                    ),
+                    add_special_tokens=False,
+                )
+                for body in bodies(run, prompt, "as asked")
+            ]
+            tokens = sum(map(len, asked)) / len(asked)
+            shares = (f"{shared(asked, block):.1%}" for block in BLOCK_SIZES)
+            rows.append([f"`{prompt}`", f"{tokens:.0f}", *shares])
+    columns = ("prompt", "tokens a prompt", *(f"blocks of {block}" for block in BLOCK_SIZES))
+    return report.table(f"Shared tokens of the edits of {count} queries", columns, rows)
+
+
+@contextlib.contextmanager
+def run_of(count: int) -> Iterator[Run]:
+    """Yield a run over queries of the demo's CIRCO val with their captions."""
     loaded = datasets.load("circo", "val", PROJECT / "data" / "demo")
     loaded.queries = loaded.queries[:count]
-    found = []
     with tempfile.TemporaryDirectory() as folder:
         kept = PROJECT / "cache"
         cache = kept if (kept / "circo-val").exists() else Path(folder) / "cache"
         run = Run(loaded, config.load("demo"), cache, Path(folder) / "submissions")
         caption.caption(run)
+        yield run
+
+
+def measured(url: str, model: str, count: int) -> str:
+    """Return the table of a model that a vLLM serves: a line a prompt and way to ask."""
+    found = []
+    with run_of(count) as run:
         row(url, model, bodies(run, PROMPTS[0], WAYS[0])[:IN_FLIGHT])  # the first ones are slow
         for prompt in PROMPTS:
             for way in WAYS:
@@ -110,8 +156,12 @@ def measured(url: str, model: str, count: int) -> str:
 @click.command()
 @click.option("--model", required=True, help="folder of a chat model")
 @click.option("--queries", "count", default=10, show_default=True)
-def main(model: str, count: int) -> None:
+@click.option("--counted", "only_count", is_flag=True, help="count tokens; without a vLLM")
+def main(model: str, count: int, only_count: bool) -> None:
     """Print a Markdown table."""
+    if only_count:
+        print(counted(model, count))
+        return
     with (
         tempfile.TemporaryDirectory() as name,
         vllm.serve(model, Path(name) / "vllm.log", binary(), ARGUMENTS) as url,
