@@ -23,9 +23,9 @@ from playwright.sync_api import (
 
 from tests.variables import without
 
-WAIT = 60_000
+WAIT = 180_000
 """Milliseconds waited for what a page shows or does: they end what hangs, and time nothing."""
-MODELS = 180_000
+MODELS = 600_000
 """Milliseconds that a query may take, models and all."""
 expect.set_options(timeout=WAIT)
 
