@@ -37,27 +37,27 @@ class Few(Stub):
     crowded: bool = False
     """Whether it answers only once it refused one, so that it does refuse, however slow all is."""
     refused: int = 0
-    held: int = 0
+    taking: int = 0
     most_held: int = 0
     taken: list[float] = field(default_factory=list)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         now = time.monotonic()
         window = [then for then in self.taken if then > now - self.window]
-        if self.held >= self.holds or len(window) >= self.allows:
+        if self.taking >= self.holds or len(window) >= self.allows:
             self.refused += 1
             if self.how == "reset" and request.transport is not None:
                 request.transport.abort()
             return web.Response(status=503 if self.how == "reset" else int(self.how))
         self.taken = [*window, now]
-        self.held += 1
-        self.most_held = max(self.most_held, self.held)
+        self.taking += 1
+        self.most_held = max(self.most_held, self.taking)
         try:
             while self.crowded and not self.refused:
                 await asyncio.sleep(0.01)
             response = await super().complete(request)
         finally:
-            self.held -= 1
+            self.taking -= 1
         if self.tells:
             left = self.allows - len(self.taken)
             response.headers["x-ratelimit-remaining-requests"] = str(left)
