@@ -1,7 +1,8 @@
 """How many requests one server is sent at a time, and when: learnt from what it answers.
 
-The number begins small and is doubled while that makes more answers a second (the number divided by
-the mean latency: Little's law). Refusals (HTTP 429, 503, a connection that is refused or lost, no
+The number begins small and is doubled, or quadrupled, while that makes more answers a second (those
+in flight divided by the latency: Little's law). It is judged quickly until a higher one first gives
+nothing, and from then on by ever more answers, so that chance does not raise it. Refusals (HTTP 429, 503, a connection that is refused or lost, no
 answer in time) halve it; what the server held while it refused is what it can take, to which the
 number returns at once, and beyond which it goes by small and ever rarer steps. A server that
 refuses while it has nothing else to do limits requests by time: it is left alone for a while, then
@@ -11,6 +12,7 @@ asked as often as it answered before, and a little more often as long as that go
 import asyncio
 import functools
 import math
+import statistics
 import threading
 import time
 from collections import deque
@@ -27,6 +29,13 @@ SPAN = 16
 """Answers, at least, by which the speed of a number in flight is judged."""
 ELASTICITY = 0.1
 """A number that is twice as high must give ``2 ** ELASTICITY`` times as many answers a second."""
+FIRST = 8
+"""Answers by which the number at first is judged: as many as come together."""
+LEAP, WELL, QUICK = 4, 1 / 3, 5.0
+"""How many times higher the number is tried after one that gave, where it is twice as high, at least
+``2 ** WELL`` times as many answers a second, each within ``QUICK`` seconds."""
+NEARLY = 7 / 8
+"""Of the number, how many in flight tell how quick it is."""
 LOOKS_AT, CROWD = 8, 3
 """Of so many requests so many refused are no chance, and halve the number in flight."""
 PATIENCE, LONGEST_PATIENCE = 32, 4096
@@ -44,8 +53,11 @@ class Ticket:
     """When it was sent."""
     era: int
     """The number's changes before that."""
-    full: bool
-    """Whether no other could have been sent beside it."""
+    beside: int
+    """How many were in flight with it."""
+    place: int | None
+    """How many were sent since the last change when (nearly) as many were in flight as may be; None
+    where there were fewer."""
 
 
 class Pace:
@@ -135,7 +147,9 @@ class Pace:
     def take(self) -> Ticket:
         """Count a request as sent."""
         now = self.clock()
-        ticket = Ticket(now, self._growth.era, self.in_flight + 1 >= self.number)
+        beside = self.in_flight + 1
+        place = self._growth.sent(now) if beside >= NEARLY * self.number else None
+        ticket = Ticket(now, self._growth.era, beside, place)
         self._open[ticket] = None
         self._limits.send()
         self._spacing.send(now)
@@ -154,7 +168,7 @@ class Pace:
         with self._lock:
             self.known, self._in_a_row = True, 0
             self._spacing.answered(ticket.at)
-            self.number = self._growth.answered(ticket, self.number, self.clock() - ticket.at)
+            self.number = self._growth.answered(ticket, self.number, self.clock())
 
     def refused(
         self,
@@ -203,38 +217,83 @@ class _Growth:
         self.most = MOST
         self.era = 0
         self._cut_at = 0  # the era that the last refusal began
-        self._step = MOST
+        self._leaps, self._step = True, MOST
         self._proven = 0  # what the server held while it refused more
         self._halved = 0  # half of what was in flight when it refused
         self._best: tuple[int, float] | None = None  # a number, and its answers a second
         self._patience, self._resting = PATIENCE, 0
-        self._answers, self._seconds = 0, 0.0  # of the current number
+        self._full_since, self._sent = 0.0, 0  # requests of this era when (nearly) all were sent
+        self._answers = 0  # since then
+        self._speeds: list[float] = []  # that those requests tell
         self._last: deque[bool] = deque(maxlen=LOOKS_AT)  # whether they were refused
 
-    def answered(self, ticket: Ticket, number: int, seconds: float) -> int:
-        """Return the number after an answer that took ``seconds``."""
+    def sent(self, now: float) -> int:
+        """Count a request that completes the number, nearly; return how many did before."""
+        if not self._sent:
+            self._full_since = now
+        self._sent += 1
+        return self._sent - 1
+
+    def answered(self, ticket: Ticket, number: int, now: float) -> int:
+        """Return the number after an answer."""
         self._resting -= 1
         self._last.append(False)
         if number < min(self._proven, self.most):
             return self._change(number + 1)
-        if not ticket.full or ticket.era != self.era:
+        most = number == self.most and (self._best is None or self._best[0] == number)
+        if most or ticket.era != self.era or not self._sent:
             return number
         self._answers += 1
-        self._seconds += seconds
-        if self._answers < max(number, SPAN):
+        speed = self._leapt(ticket, number, now) if self._leaps else self._mean(ticket, number, now)
+        if speed is None:
             return number
-        speed = number * self._answers / max(self._seconds, 1e-9)
-        self._answers, self._seconds = 0, 0.0
-        if self._best is not None and number > self._best[0]:
-            before, best = self._best
-            if speed < best * (number / before) ** ELASTICITY:
+        before, best = self._best or (number, speed)
+        times, paid = 2, speed / best
+        if number > before:
+            if paid < (number / before) ** ELASTICITY:
                 self._rest()
+                if self._leaps:  # that was a guess
+                    self._leaps, self._best = False, None
                 return self._change(before)
+            if self._leaps and paid > (number / before) ** WELL and number / speed < QUICK:
+                times = LEAP
             self._step *= 2
-            self._patience = PATIENCE
+            self._patience = max(self._patience // 2, PATIENCE)
         self._best = number, speed
-        higher = min(number + self._step, 2 * number, self.most)
-        return number if self._resting > 0 or higher == number else self._change(higher)
+        higher = min(number + self._step, times * number, self.most)
+        return self._change(number if self._resting > 0 else higher)
+
+    def _leapt(self, ticket: Ticket, number: int, now: float) -> float | None:
+        """Return about how many answers a second there are, as soon as that can be told.
+
+        At first those that come are counted. Then it is the median of what the last ones tell that
+        were sent to reach the number: known when half are answered, however long the others take.
+        """
+        if self._best is None:
+            few = self._answers < FIRST
+            return None if few else self._answers / max(now - self._full_since, 1e-9)
+        span = number - math.ceil(NEARLY * number) + 1
+        done = self._first(ticket, span, now)
+        if len(done) > span // 2:
+            return statistics.median(done)
+        return 1e-9 if self._answers > 4 * number else None  # most of them failed
+
+    def _mean(self, ticket: Ticket, number: int, now: float) -> float | None:
+        """Return answers a second over a longer time."""
+        span = max(number, SPAN, self._patience)
+        done = self._first(ticket, span, now)
+        if not done or (len(done) < span and self._answers <= 4 * span):
+            return None
+        return statistics.harmonic_mean(done)
+
+    def _first(self, ticket: Ticket, span: int, now: float) -> list[float]:
+        """Return the answers a second that each of the first ``span`` requests tells, once answered.
+
+        Not of the first that are answered: they are the short ones.
+        """
+        if ticket.place is not None and ticket.place < span:
+            self._speeds.append(ticket.beside / max(now - ticket.at, 1e-9))
+        return self._speeds
 
     def refused(self, ticket: Ticket, number: int, others: int, again: bool) -> int:
         """Return the number after a refusal, while ``others`` were in flight.
@@ -253,7 +312,7 @@ class _Growth:
             return number
         self._last.clear()
         self._halved = max(number // 2, 1)
-        self._proven, self._step, self._best = others, 1, None
+        self._proven, self._step, self._best, self._leaps = others, 1, None, False
         self._rest()
         number = self._change(min(self._halved, self._proven))
         self._cut_at = self.era
@@ -265,7 +324,8 @@ class _Growth:
 
     def _change(self, number: int) -> int:
         self.era += 1
-        self._answers, self._seconds = 0, 0.0
+        self._sent = self._answers = 0
+        self._speeds = []
         return number
 
 

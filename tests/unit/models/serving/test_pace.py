@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import random
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.models.serving.limits import Allowance
-from pipeline.models.serving.pace import MOST, START, Pace, Ticket
+from pipeline.models.serving.pace import LEAP, MOST, START, Pace, Ticket
 
 
 @dataclass
@@ -112,7 +113,9 @@ def test_whatever_a_server_holds_all_is_answered_and_the_number_comes_down_to_it
     last = told.numbers[-750:]
     assert max(last) <= max(holds + 1, START)
     assert sum(last) / len(last) >= 0.6 * min(holds, number or MOST)
-    assert told.refused <= 0.05 * 1500 + 2 * (number or START)
+    # One leap of the number may go far beyond what it holds.
+    leap = (LEAP - 1) * holds if number is None else 0
+    assert told.refused <= 0.05 * 1500 + 2 * (number or START) + leap
 
 
 @given(
@@ -128,13 +131,13 @@ def test_whatever_a_server_allows_in_a_time_all_is_answered_with_few_refusals(
     server = Server(allows=allows, window=window, fixed=fixed, tells=tells, takes=takes)
     told = ask(server, 6 * allows + 5)
     # Of what is refused, a part is told by the first burst, and a part by the silence after it.
-    few = {"": 60, "retry": 40, "limits": 2 * START}[tells]
+    few = {"": 60 + LEAP * 2 * START, "retry": LEAP * 2 * START, "limits": 2 * START}[tells]
     assert told.refused <= few + allows
     fastest = (6 * allows + 5) * max(window / allows, takes / MOST)
     assert told.seconds <= 4 * fastest + 4 * window + 60 + 20 * takes
 
 
-@pytest.mark.parametrize(("tells", "most"), [("limits", 0), ("retry", 10), ("", 24)])
+@pytest.mark.parametrize(("tells", "most"), [("limits", 0), ("retry", 20), ("", 30)])
 @pytest.mark.parametrize("fixed", [True, False])
 def test_twenty_a_minute_refuse_few_of_125(tells: str, most: int, fixed: bool) -> None:
     told = ask(Server(allows=20, window=60, fixed=fixed, tells=tells, takes=0.5), 125)
@@ -150,10 +153,83 @@ def test_a_server_that_takes_one_at_a_time_is_not_sent_more_than_it_answers() ->
     assert one.refused <= 4 * START
 
 
+@dataclass
+class Batching:
+    """Answers ``n`` requests at a time at ``n / (alone + beside * n)`` a second, as batches do.
+
+    Without ``beside`` any number is answered as quickly as one. Answers differ in length.
+    """
+
+    alone: float
+    beside: float = 0.0
+    now: float = 0.0
+    done: float = 0.0  # of an answer of the usual length, since the first began
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    ends: list[tuple[float, int, Ticket]] = field(default_factory=list)
+    count: int = 0
+
+    def begin(self, ticket: Ticket) -> None:
+        """Take a request."""
+        self.count += 1
+        end = self.done + self.chance.lognormvariate(0, 0.3)
+        heapq.heappush(self.ends, (end, self.count, ticket))
+
+    def end(self) -> Ticket:
+        """Go on to the next answer."""
+        done, _, ticket = self.ends[0]
+        self.now += (done - self.done) * (self.alone + self.beside * len(self.ends))
+        self.done = done
+        heapq.heappop(self.ends)
+        return ticket
+
+
+def batched(server: Batching, count: int, number: int | None = None) -> Told:
+    """Have ``count`` requests answered, none of which is refused."""
+    pace, numbers = Pace(lambda times: 1.0, clock=lambda: server.now), []
+    if number is not None:
+        pace.keep(number)
+    while len(numbers) < count:
+        while count > len(numbers) + pace.in_flight and pace.wait() <= 0:
+            server.begin(pace.take())
+        ticket = server.end()
+        pace.answered(ticket)
+        pace.leave(ticket)
+        numbers.append(pace.number)
+    return Told(server.now, 0, numbers)
+
+
 @pytest.mark.parametrize("together", [1, 4, 32, 64])
 def test_a_server_is_as_busy_as_with_the_best_number(together: int) -> None:
     best = min(ask(Server(together=together), 12_000, n).seconds for n in (1, 4, 32, 64, 256))
     assert ask(Server(together=together), 12_000).seconds <= best / 0.95
+
+
+@pytest.mark.parametrize(
+    ("alone", "beside", "count"),
+    # vLLM on two cores, on a GPU, and with room for any number; then where more gains nothing.
+    [
+        *[(0.055, 0.0021, 2372), (0.3, 0.0008, 12_000), (1.0, 0.0, 16_000)],
+        *[(0.02, 0.03, 2372), (0.001, 0.1, 2372)],
+    ],
+)
+def test_asking_costs_little_where_answers_differ(alone: float, beside: float, count: int) -> None:
+    numbers = (1, 8, 64, 256)
+    best = min(batched(Batching(alone, beside), count, n).seconds for n in numbers)
+    assert batched(Batching(alone, beside), count).seconds <= best / 0.95
+
+
+def test_most_answers_that_fail_do_not_keep_the_number() -> None:
+    server, kept = Batching(1.0), []
+    pace = Pace(lambda times: 1.0, clock=lambda: server.now)
+    for turn in range(3000):
+        while pace.wait() <= 0:
+            server.begin(pace.take())
+        ticket = server.end()
+        if turn % 4 == 0 or pace.number <= START:  # the others end in HTTP 500, say
+            pace.answered(ticket)
+        pace.leave(ticket)
+        kept.append(pace.number)
+    assert max(kept) > 2 * START
 
 
 def test_a_fixed_number_is_kept_and_never_exceeded() -> None:
