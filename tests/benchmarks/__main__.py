@@ -14,7 +14,7 @@ from tests.benchmarks.report import Size, machine
 BENCHMARKS = (
     *("stages", "search", "checksums", "indexes", "clusters", "choice", "hnsw", "embed"),
     *("embedder", "caption", "train", "inversion", "own", "grouping", "rates"),
-    *("folder", "startup", "together"),
+    *("folder", "startup", "together", "flight"),
 )
 WRITTEN = (
     "search",
@@ -30,6 +30,7 @@ WRITTEN = (
     "grouping",
     "folder",
     "startup",
+    "flight",
     "synthetic",
     "long-texts",
     "together",

@@ -1,9 +1,9 @@
 """How many requests in flight a server takes: the number found by asking, against fixed ones.
 
 ``python -m tests.benchmarks.flight --url http://127.0.0.1:8080/v1 --model NAME`` measures a server
-that runs (llama.cpp's, say); without a URL, a vLLM (tests' fixture) with the demo's LLM is started.
-Requests are the demo's edits; a server's prefix cache is warm for all of them. Each round has the
-ways in another order, and ratios are of the same round: their median is reported.
+that runs (llama.cpp's, say); ``make bench ARGS=flight`` starts a vLLM with the demo's LLM. Requests
+are the demo's edits; a server's prefix cache is warm for all of them. Each round has the ways in
+another order, and ratios are of the same round: their median is reported.
 """
 
 import random

@@ -2,11 +2,12 @@
 
 The number begins small and is doubled, or quadrupled, while that makes more answers a second (those
 in flight divided by the latency: Little's law). It is judged quickly until a higher one first gives
-nothing, and from then on by ever more answers, so that chance does not raise it. Refusals (HTTP 429, 503, a connection that is refused or lost, no
-answer in time) halve it; what the server held while it refused is what it can take, to which the
-number returns at once, and beyond which it goes by small and ever rarer steps. A server that
-refuses while it has nothing else to do limits requests by time: it is left alone for a while, then
-asked as often as it answered before, and a little more often as long as that goes well.
+nothing, and from then on by ever more answers, so that chance does not raise it. Refusals (HTTP
+429, 503, a connection that is refused or lost, no answer in time) halve it; what the server held
+while it refused is what it can take, to which the number returns at once, and beyond which it goes
+by small and ever rarer steps. A server that refuses while it has nothing else to do limits requests
+by time: it is left alone for a while, then asked as often as it answered before, and a little more
+often as long as that goes well.
 """
 
 import asyncio
@@ -32,8 +33,8 @@ ELASTICITY = 0.1
 FIRST = 8
 """Answers by which the number at first is judged: as many as come together."""
 LEAP, WELL, QUICK = 4, 1 / 3, 5.0
-"""How many times higher the number is tried after one that gave, where it is twice as high, at least
-``2 ** WELL`` times as many answers a second, each within ``QUICK`` seconds."""
+"""How many times higher a number is tried after a doubling that gave at least ``2 ** WELL`` times
+as many answers a second, each within ``QUICK`` seconds."""
 NEARLY = 7 / 8
 """Of the number, how many in flight tell how quick it is."""
 LOOKS_AT, CROWD = 8, 3
@@ -287,7 +288,7 @@ class _Growth:
         return statistics.harmonic_mean(done)
 
     def _first(self, ticket: Ticket, span: int, now: float) -> list[float]:
-        """Return the answers a second that each of the first ``span`` requests tells, once answered.
+        """Return what the first ``span`` requests tell, once answered: answers a second, each.
 
         Not of the first that are answered: they are the short ones.
         """
