@@ -15,6 +15,9 @@ from pipeline.retrieval.scoring import Ends, RankEnds, Score, normalise, top_k
 BLOCK = 4_096
 """Gallery images scored at a time on a CPU, at most: small temporaries are the fast ones."""
 
+PIECE = 512
+"""Images converted to float32 at a time: they are still in the cache when they are normalised."""
+
 ACCELERATOR_BLOCK = 1 << 20
 """The same elsewhere, and where a block is no copy."""
 
@@ -106,22 +109,40 @@ def blocks(
     """Yield row numbers int64 (n) and normalised float32 features (n, d) of each block.
 
     ``inside`` (images) tells which rows take part; ``advance`` is told how many were read;
-    ``vectors`` is how many vectors each image is compared with, which bounds a block's size.
+    ``vectors`` is how many vectors each image is compared with, which bounds a block's size. A
+    block's features last until the next one: their memory is used again.
     """
     unit = isinstance(gallery, UnitGallery)
     most = BLOCK if device == "cpu" and not unit else ACCELERATOR_BLOCK
     size, stop = block_size(vectors, gallery.shape[1], _free(device), most), 0
+    converts = device == "cpu" and gallery.rows(0, 0).dtype != np.float32
+    room = torch.empty(min(size, gallery.shape[0]) if converts else 0, gallery.shape[1])
     while stop < gallery.shape[0]:
         start, stop = stop, min(stop + min(size, max(stop, FIRST)), gallery.shape[0])
         rows = torch.arange(start, stop)
-        stored = torch.from_numpy(gallery.rows(start, stop))
-        features = stored.float()
+        if converts:
+            features = _converted(gallery, start, room[: stop - start])
+        else:
+            stored = torch.from_numpy(gallery.rows(start, stop))
+            features = stored.float().to(device)
+            features = features if unit else _unit(features, stored)
         if inside is not None:
             chosen = torch.from_numpy(inside[start:stop])
-            rows, features = rows[chosen], features[chosen]
+            rows, features = rows[chosen], features[chosen.to(device)]
         if len(rows):
-            yield rows, features.to(device) if unit else _unit(features.to(device), stored)
+            yield rows, features
         advance(stop - start)
+
+
+def _converted(gallery: Gallery, start: int, room: Tensor) -> Tensor:
+    """Return the rows from ``start`` on in ``room`` (n, d), normalised."""
+    for place in range(0, len(room), PIECE):
+        piece = room[place : place + PIECE]
+        stop = start + place + len(piece)
+        piece.copy_(torch.from_numpy(gallery.rows(start + place, stop)))
+        lengths = torch.linalg.vector_norm(piece, dim=1)
+        piece.div_(lengths.clamp(min=1e-12)[:, None])  # as ``normalise`` does
+    return room
 
 
 def _unit(features: Tensor, stored: Tensor) -> Tensor:
