@@ -137,11 +137,10 @@ def blocks(
 def _converted(gallery: Gallery, start: int, room: Tensor) -> Tensor:
     """Return the rows from ``start`` on in ``room`` (n, d), normalised."""
     for place in range(0, len(room), PIECE):
-        piece = room[place : place + PIECE]
-        stop = start + place + len(piece)
-        piece.copy_(torch.from_numpy(gallery.rows(start + place, stop)))
-        lengths = torch.linalg.vector_norm(piece, dim=1)
-        piece.div_(lengths.clamp(min=1e-12)[:, None])  # as ``normalise`` does
+        piece, first = room[place : place + PIECE], start + place
+        piece.copy_(torch.from_numpy(gallery.rows(first, first + len(piece))))
+        lengths = torch.linalg.vector_norm(piece, dim=1, keepdim=True)
+        piece.div_(lengths.clamp_(min=1e-12))  # as ``normalise`` does
     return room
 
 
