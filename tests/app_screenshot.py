@@ -1,5 +1,6 @@
 """Draws the page's states on the demo's pictures into docs/: ``python -m tests.app_screenshot``."""
 
+import io
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from pipeline.demo.build import build
+from tests import screenshots
 from tests.app_server import Served, images_loaded
 from tests.browser import launch
 
@@ -28,9 +30,8 @@ def main(data_root: Path, cache: Path, out: Path) -> None:
 
     def keep(page: Page, name: str) -> None:
         images_loaded(page)
-        page.screenshot(path=out / f"{name}.png")
-        with Image.open(out / f"{name}.png") as picture:  # a fifth of the size
-            picture.convert("RGB").quantize(128).save(out / f"{name}.png", optimize=True)
+        with Image.open(io.BytesIO(page.screenshot())) as shot:
+            screenshots.keep(shot, out / f"{name}.png")
         click.echo(out / f"{name}.png")
 
     try:

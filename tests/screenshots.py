@@ -13,6 +13,12 @@ from playwright.sync_api import sync_playwright
 from tests.browser import launch
 
 
+def keep(shot: Image.Image, picture: Path) -> None:
+    """Write a picture of a page with few colours, which is a fraction of the size."""
+    few = shot.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
+    few.save(picture, optimize=True)
+
+
 @click.command()
 @click.argument("page", type=click.Path(path_type=Path, exists=True))
 @click.argument("picture", type=click.Path(path_type=Path))
@@ -45,9 +51,7 @@ def main(
         view.wait_for_function("[...document.images].every((image) => image.complete)")
         shot = Image.open(io.BytesIO(view.screenshot()))
         browser.close()
-    shot.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(
-        picture, optimize=True
-    )
+    keep(shot, picture)
 
 
 if __name__ == "__main__":
