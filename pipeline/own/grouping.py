@@ -2,23 +2,24 @@
 result, shown by the best of them.
 """
 
-import itertools
-import math
-from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DIRECTIONS = 3
+DIRECTIONS = 16
 """Directions in which images are compared first: what is far apart there is so in all of them."""
-SHADOW = 16
-"""Directions in which those of the cells around are compared, before all of them."""
 ROUNDING = 1e-5
 """Of squared distances of unit vectors in float32, at most."""
-CELLS = 1 << 12
-"""Cells of a direction, at most."""
+BLOCK = 256
+"""Rows that are compared with all before them at a time."""
+MANY = 1 / 64
+"""Share of pairs that are near in a few directions from which on all are compared in all of them;
+they would take as long one by one."""
+PAIRS = 4_096
+"""Pairs that are compared one by one at a time."""
 SPARE = 16
 """Images looked at beyond twice as many as are shown."""
 
@@ -34,45 +35,50 @@ def group(features: Tensor, threshold: float, k: int) -> list[list[int]]:
     Each row joins the first group whose first row has a cosine of at least ``threshold`` with it,
     or begins one. Rows behind those that begin the ``k`` groups only join, so that a larger ``k``
     has the same groups first.
-
-    Rows are compared with the first rows in their cell and those around it, in a grid over a few
-    directions whose cells are as wide as such rows may lie apart: so the time grows about with
-    their number.
     """
     groups: list[list[int]] = []
-    cells: dict[int, list[int]] = defaultdict(list)
-    features = features.float()
-    values, reach = features.numpy(), max(2 - 2 * threshold, 0) + ROUNDING
-    shadows = (features @ _directions(features)).numpy()
-    places, around = _cells(shadows[:, :DIRECTIONS], math.sqrt(reach))
     number: dict[int, int] = {}
-    for row, place in enumerate(places):
-        beside = [one for offset in around for one in cells.get(place + offset, ())]
-        if beside:
-            near = np.array(beside)
-            near = near[np.square(shadows[near] - shadows[row]).sum(axis=1) <= reach]
-            alike = near[values[near] @ values[row] >= threshold] if len(near) else near
-            if len(alike):
-                groups[number[alike.min()]].append(row)
-                continue
-        if len(groups) < k:
-            cells[place].append(row)
+    for row, alike in enumerate(_alike(features.float(), threshold)):
+        own = min((number[one] for one in alike if one in number), default=None)
+        if own is not None:
+            groups[own].append(row)
+        elif len(groups) < k:
             number[row] = len(groups)
             groups.append([row])
     return groups
 
 
+def _alike(features: Tensor, threshold: float) -> Iterator[list[int]]:
+    """Yield for each row the rows before it whose cosine with it is at least ``threshold``."""
+    shadows = features @ _directions(features)
+    halves, ones = shadows.square().sum(dim=1, keepdim=True) / 2, torch.ones(len(features), 1)
+    # Their products are minus half the squared distances in those directions.
+    left, right = torch.cat([shadows, -halves, ones], 1), torch.cat([shadows, ones, -halves], 1)
+    least = -(max(2 - 2 * threshold, 0) + ROUNDING) / 2
+    for start in range(0, len(features), BLOCK):
+        block, before = features[start : start + BLOCK], features[: start + BLOCK]
+        pairs = _reaching(left[start : start + BLOCK] @ right[: start + BLOCK].T, least)
+        if len(pairs) > MANY * len(block) * len(before):
+            pairs = _reaching(block @ before.T, threshold)
+        else:
+            parts = torch.split(pairs, PAIRS)
+            cosines = [(block[some[:, 0]] * before[some[:, 1]]).sum(dim=1) for some in parts]
+            pairs = pairs[torch.cat(cosines) >= threshold]
+        found: list[list[int]] = [[] for _ in block]
+        for row, other in pairs[pairs[:, 1] < pairs[:, 0] + start].tolist():
+            found[row].append(other)
+        yield from found
+
+
+def _reaching(products: Tensor, least: float) -> Tensor:
+    """Return the places (m, 2) of what is at least ``least``."""
+    reached: NDArray[np.int64] = np.flatnonzero((products >= least).numpy())
+    return torch.from_numpy(np.stack(np.divmod(reached, products.shape[1]), axis=1))
+
+
 def _directions(features: Tensor) -> Tensor:
-    """Return orthonormal directions (d, up to ``SHADOW``) in which rows differ from their mean."""
-    count = min(SHADOW, *features.shape)
+    """Return orthonormal directions (d, up to ``DIRECTIONS``) in which rows differ."""
+    count = min(DIRECTIONS, *features.shape)
     some = torch.linspace(0, max(len(features) - 1, 0), count).long()
     made: Tensor = torch.linalg.qr((features[some] - features.mean(dim=0)).T).Q
     return made
-
-
-def _cells(shadows: NDArray[np.float32], width: float) -> tuple[list[int], list[int]]:
-    """Return the number of each row's cell, and what is added to it for the cells around it."""
-    scale = CELLS ** np.arange(shadows.shape[1])
-    cells = np.floor(shadows / max(width, 4 / CELLS)).astype(np.int64) + CELLS // 2
-    around = itertools.product((-1, 0, 1), repeat=shadows.shape[1])
-    return (cells @ scale).tolist(), [int(np.dot(one, scale)) for one in around]

@@ -49,9 +49,6 @@ SIZES: dict[Size, tuple[int, ...]] = {
 }
 log = logging.getLogger("seize")
 
-LARGEST = {"wide clusters": 1_000_000, "the demo's CLIP": 1_000_000}
-"""Of these ten million take half an hour to build on two cores that are shared."""
-
 ASKED = 10_000_000
 """Images that what was measured of fewer is extended to."""
 
@@ -125,7 +122,6 @@ def tables(size: Size) -> Iterator[str]:
     scans: dict[str, list[Measured]] = {}
     found: dict[str, list[Measured]] = {}
     for name, make in kinds.items():
-        sizes = [one for one in SIZES[size] if one <= LARGEST.get(name, one)]
         yield table(
             f"`--index clusters` against the scan, {name}, {QUERIES} queries at a time, the {K} "
             "best",
@@ -140,7 +136,7 @@ def tables(size: Size) -> Iterator[str]:
                 "built in CPU s",
                 "MB",
             ),
-            _rows(make, sizes, scans.setdefault(name, []), found.setdefault(name, [])),
+            _rows(make, SIZES[size], scans.setdefault(name, []), found.setdefault(name, [])),
         )
     yield f"{said}\n"
     yield _angles(kinds, SIZES[size][0])

@@ -8,6 +8,7 @@ apart (what is searched for here) should not.
 
 import io
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from pipeline.demo.build import neighbour
 from pipeline.images.files import endings, open_image
 from pipeline.models import encoders
 from pipeline.models.decode import stacked
+from pipeline.own.grouping import group
 from pipeline.retrieval.scoring import normalise
 from tests.benchmarks.report import Size, table
 
 PICTURES = {"small": 100, "full": 1_000}
+PLACES = {"small": (100, 1_000), "full": (100, 1_000, 10_000, 50_000)}
 SEED = 11
 AT = (0.99, 0.999, 0.9995, 0.9999)
 Change = Callable[[Image.Image], Image.Image]
@@ -122,11 +125,27 @@ def written(title: str, found: Mapping[str, Tensor], thresholds: Sequence[float]
     return table(title, header, rows)
 
 
+def _timed(places: int) -> tuple[str, str, str]:
+    """Return what grouping takes up to a place, of synthetic features with few copies."""
+    drawn = torch.Generator().manual_seed(SEED)
+    kinds = torch.randn(max(places // 10, 1), 512, generator=drawn)
+    own = torch.randint(0, len(kinds), (2 * places,), generator=drawn)
+    rows = normalise(kinds[own] + 0.5 * torch.randn(2 * places, 512, generator=drawn))
+    begun = time.process_time()
+    found = group(rows, 0.9995, places)
+    return f"{places:,}", f"{len(found):,}", f"{time.process_time() - begun:.2f}"
+
+
 def tables(size: Size) -> Iterator[str]:
-    """Yield the table of the demo's encoder and world."""
+    """Yield the table of the demo's encoder and world, and of the time that grouping takes."""
     count, demo = PICTURES[size], config.load("demo")
     found = of_copies(demo, pictures(count)) | of_others(demo, count)
     yield written(f"{count:,} pictures of the demo's world, each with one other:", found, AT)
+    yield table(
+        "Grouping a ranking of synthetic features of 512 dimensions:",
+        ("up to place", "groups", "CPU seconds"),
+        [_timed(places) for places in PLACES[size]],
+    )
 
 
 @click.command()
