@@ -82,7 +82,7 @@ def tables(size: report.Size) -> Iterator[str]:
     if shutil.which(binary()) is None:
         yield f"{TITLE}: not measured, since there is no vLLM (`make test-vllm` installs one).\n"
         return
-    counts = (600, [64, 256], 1) if size == "small" else (2372, [1, 8, 64, 256], 3)
+    counts = (600, [64, 256], 1) if size == "small" else (2372, [8, 64, 256], 3)
     count, numbers, rounds = counts
     with (
         tempfile.TemporaryDirectory() as name,
