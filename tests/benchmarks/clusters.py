@@ -141,7 +141,7 @@ def tables(size: Size) -> Iterator[str]:
     yield f"{said}\n"
     yield _angles(kinds, SIZES[size][0])
     yield growth.exponents("Exponents of growth with the gallery, `--index clusters`", found)
-    yield growth.extended(found, ASKED)
+    yield from growth.extended(found, ASKED)
     yield growth.plan(
         {f"scan, {name}": one for name, one in scans.items()}
         | {f"clusters, {name}": one for name, one in found.items()}

@@ -155,8 +155,8 @@ def _fill(where: Folder, count: int, width: int, header: dict[str, Any]) -> None
     for number, file in enumerate(broken):
         file.write_bytes(b"no image %d" % number)
         os.utime(file, (OLD, OLD))
-    records = update_listing(where, StageReport("index", where.name, [], ""))
-    names = [record["hash"] for record in records if not record["path"].startswith("000/IMG_0000")]
+    update_listing(where, StageReport("index", where.name, [], ""))
+    names = [one for path, one in where.hashes().items() if not path.startswith("000/IMG_0000")]
     features = np.random.default_rng(0).standard_normal((len(names), width), np.float32)
     write_features(where.feature_file, names, features, header)
 

@@ -1,7 +1,7 @@
 """How what was measured grows with a gallery, and what one too large to measure would take."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,8 @@ def _said(number: float) -> str:
     return "" if math.isnan(number) else f"{number:.2f}"
 
 
-def extended(measured: dict[str, list[Measured]], images: int) -> str:
-    """Return a table of what ``images`` would take by the exponents, where fewer were measured."""
+def extended(measured: dict[str, list[Measured]], images: int) -> Iterator[str]:
+    """Yield a table of what ``images`` would take by the exponents, where fewer were measured."""
     rows = []
     for name, found in measured.items():
         sizes = [one.images for one in found]
@@ -91,8 +91,9 @@ def extended(measured: dict[str, list[Measured]], images: int) -> str:
             cells += [f"{read / images:.2%}", f"{visited / images:.2%}"]
         rows.append((name, *cells))
     columns = ("", "CPU ms a query", "CPU hours to build", "GB", "anything read of", "read in full")
-    columns = columns[: max(map(len, rows), default=0)]
-    return table(f"{images:,} images by these exponents, not measured", columns, rows)
+    if rows:
+        columns = columns[: max(map(len, rows))]
+        yield table(f"{images:,} images by these exponents, not measured", columns, rows)
 
 
 def plan(measured: dict[str, list[Measured]]) -> str:

@@ -37,7 +37,7 @@ def tables(size: Size) -> Iterator[str]:
         _rows(SIZES[size], measured),
     )
     yield growth.exponents("Exponents of growth with the gallery, HNSW", measured)
-    yield growth.extended(measured, ASKED)
+    yield from growth.extended(measured, ASKED)
 
 
 def _rows(
