@@ -129,8 +129,7 @@ class ChatClient:
         if first is None:
             return
         timeout = aiohttp.ClientTimeout(total=self.runtime.timeout)
-        connector = aiohttp.TCPConnector(limit=0)
-        async with self.connection.session(timeout=timeout, connector=connector) as session:
+        async with self.connection.session(timeout=timeout) as session:
             await self.connection.check(session)
             self._set_pace(await self._prefixes.begin(session), first[1])
             state = _State(itertools.chain([first], requests), self.pace.clock())

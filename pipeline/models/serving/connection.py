@@ -13,6 +13,9 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.masking import hide, without_credentials
 from pipeline.models.serving.responses import ODD, BodyError, line, prefix_cache, read_body
 
+UNUSED = 1.0
+"""Seconds for which a connection is kept without a request. Servers close theirs after 5 (vLLM's,
+llama.cpp's) or 2 (gunicorn); a request that meets that is lost, and would count as a refusal."""
 CHECK_TIMEOUT = 10.0
 """Seconds in which a server that is there lists its models."""
 URLS = "--llm-url, --captioner-url, --verifier-url, --clip-url"
@@ -42,11 +45,17 @@ class Connection:
         self._authorization, self._secrets = _authorization(credentials, self._variable)
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
-        """Return a session for requests to the server; proxies of the environment are not used."""
+        """Return a session for requests to the server; proxies of the environment are not used.
+
+        As many connections as there are requests in flight; see ``UNUSED``.
+        """
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._authorization:
             headers["Authorization"] = self._authorization
-        return aiohttp.ClientSession(headers=headers, auto_decompress=False, **options)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=UNUSED)
+        return aiohttp.ClientSession(
+            headers=headers, auto_decompress=False, connector=connector, **options
+        )
 
     def shown(self, text: str, length: int = LONGEST_MESSAGE) -> str:
         """Return the beginning of what a server said, without the secrets that it was sent.

@@ -5,6 +5,7 @@ import base64
 import gzip
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from pipeline.config import RuntimeConfig
 from pipeline.errors import ConfigError, ModelError
+from pipeline.models.serving import connection
 from pipeline.models.serving.chat import ChatClient, Completion
 from tests.stub import Fault, Start, Stub
 
@@ -287,6 +289,29 @@ def test_what_arrived_is_handed_on_before_an_error(start: Start) -> None:
     with pytest.raises(ModelError, match="refuses the key"):
         asyncio.run(slowly())
     assert sorted(came) == list(range(9))
+
+
+@pytest.mark.parametrize(("kept", "connections"), [(600.0, 1), (0.01, 2)])
+def test_a_connection_that_the_server_may_be_closing_is_not_used(
+    start: Start, monkeypatch: pytest.MonkeyPatch, kept: float, connections: int
+) -> None:
+    class Noting(Stub):
+        async def complete(self, request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            peers.append(request.transport.get_extra_info("peername"))
+            return await super().complete(request)
+
+    def slowly() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, asked in requests(2):
+            yield number, asked
+            time.sleep(0.2)
+
+    monkeypatch.setattr(connection, "UNUSED", kept)
+    peers: list[tuple[str, int]] = []
+    done = list(client(start(Noting()).url, concurrency=1).complete(slowly()))
+    assert len(done) == 2
+    assert all(one.texts for one in done)
+    assert len(set(peers)) == connections
 
 
 def test_proxies_of_the_environment_are_not_used(
