@@ -43,8 +43,8 @@ WRITES_RESULTS = {"search", "submit", "tune", "report", "query"}
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 YEAR = 365 * 24 * 3600
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\+00:00)?")
-CHANGING = {"created", "versions", "cost", "checksum"}
-"""Fields that say when, by what and at which cost, not what; and the checksum of all that."""
+CHANGING = {"created", "versions", "cost"}
+"""Fields that say when, by what and at which cost, not what."""
 ALIKE = 1e-5
 """How much features, scores and probabilities may differ: a stopped run goes on with other batches,
 and sums of floats depend on them."""
@@ -286,7 +286,8 @@ def contents(work: Path) -> Contents:
 
 def _timeless(content: Any) -> Any:
     if isinstance(content, dict):
-        return {k: _timeless(v) for k, v in content.items() if k not in CHANGING}
+        kept = {k: v for k, v in content.items() if k not in CHANGING and not _is_checksum(k)}
+        return {k: _timeless(v) for k, v in kept.items()}
     return content
 
 
