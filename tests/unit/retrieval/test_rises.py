@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.retrieval import ranking, rises
 from pipeline.retrieval.scoring import RankEnds, top_k
+from tests.unit.retrieval.test_bounded import Stored
 
 IMAGES, COUNT = 300, 4
 KINDS = ("random", "near ties", "copies", "few values", "zero", "alike")
@@ -89,17 +90,6 @@ def test_where_places_count_for_little_few_images_are_placed(
     rises.best(score, after, before, torch.arange(IMAGES), 5, None)
     assert counts.count(IMAGES) == COUNT
     assert sum(counts) < 1.1 * COUNT * IMAGES
-
-
-class Stored:
-    """Gallery features, read in slices."""
-
-    def __init__(self, features: np.ndarray) -> None:
-        self.features = features
-        self.shape = features.shape
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        return self.features[start:stop]
 
 
 @given(st.integers(0, 2**32 - 1), WEIGHT, WEIGHT, st.sampled_from([np.float16, np.float32]))
